@@ -1,0 +1,58 @@
+# Each target does its own set-up: `make demo`, `make test` and `make lint` work on a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROTOS := $(wildcard protos/podbay/v1/*.proto)
+GENERATED := client/podbay/v1
+
+.PHONY: help demo test test-all lint gen bench lock fmt clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml requirements/dev.txt requirements/check_python.py
+	@$(PYTHON) requirements/check_python.py
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: $(STAMP) ## Run the platform's main job on this machine
+	$(BIN)/podbay demo
+
+test: $(STAMP) ## Run the suite; what needs a missing tool is skipped with a line
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP) ## Run the suite; a missing tool is a failure
+	PODBAY_TEST_REQUIRE_ALL=1 $(BIN)/python -m pytest
+
+gen: $(STAMP) ## Generate the code of client/podbay/v1 from protos/
+	$(BIN)/python protos/generate.py
+
+lint: $(STAMP) ## Check style, types, directions, protos, and that `make gen` changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy client/podbay services tests/support benchmarks examples
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	sh protos/check_breaking.sh $(BIN)/buf
+	$(BIN)/python protos/generate.py --check
+
+fmt: $(STAMP) ## Format the code and the protos
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/buf format -w
+
+bench: $(STAMP) ## Measure Podbay beside a direct call and Envoy; writes docs/performance.md
+	$(BIN)/python -m benchmarks
+
+lock: ## Resolve pyproject.toml into requirements/dev.txt, with hashes and without addresses
+	$(PYTHON) -m venv .venvs/lock
+	.venvs/lock/bin/pip install --quiet uv
+	.venvs/lock/bin/uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/dev.txt pyproject.toml
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) .venvs .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What every service needs: serving, errors, authentication, storage, tasks and time."""

@@ -1,0 +1,275 @@
+"""Errors as part of the interface: a reason out of the catalogue, the evidence, the way out.
+
+The catalogue is `podbay.v1.errors_pb2.ErrorReason`. A `ServiceError` may be raised anywhere in a
+service; at the edge it becomes a `google.rpc.Status` (unary and streaming RPCs) or a `CallError`
+(a call on an Exchange stream).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from podbay.v1 import errors_pb2
+
+if TYPE_CHECKING:
+    import pydantic
+
+__all__ = [
+    "CODES",
+    "ERROR_DOMAIN",
+    "ServiceError",
+    "StartError",
+    "from_validation_error",
+    "invalid",
+    "reason_name",
+]
+
+ERROR_DOMAIN: Final = "podbay.dev"
+"""The `domain` of every ErrorInfo."""
+
+_PREFIX: Final = "ERROR_REASON_"
+
+# gRPC allows 16 KiB for all metadata of a response, and the status message and details are part
+# of it (percent-encoded and in base64). Longer texts are cut, and say so.
+_MAX_MESSAGE: Final = 3000
+_MAX_METADATA_VALUE: Final = 2000
+_MAX_METADATA_TOTAL: Final = 4000
+_MAX_VIOLATIONS: Final = 20
+
+_C = grpc.StatusCode
+_R = errors_pb2
+
+CODES: Final[Mapping[int, grpc.StatusCode]] = {
+    _R.ERROR_REASON_INVALID_REQUEST: _C.INVALID_ARGUMENT,
+    _R.ERROR_REASON_MALFORMED_JSON: _C.INVALID_ARGUMENT,
+    _R.ERROR_REASON_BODY_TOO_LARGE: _C.RESOURCE_EXHAUSTED,
+    _R.ERROR_REASON_INVALID_PAGE_TOKEN: _C.INVALID_ARGUMENT,
+    _R.ERROR_REASON_REQUEST_ID_REUSED: _C.ALREADY_EXISTS,
+    _R.ERROR_REASON_REVISION_COMPACTED: _C.OUT_OF_RANGE,
+    _R.ERROR_REASON_METHOD_NOT_FOUND: _C.UNIMPLEMENTED,
+    _R.ERROR_REASON_TOKEN_MISSING: _C.UNAUTHENTICATED,
+    _R.ERROR_REASON_TOKEN_INVALID: _C.UNAUTHENTICATED,
+    _R.ERROR_REASON_TOKEN_EXPIRED: _C.UNAUTHENTICATED,
+    _R.ERROR_REASON_TOKEN_REVOKED: _C.UNAUTHENTICATED,
+    _R.ERROR_REASON_TOKEN_FOR_OTHER_SESSION: _C.PERMISSION_DENIED,
+    _R.ERROR_REASON_PERMISSION_DENIED: _C.PERMISSION_DENIED,
+    _R.ERROR_REASON_ACCOUNT_NOT_FOUND: _C.NOT_FOUND,
+    _R.ERROR_REASON_API_TOKEN_NOT_FOUND: _C.NOT_FOUND,
+    _R.ERROR_REASON_MODEL_NOT_FOUND: _C.NOT_FOUND,
+    _R.ERROR_REASON_INFERENCE_SERVICE_NOT_FOUND: _C.NOT_FOUND,
+    _R.ERROR_REASON_INFERENCE_SESSION_NOT_FOUND: _C.NOT_FOUND,
+    _R.ERROR_REASON_REPLICA_NOT_FOUND: _C.NOT_FOUND,
+    _R.ERROR_REASON_NODE_NOT_FOUND: _C.NOT_FOUND,
+    _R.ERROR_REASON_ALREADY_EXISTS: _C.ALREADY_EXISTS,
+    _R.ERROR_REASON_REFERENCE_DELETED: _C.FAILED_PRECONDITION,
+    _R.ERROR_REASON_SESSION_NOT_READY: _C.UNAVAILABLE,
+    _R.ERROR_REASON_SESSION_TERMINATED: _C.FAILED_PRECONDITION,
+    _R.ERROR_REASON_SESSION_EXPIRED: _C.FAILED_PRECONDITION,
+    _R.ERROR_REASON_SESSION_FAILED: _C.FAILED_PRECONDITION,
+    _R.ERROR_REASON_COMMAND_NOT_FOUND: _C.FAILED_PRECONDITION,
+    _R.ERROR_REASON_COMMAND_NOT_EXECUTABLE: _C.FAILED_PRECONDITION,
+    _R.ERROR_REASON_MOCK_NOT_IMPORTABLE: _C.FAILED_PRECONDITION,
+    _R.ERROR_REASON_REPLICA_EXITED: _C.FAILED_PRECONDITION,
+    _R.ERROR_REASON_REPLICA_KILLED: _C.FAILED_PRECONDITION,
+    _R.ERROR_REASON_NEVER_READY: _C.FAILED_PRECONDITION,
+    _R.ERROR_REASON_PORT_TAKEN: _C.FAILED_PRECONDITION,
+    _R.ERROR_REASON_WORKING_DIRECTORY_NOT_FOUND: _C.FAILED_PRECONDITION,
+    _R.ERROR_REASON_UNSUPPORTED_SERVICE: _C.FAILED_PRECONDITION,
+    _R.ERROR_REASON_START_FAILED: _C.FAILED_PRECONDITION,
+    _R.ERROR_REASON_REPLICA_LOST: _C.UNAVAILABLE,
+    _R.ERROR_REASON_PROBE_FAILED: _C.UNAVAILABLE,
+    _R.ERROR_REASON_NO_NODE_AVAILABLE: _C.UNAVAILABLE,
+    _R.ERROR_REASON_REPLICA_STOPPED: _C.UNAVAILABLE,
+    _R.ERROR_REASON_REPLICA_REFUSED: _C.ABORTED,
+    _R.ERROR_REASON_REPLICA_UNREACHABLE: _C.UNAVAILABLE,
+    _R.ERROR_REASON_REPLICA_CONNECTION_LOST: _C.UNAVAILABLE,
+    _R.ERROR_REASON_REPLICA_BAD_ANSWER: _C.ABORTED,
+    _R.ERROR_REASON_DEADLINE_EXCEEDED: _C.DEADLINE_EXCEEDED,
+    _R.ERROR_REASON_QUEUE_FULL: _C.RESOURCE_EXHAUSTED,
+    _R.ERROR_REASON_CANCELLED: _C.CANCELLED,
+    _R.ERROR_REASON_ROUTER_DRAINING: _C.UNAVAILABLE,
+    _R.ERROR_REASON_ROUTER_NOT_SYNCED: _C.UNAVAILABLE,
+    _R.ERROR_REASON_DUPLICATE_CALL_ID: _C.INVALID_ARGUMENT,
+    _R.ERROR_REASON_CONNECTION_LOST: _C.UNAVAILABLE,
+    _R.ERROR_REASON_SERVICE_UNREACHABLE: _C.UNAVAILABLE,
+    _R.ERROR_REASON_DEPENDENCY_UNAVAILABLE: _C.UNAVAILABLE,
+    _R.ERROR_REASON_STORE_UNAVAILABLE: _C.UNAVAILABLE,
+    _R.ERROR_REASON_SERVICE_STOPPING: _C.UNAVAILABLE,
+    _R.ERROR_REASON_INTERNAL: _C.INTERNAL,
+}
+"""The gRPC code of each reason, unless the error says otherwise."""
+
+
+def reason_name(reason: int) -> str:
+    """Return the name of a reason as ErrorInfo carries it, as "SESSION_NOT_READY"."""
+    return errors_pb2.ErrorReason.Name(errors_pb2.ErrorReason.ValueType(reason)).removeprefix(
+        _PREFIX
+    )
+
+
+def _cut(text: str, limit: int) -> str:
+    if len(text.encode()) <= limit:
+        return text
+    kept = text.encode()[: limit - 20].decode(errors="ignore")
+    return f"{kept}… (cut)"
+
+
+def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Cut metadata to what fits into a response; the first entries matter most."""
+    left = _MAX_METADATA_TOTAL
+    bounded: dict[str, str] = {}
+    for key, value in metadata.items():
+        text = _cut(value, min(_MAX_METADATA_VALUE, max(left, 40)))
+        left -= len(key) + len(text.encode())
+        if left < 0:
+            break
+        bounded[key] = text
+    return bounded
+
+
+class StartError(Exception):
+    """A service cannot start; the text says why and what to do. It is shown as it is."""
+
+
+class ServiceError(Exception):
+    """A failure that is told to the caller.
+
+    Args:
+        reason: Why, out of the catalogue.
+        message: Why, for people: what happened, the evidence, the way out.
+        code: The gRPC code; that of the reason in `CODES` unless given.
+        metadata: The evidence in parts, as "exitCode" or "log".
+        retry_after: Seconds to wait before another try; None where waiting does not help.
+        violations: Pairs of a field's path and what is wrong with it.
+        not_started: True where no replica has seen the call.
+    """
+
+    def __init__(
+        self,
+        reason: errors_pb2.ErrorReason.ValueType,
+        message: str,
+        *,
+        code: grpc.StatusCode | None = None,
+        metadata: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+        violations: Sequence[tuple[str, str]] = (),
+        not_started: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.code = code if code is not None else CODES[reason]
+        self.metadata: dict[str, str] = dict(metadata or {})
+        self.retry_after = retry_after
+        self.violations = tuple(violations)
+        self.not_started = not_started
+
+    def __str__(self) -> str:
+        return f"{reason_name(self.reason)}: {self.message}"
+
+    def to_call_error(self) -> errors_pb2.CallError:
+        """Return the error as a call on an Exchange stream carries it."""
+        error = errors_pb2.CallError(
+            code=self.code.value[0],
+            reason=self.reason,
+            message=self.message,
+            metadata=self.metadata,
+            not_started=self.not_started,
+            violations=[
+                errors_pb2.FieldViolation(field=field, description=description)
+                for field, description in self.violations[:_MAX_VIOLATIONS]
+            ],
+        )
+        if self.retry_after is not None:
+            error.retry_delay.CopyFrom(_duration(self.retry_after))
+        return error
+
+    def to_status(self) -> status_pb2.Status:
+        """Return the error as an RPC's status carries it, within the limit of metadata."""
+        metadata = dict(self.metadata)
+        if self.not_started:
+            metadata["notStarted"] = "true"
+        details: list[any_pb2.Any] = [
+            _any(
+                error_details_pb2.ErrorInfo(
+                    reason=reason_name(self.reason),
+                    domain=ERROR_DOMAIN,
+                    metadata=_bounded(metadata),
+                )
+            )
+        ]
+        if self.retry_after is not None:
+            details.append(
+                _any(error_details_pb2.RetryInfo(retry_delay=_duration(self.retry_after)))
+            )
+        if self.violations:
+            details.append(
+                _any(
+                    error_details_pb2.BadRequest(
+                        field_violations=[
+                            error_details_pb2.BadRequest.FieldViolation(
+                                field=_cut(field, 200), description=_cut(description, 200)
+                            )
+                            for field, description in self.violations[:_MAX_VIOLATIONS]
+                        ]
+                    )
+                )
+            )
+        return status_pb2.Status(
+            code=self.code.value[0], message=_cut(self.message, _MAX_MESSAGE), details=details
+        )
+
+
+def invalid(path: str, description: str) -> ServiceError:
+    """Return the error of a request with one broken rule.
+
+    Args:
+        path: The field's path in the JSON form, as "runner.image.digest".
+        description: What is wrong with it, without the value.
+    """
+    return _invalid([(path, description)])
+
+
+def from_validation_error(error: pydantic.ValidationError, prefix: str = "") -> ServiceError:
+    """Return the error of a request that a pydantic model refuses.
+
+    Args:
+        error: What the model raised. Its input values are left out.
+        prefix: The path of the model in the request, as "inferenceService".
+    """
+    violations = []
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        parts = [prefix, *(str(part) for part in detail["loc"])]
+        violations.append((".".join(part for part in parts if part), detail["msg"]))
+    return _invalid(violations)
+
+
+def _invalid(violations: Sequence[tuple[str, str]]) -> ServiceError:
+    shown = "; ".join(f"{field}: {description}" for field, description in violations[:5])
+    more = f"; and {len(violations) - 5} more" if len(violations) > 5 else ""
+    return ServiceError(
+        errors_pb2.ERROR_REASON_INVALID_REQUEST,
+        f"The request is not valid: {shown}{more}.",
+        violations=violations,
+    )
+
+
+def _any(
+    message: error_details_pb2.ErrorInfo
+    | error_details_pb2.RetryInfo
+    | error_details_pb2.BadRequest,
+) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    duration = duration_pb2.Duration()
+    duration.FromMilliseconds(max(0, round(seconds * 1000)))
+    return duration

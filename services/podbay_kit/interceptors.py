@@ -1,0 +1,180 @@
+"""What stands around every RPC: errors become statuses, callers are known, nothing is ignored."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+import pydantic
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from podbay.v1 import errors_pb2
+from podbay_kit.auth import Authenticator, bearer_token, set_principal
+from podbay_kit.errors import ServiceError, from_validation_error, invalid
+
+__all__ = ["PodbayInterceptor", "abort_with"]
+
+_LOG = logging.getLogger(__name__)
+
+# Open to everybody: they tell only what the protos tell, and whether the service is up.
+_OPEN_PREFIXES = ("/grpc.health.v1.", "/grpc.reflection.")
+
+if TYPE_CHECKING:
+    # Generic in the stubs only.
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+async def abort_with(context: Context, error: ServiceError) -> NoReturn:
+    """End an RPC with an error, its reason and its details."""
+    await context.abort(
+        error.code,
+        error.to_status().message,
+        trailing_metadata=(("grpc-status-details-bin", error.to_status().SerializeToString()),),
+    )
+
+
+class PodbayInterceptor(grpc.aio.ServerInterceptor):
+    """Authenticates, refuses unknown fields, and turns exceptions into statuses.
+
+    Args:
+        authenticator: Tells whom a token acts for; None where the service itself authenticates.
+        reject_unknown_fields: Whether requests with fields that this version does not know are
+            refused, instead of having them ignored in silence.
+    """
+
+    def __init__(self, authenticator: Authenticator | None, *, reject_unknown_fields: bool) -> None:
+        self._authenticator = authenticator
+        self._reject_unknown_fields = reject_unknown_fields
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Wrap the handler of one RPC."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None:
+            return _unknown_method(method)
+        if method.startswith(_OPEN_PREFIXES):
+            return handler
+        return self._wrapped(handler, method)
+
+    def _wrapped(self, handler: Handler, method: str) -> Handler:
+        behaviour: Any = (
+            handler.unary_unary
+            or handler.unary_stream
+            or handler.stream_unary
+            or handler.stream_stream
+        )
+        if inspect.isasyncgenfunction(behaviour):
+            # grpc.aio does not close async generators on errors (grpc#42295).
+            raise TypeError(f"{method} must be a coroutine that awaits context.write()")
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[bool(handler.request_streaming), bool(handler.response_streaming)]
+        wrapped: Handler = make(
+            self._around(behaviour, method, streams_in=bool(handler.request_streaming)),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+        return wrapped
+
+    def _around(
+        self, behaviour: Callable[[Any, Context], Awaitable[Any]], method: str, *, streams_in: bool
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def handle(request: Message | AsyncIterator[Message], context: Context) -> Any:
+            try:
+                if self._authenticator is not None:
+                    token = bearer_token(context.invocation_metadata() or ())
+                    set_principal(await self._authenticator.authenticate(token))
+                if self._reject_unknown_fields and not streams_in:
+                    _refuse_unknown_fields(request)
+                return await behaviour(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except ServiceError as error:
+                await abort_with(context, error)
+            except pydantic.ValidationError as error:
+                await abort_with(context, from_validation_error(error))
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                # Nobody cancelled this RPC: something inside it did. Left alone, this would hang
+                # the client (grpc#29248).
+                await abort_with(context, _internal(method))
+            except Exception:  # noqa: BLE001 # the edge: nothing may pass it unexplained
+                # Whatever it is, its text may hold what the caller must not see.
+                await abort_with(context, _internal(method))
+
+        return handle
+
+
+def _internal(method: str) -> ServiceError:
+    incident = uuid.uuid4().hex
+    _LOG.exception("incident %s in %s", incident, method)
+    return ServiceError(
+        errors_pb2.ERROR_REASON_INTERNAL,
+        "This is a defect in Podbay, not in the request. The service's log has the details under "
+        f"incident {incident}; please report it.",
+        metadata={"incident": incident},
+    )
+
+
+def _unknown_method(method: str) -> Handler:
+    async def refuse(_request: bytes, context: Context) -> bytes:
+        await abort_with(
+            context,
+            ServiceError(
+                errors_pb2.ERROR_REASON_METHOD_NOT_FOUND,
+                f"There is no method {method[:200]} here. Reflection lists those that are "
+                "(grpcurl HOST:PORT list).",
+            ),
+        )
+
+    handler: Handler = grpc.unary_unary_rpc_method_handler(refuse)
+    return handler
+
+
+def _refuse_unknown_fields(request: object) -> None:
+    if isinstance(request, Message):
+        path = _unknown_field(request, "")
+        if path is not None:
+            raise invalid(
+                path, "is not a field that this version knows; the request may be of a newer one"
+            )
+
+
+def _unknown_field(message: Message, path: str) -> str | None:
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        return f"{path}#{unknown[0].field_number}"
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        here = f"{path}{field.json_name}"
+        if field.message_type.GetOptions().map_entry:
+            entry = field.message_type.fields_by_name["value"]
+            children = (
+                [(f"{here}.{key}.", value[key]) for key in value] if entry.message_type else []
+            )
+        elif field.is_repeated:
+            children = [(f"{here}.{index}.", child) for index, child in enumerate(value)]
+        else:
+            children = [(f"{here}.", value)]
+        for child_path, child in children:
+            found = _unknown_field(child, child_path)
+            if found is not None:
+                return found
+    return None

@@ -1,0 +1,224 @@
+"""A service as a process: its options, its loop, its signals, its end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from podbay_kit.errors import StartError
+from podbay_kit.serving import split_address
+
+__all__ = [
+    "SettingsError",
+    "Stop",
+    "common_options",
+    "read_secret",
+    "run",
+    "write_address_file",
+    "write_private",
+]
+
+_LOG = logging.getLogger(__name__)
+_PARENT_POLL_SECONDS = 0.5
+
+
+class SettingsError(StartError):
+    """A setting cannot be used; the text says which, and what to do."""
+
+
+class Stop:
+    """The wish that the process ends."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Return when the process shall end."""
+        await self._event.wait()
+
+    def is_set(self) -> bool:
+        """Say whether the process shall end."""
+        return self._event.is_set()
+
+    def set(self) -> None:
+        """Ask the process to end."""
+        self._event.set()
+
+
+def common_options(parser: argparse.ArgumentParser, *, port: int) -> None:
+    """Add the options that all services have."""
+    parser.add_argument(
+        "--listen",
+        default=f"127.0.0.1:{port}",
+        type=_address,
+        metavar="HOST:PORT",
+        help="the address to serve on; port 0 for a free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, required=True, metavar="DIR", help="where the service keeps data"
+    )
+    parser.add_argument(
+        "--service-token-file",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the secret that the services of the installation share; readable by its owner only",
+    )
+    parser.add_argument(
+        "--address-file",
+        type=Path,
+        metavar="FILE",
+        help="written when the service listens: its process id and its address as JSON",
+    )
+    parser.add_argument(
+        "--exit-with-parent",
+        action="store_true",
+        help="stop when the process that started this one is gone",
+    )
+    parser.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="how long calls may finish after SIGTERM (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--log-level",
+        default="info",
+        choices=["debug", "info", "warning", "error"],
+        help="(default: %(default)s)",
+    )
+
+
+def _address(text: str) -> str:
+    try:
+        split_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def read_secret(path: Path) -> str:
+    """Return the secret in a file that only its owner can read.
+
+    Raises:
+        SettingsError: The file is not there, is empty, or others can read it.
+    """
+    try:
+        mode = path.stat().st_mode
+        secret = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"The secret file {path} cannot be read ({type(error).__name__}). `podbay up` makes "
+            "it; by hand: (umask 077; openssl rand -hex 32 > FILE)"
+        ) from error
+    if mode & 0o077:
+        raise SettingsError(f"The secret file {path} is open to others. Mend it: chmod 600 {path}")
+    if len(secret) < 32:
+        raise SettingsError(f"The secret in {path} is shorter than 32 characters. Make a new one.")
+    return secret
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file at once and whole, readable by its owner only."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_address_file(path: Path, host: str, port: int) -> None:
+    """Tell the process that started this one where it listens."""
+    shown = f"[{host}]" if ":" in host else host
+    write_private(path, json.dumps({"pid": os.getpid(), "address": f"{shown}:{port}"}))
+
+
+def run(
+    main: Callable[[Stop], Awaitable[None]],
+    *,
+    name: str,
+    log_level: str = "info",
+    exit_with_parent: bool = False,
+) -> int:
+    """Run a service until it ends, and return its exit code.
+
+    SIGTERM and SIGINT ask it to end, a second one ends it at once.
+
+    Args:
+        main: The service; it returns when its work is done.
+        name: The service's name, for the log.
+        log_level: The least severity that is logged.
+        exit_with_parent: Whether the end of the parent process asks it to end, too.
+    """
+    logging.basicConfig(
+        level=log_level.upper(),
+        stream=sys.stderr,
+        format=f"%(asctime)s %(levelname)s {name}[{os.getpid()}] %(name)s: %(message)s",
+    )
+    # Alembic reports each step of a migration at INFO; a start has nothing to say about none.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_supervised(main, exit_with_parent=exit_with_parent))
+    except StartError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        return 2
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 # not on every platform
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _supervised(main: Callable[[Stop], Awaitable[None]], *, exit_with_parent: bool) -> None:
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, stop, number)
+    watcher = (
+        loop.create_task(_watch_parent(stop), name="watch-parent") if exit_with_parent else None
+    )
+    try:
+        await main(stop)
+    finally:
+        if watcher is not None:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
+
+
+def _on_signal(stop: Stop, number: int) -> None:
+    if stop.is_set():
+        _LOG.warning("a second %s: ending at once", signal.Signals(number).name)
+        os._exit(128 + number)
+    _LOG.info("%s: finishing what runs", signal.Signals(number).name)
+    stop.set()
+
+
+async def _watch_parent(stop: Stop) -> None:
+    parent = os.getppid()
+    while os.getppid() == parent:  # noqa: ASYNC110 # nothing tells of a parent's end
+        await asyncio.sleep(_PARENT_POLL_SECONDS)
+    _LOG.warning("the parent process is gone: finishing what runs")
+    stop.set()

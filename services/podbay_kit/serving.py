@@ -1,0 +1,174 @@
+"""A gRPC server as every service runs it: health, reflection, limits, a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from podbay_kit.auth import Authenticator
+from podbay_kit.errors import StartError
+from podbay_kit.interceptors import PodbayInterceptor
+
+__all__ = ["GrpcServer", "ListenError", "ServiceRegistration", "server_options", "split_address"]
+
+MAX_MESSAGE_BYTES = 64 << 20
+# Room for the other fields of a message whose body is as large as a body may be.
+_MESSAGE_SLACK = 1 << 20
+
+
+class ListenError(StartError):
+    """A server cannot listen on its address; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRegistration:
+    """A servicer and how it gets into a server."""
+
+    name: str
+    """The full name, as "podbay.v1.RegistryService"."""
+    add: Callable[[grpc.aio.Server], None]
+    """Adds the servicer: the generated add_…_to_server with its servicer."""
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of "host:port" or "[v6]:port".
+
+    Raises:
+        ValueError: The address has another form.
+    """
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{address!r} is not of the form HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def server_options(*, reuse_port: bool, max_message_bytes: int) -> list[tuple[str, int]]:
+    """Return the channel arguments of a server.
+
+    `so_reuseport` is on by default in gRPC, so that two services could share a port in silence;
+    it is on only between the workers of one service.
+    """
+    return [
+        ("grpc.so_reuseport", int(reuse_port)),
+        ("grpc.max_receive_message_length", max_message_bytes + _MESSAGE_SLACK),
+        ("grpc.max_send_message_length", max_message_bytes + _MESSAGE_SLACK),
+        # Both sides must agree on pings, or the server answers them with GOAWAY.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
+class _HealthServicer(health.aio.HealthServicer):
+    """Health whose watches end with the server, instead of holding up its stop."""
+
+    def __init__(self, stopping: asyncio.Event) -> None:
+        super().__init__()
+        self._stopping = stopping
+
+    async def Watch(  # noqa: N802 # the name is the protocol's
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> None:
+        watch = asyncio.ensure_future(super().Watch(request, context))
+        stop = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({watch, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (watch, stop):
+                task.cancel()
+            await asyncio.gather(watch, stop, return_exceptions=True)
+
+
+class GrpcServer:
+    """A `grpc.aio` server with health, reflection, interceptors and limits.
+
+    Args:
+        listen: The address, as "127.0.0.1:0".
+        services: What it serves.
+        authenticator: Who calls; None where the service authenticates by itself.
+        reuse_port: Whether workers of the same service share the port.
+        max_message_bytes: The largest body in either direction.
+        reject_unknown_fields: Whether requests with unknown fields are refused.
+    """
+
+    def __init__(
+        self,
+        *,
+        listen: str,
+        services: Sequence[ServiceRegistration],
+        authenticator: Authenticator | None,
+        reuse_port: bool = False,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        reject_unknown_fields: bool = True,
+    ) -> None:
+        self._listen = listen
+        self._services = tuple(services)
+        self.stopping = asyncio.Event()
+        """Set when the server is about to stop: long streams race it."""
+        self._server = grpc.aio.server(
+            interceptors=[
+                PodbayInterceptor(authenticator, reject_unknown_fields=reject_unknown_fields)
+            ],
+            options=server_options(reuse_port=reuse_port, max_message_bytes=max_message_bytes),
+        )
+        self._health = _HealthServicer(self.stopping)
+        self._health_tasks: set[asyncio.Task[None]] = set()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        for service in self._services:
+            service.add(self._server)
+        reflection.enable_server_reflection(
+            [
+                *(service.name for service in self._services),
+                health.SERVICE_NAME,
+                reflection.SERVICE_NAME,
+            ],
+            self._server,
+        )
+
+    async def start(self) -> int:
+        """Listen, and return the port.
+
+        Raises:
+            ListenError: The address cannot be had.
+        """
+        try:
+            port = self._server.add_insecure_port(self._listen)
+        except RuntimeError as error:
+            raise ListenError(
+                f"Cannot listen on {self._listen}: the port is taken, or the address is not one "
+                "of this machine. Choose another port, or 0 for a free one."
+            ) from error
+        if port == 0:
+            raise ListenError(f"Cannot listen on {self._listen}: it is not a usable address.")
+        await self._server.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    def set_serving(self, serving: bool) -> None:
+        """Tell health checks whether the services take calls."""
+        status = (
+            health_pb2.HealthCheckResponse.SERVING
+            if serving
+            else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        task = asyncio.get_running_loop().create_task(self._set_health(status), name="set-health")
+        self._health_tasks.add(task)
+        task.add_done_callback(self._health_tasks.discard)
+
+    async def stop(self, grace: float) -> None:
+        """Refuse what is new, let what runs finish within `grace` seconds, then end it."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.stopping.set()
+        await self._server.stop(grace)
+
+    async def _set_health(self, status: Any) -> None:
+        for name in ("", *(service.name for service in self._services)):
+            await self._health.set(name, status)
