@@ -1,0 +1,1 @@
+"""What `podbay demo` runs."""

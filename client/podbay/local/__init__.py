@@ -1,0 +1,1 @@
+"""What runs on one machine: the mocks, and the local platform."""
