@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import pydantic
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from podbay.v1 import errors_pb2
@@ -84,20 +84,28 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[bool(handler.request_streaming), bool(handler.response_streaming)]
         wrapped: Handler = make(
-            self._around(behaviour, method, streams_in=bool(handler.request_streaming)),
-            request_deserializer=handler.request_deserializer,
+            self._around(behaviour, method, handler),
+            # A single request is parsed inside the wrapper: bytes that are no message would
+            # otherwise end the call with UNKNOWN and the text of the parser's exception.
+            request_deserializer=(
+                handler.request_deserializer if handler.request_streaming else None
+            ),
             response_serializer=handler.response_serializer,
         )
         return wrapped
 
     def _around(
-        self, behaviour: Callable[[Any, Context], Awaitable[Any]], method: str, *, streams_in: bool
+        self, behaviour: Callable[[Any, Context], Awaitable[Any]], method: str, handler: Handler
     ) -> Callable[[Any, Context], Awaitable[Any]]:
-        async def handle(request: Message | AsyncIterator[Message], context: Context) -> Any:
+        parse: Any = handler.request_deserializer
+        streams_in = bool(handler.request_streaming)
+
+        async def handle(received: bytes | AsyncIterator[Message], context: Context) -> Any:
             try:
                 if self._authenticator is not None:
                     token = bearer_token(context.invocation_metadata() or ())
                     set_principal(await self._authenticator.authenticate(token))
+                request = received if streams_in else parse(received)
                 if self._reject_unknown_fields and not streams_in:
                     _refuse_unknown_fields(request)
                 return await behaviour(request, context)
@@ -107,6 +115,8 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
                 await abort_with(context, error)
             except pydantic.ValidationError as error:
                 await abort_with(context, from_validation_error(error))
+            except DecodeError:
+                await abort_with(context, _not_a_message())
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
@@ -129,6 +139,13 @@ def _internal(method: str) -> ServiceError:
         "This is a defect in Podbay, not in the request. The service's log has the details under "
         f"incident {incident}; please report it.",
         metadata={"incident": incident},
+    )
+
+
+def _not_a_message() -> ServiceError:
+    return ServiceError(
+        errors_pb2.ERROR_REASON_INVALID_REQUEST,
+        "The request's bytes are not a message of this method. Was it made from these protos?",
     )
 
 

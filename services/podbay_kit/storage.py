@@ -55,6 +55,8 @@ def _engine(url: str) -> sa.Engine:
         connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
         pool_size=_READERS + 1,
         max_overflow=0,
+        # Logged errors must not hold documents, names or hashes.
+        hide_parameters=True,
     )
 
     @sa.event.listens_for(engine, "connect")

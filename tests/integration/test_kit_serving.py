@@ -155,6 +155,13 @@ async def test_an_unknown_method_has_a_reason(channel):
     assert details_of(error)[0].reason == "METHOD_NOT_FOUND"
 
 
+async def test_bytes_that_are_no_message_are_an_invalid_request(channel):
+    call = channel.unary_unary(f"/{NAME}/ListModels")
+    error = await failure(call(b"\xff\xff\xff", metadata=GOOD))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert details_of(error)[0].reason == "INVALID_REQUEST"
+
+
 async def test_unknown_fields_are_refused_by_path(channel):
     # Field 200 of `filter`, which no version of the protos has.
     inner = common_pb2.ResourceFilter(id="x").SerializeToString() + b"\xc0\x0c\x01"

@@ -695,7 +695,9 @@ class PageRequest(_message.Message):
     ORDER_BY_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The most resources to return; 100 unless said, at most 1000."""
+    """The most resources to return; 100 unless said, at most 1000. A page may hold fewer: only an
+    empty next_page_token ends the list.
+    """
     page_token: _builtins.str
     """The token of the page, as the page before gave it; empty for the first."""
     order_by: _builtins.str

@@ -744,10 +744,12 @@ class WatchModelsRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     AFTER_REVISION_FIELD_NUMBER: _builtins.int
     after_revision: _builtins.int
-    """Changes after this revision are sent; 0 sends what is there first, as CREATED."""
+    """Changes after this revision are sent; 0 sends what is there first, as CREATED, without what
+    is deleted.
+    """
     @_builtins.property
     def filter(self) -> _common_pb2.ResourceFilter:
-        """Which models."""
+        """Which models: those that match before a change, or after it."""
 
     def __init__(
         self,
@@ -1197,10 +1199,12 @@ class WatchInferenceServicesRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     AFTER_REVISION_FIELD_NUMBER: _builtins.int
     after_revision: _builtins.int
-    """Changes after this revision are sent; 0 sends what is there first, as CREATED."""
+    """Changes after this revision are sent; 0 sends what is there first, as CREATED, without what
+    is deleted.
+    """
     @_builtins.property
     def filter(self) -> _common_pb2.ResourceFilter:
-        """Which services."""
+        """Which services: those that match before a change, or after it."""
 
     def __init__(
         self,

@@ -276,8 +276,8 @@ class RegistryServiceServicer(object):
 
     def CreateInferenceService(self, request, context):
         """CreateInferenceService registers a service around an image. Idempotent with a request id.
-        Needs create on inferenceservices of the account. Fails with NOT_FOUND (MODEL_NOT_FOUND) and
-        FAILED_PRECONDITION (REFERENCE_DELETED).
+        Needs create on inferenceservices of the account, and get on the model that it names. Fails
+        with NOT_FOUND (MODEL_NOT_FOUND) and FAILED_PRECONDITION (REFERENCE_DELETED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -285,8 +285,7 @@ class RegistryServiceServicer(object):
 
     def CreateLocalInferenceService(self, request, context):
         """CreateLocalInferenceService registers a mock, or a command that serves HTTP. Idempotent with
-        a request id. Needs create on inferenceservices of the account. Fails like
-        CreateInferenceService.
+        a request id. Needs and fails like CreateInferenceService.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

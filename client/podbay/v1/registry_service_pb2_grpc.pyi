@@ -91,13 +91,12 @@ class RegistryServiceStub:
     """
     CreateInferenceService: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CreateInferenceServiceRequest, _registry_service_pb2.CreateInferenceServiceResponse]
     """CreateInferenceService registers a service around an image. Idempotent with a request id.
-    Needs create on inferenceservices of the account. Fails with NOT_FOUND (MODEL_NOT_FOUND) and
-    FAILED_PRECONDITION (REFERENCE_DELETED).
+    Needs create on inferenceservices of the account, and get on the model that it names. Fails
+    with NOT_FOUND (MODEL_NOT_FOUND) and FAILED_PRECONDITION (REFERENCE_DELETED).
     """
     CreateLocalInferenceService: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CreateLocalInferenceServiceRequest, _registry_service_pb2.CreateLocalInferenceServiceResponse]
     """CreateLocalInferenceService registers a mock, or a command that serves HTTP. Idempotent with
-    a request id. Needs create on inferenceservices of the account. Fails like
-    CreateInferenceService.
+    a request id. Needs and fails like CreateInferenceService.
     """
     GetInferenceService: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetInferenceServiceRequest, _registry_service_pb2.GetInferenceServiceResponse]
     """GetInferenceService returns a service. Idempotent. Needs get on the service. Fails with
@@ -185,13 +184,12 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     CreateInferenceService: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CreateInferenceServiceRequest, _registry_service_pb2.CreateInferenceServiceResponse]  # type: ignore[assignment]
     """CreateInferenceService registers a service around an image. Idempotent with a request id.
-    Needs create on inferenceservices of the account. Fails with NOT_FOUND (MODEL_NOT_FOUND) and
-    FAILED_PRECONDITION (REFERENCE_DELETED).
+    Needs create on inferenceservices of the account, and get on the model that it names. Fails
+    with NOT_FOUND (MODEL_NOT_FOUND) and FAILED_PRECONDITION (REFERENCE_DELETED).
     """
     CreateLocalInferenceService: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CreateLocalInferenceServiceRequest, _registry_service_pb2.CreateLocalInferenceServiceResponse]  # type: ignore[assignment]
     """CreateLocalInferenceService registers a mock, or a command that serves HTTP. Idempotent with
-    a request id. Needs create on inferenceservices of the account. Fails like
-    CreateInferenceService.
+    a request id. Needs and fails like CreateInferenceService.
     """
     GetInferenceService: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetInferenceServiceRequest, _registry_service_pb2.GetInferenceServiceResponse]  # type: ignore[assignment]
     """GetInferenceService returns a service. Idempotent. Needs get on the service. Fails with
@@ -366,8 +364,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.CreateInferenceServiceResponse, _abc.Awaitable[_registry_service_pb2.CreateInferenceServiceResponse]]:
         """CreateInferenceService registers a service around an image. Idempotent with a request id.
-        Needs create on inferenceservices of the account. Fails with NOT_FOUND (MODEL_NOT_FOUND) and
-        FAILED_PRECONDITION (REFERENCE_DELETED).
+        Needs create on inferenceservices of the account, and get on the model that it names. Fails
+        with NOT_FOUND (MODEL_NOT_FOUND) and FAILED_PRECONDITION (REFERENCE_DELETED).
         """
 
     @_abc_1.abstractmethod
@@ -377,8 +375,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.CreateLocalInferenceServiceResponse, _abc.Awaitable[_registry_service_pb2.CreateLocalInferenceServiceResponse]]:
         """CreateLocalInferenceService registers a mock, or a command that serves HTTP. Idempotent with
-        a request id. Needs create on inferenceservices of the account. Fails like
-        CreateInferenceService.
+        a request id. Needs and fails like CreateInferenceService.
         """
 
     @_abc_1.abstractmethod

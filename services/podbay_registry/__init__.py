@@ -1,0 +1,1 @@
+"""The registry: accounts, API tokens, models and inference services."""

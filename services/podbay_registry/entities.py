@@ -1,0 +1,138 @@
+"""New resources, and what happens to them. Pure: ids and times are handed in."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final, TypeVar
+
+from podbay.schema import platform, requests
+from podbay.schema.serving import ServingOptions
+from podbay.v1 import errors_pb2
+from podbay_kit.errors import ServiceError, invalid
+
+__all__ = ["deleted", "documented", "embedded", "labelled", "new_model", "new_service", "status_of"]
+
+_Entity = TypeVar("_Entity", bound=platform.DyffEntity)
+
+_MAX_LABELS: Final = 256
+_NOT_FETCHED: Final = (
+    "Registered. This version does not fetch model files; an inference service can name the "
+    "model, and must bring the files in its image or on its node."
+)
+
+
+def new_model(request: requests.ModelCreateRequest, model_id: str, now: datetime) -> platform.Model:
+    """Return the model that a request asks for."""
+    mock = request.source.kind == platform.ModelSourceKinds.Mock
+    return platform.Model(
+        id=model_id,
+        account=request.account,
+        creationTime=now,
+        status=platform.EntityStatus.ready if mock else platform.EntityStatus.created,
+        message=None if mock else _NOT_FETCHED,
+        name=request.name,
+        artifact=request.artifact,
+        source=request.source,
+        resources=request.resources,
+        accelerators=request.accelerators,
+        storage=request.storage,
+    )
+
+
+def embedded(model: platform.Model) -> platform.ForeignModel:
+    """Return a model as a service embeds it.
+
+    Raises:
+        ServiceError: REFERENCE_DELETED.
+    """
+    if model.status == platform.EntityStatus.deleted:
+        raise ServiceError(
+            errors_pb2.ERROR_REASON_REFERENCE_DELETED,
+            "The model was deleted. Name another model, or register it again.",
+            metadata={"model": model.id},
+        )
+    return platform.ForeignModel(
+        id=model.id,
+        account=model.account,
+        name=model.name,
+        artifact=model.artifact,
+        storage=model.storage,
+    )
+
+
+def new_service(
+    request: requests.InferenceServiceCreateRequest | requests.LocalInferenceServiceCreateRequest,
+    service_id: str,
+    now: datetime,
+    *,
+    serving: ServingOptions,
+    model: platform.ForeignModel | None,
+) -> platform.InferenceService:
+    """Return the service that a request asks for.
+
+    It is ready: an image is named by its digest, and a mock or a command needs no building.
+    """
+    service = platform.InferenceService(
+        id=service_id,
+        account=request.account,
+        creationTime=now,
+        status=platform.EntityStatus.ready,
+        annotations=serving.to_annotations(),
+        name=request.name,
+        interface=request.interface,
+        model=model,
+    )
+    if isinstance(request, requests.LocalInferenceServiceCreateRequest):
+        return service.model_copy(update={"runner": request.to_runner()})
+    return service.model_copy(
+        update={
+            "runner": request.runner,
+            "builder": request.builder,
+            "outputViews": request.outputViews,
+        }
+    )
+
+
+def labelled(entity: _Entity, edit: requests.LabelsEditRequest) -> _Entity:
+    """Return a resource with changed labels: a null removes, what is not mentioned stays.
+
+    Raises:
+        ServiceError: INVALID_REQUEST, where there would be too many labels.
+    """
+    labels: dict[str, str] = dict(entity.labels)
+    for key, value in edit.labels.items():
+        if value is None:
+            labels.pop(key, None)
+        else:
+            labels[key] = value
+    if len(labels) > _MAX_LABELS:
+        raise invalid("labels", f"would leave the resource with more than {_MAX_LABELS} labels")
+    return entity.model_copy(update={"labels": labels})
+
+
+def documented(entity: _Entity, edit: requests.DocumentationEditRequest) -> _Entity:
+    """Return a resource with changed documentation: a null removes, what is not set stays."""
+    changes = edit.documentation
+    update = {name: getattr(changes, name) for name in changes.model_fields_set}
+    documentation = entity.metadata.documentation.model_copy(update=update)
+    metadata = entity.metadata.model_copy(update={"documentation": documentation})
+    return entity.model_copy(update={"metadata": metadata})
+
+
+def deleted(entity: _Entity, now: datetime) -> _Entity:
+    """Return a resource that is marked as deleted; one that was before stays as it is."""
+    if entity.status == platform.EntityStatus.deleted:
+        return entity
+    return entity.model_copy(
+        update={
+            "status": str(platform.EntityStatus.deleted),
+            "reason": str(platform.EntityStatusReason.delete_command),
+            "message": None,
+            "lastTransitionTime": now,
+        }
+    )
+
+
+def status_of(entity: _Entity) -> platform.Status:
+    """Return where a resource stands."""
+    return platform.Status(status=entity.status, reason=entity.reason, message=entity.message)

@@ -1,0 +1,1 @@
+"""The schema of the registry's database, step by step."""

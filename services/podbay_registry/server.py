@@ -1,0 +1,112 @@
+"""The registry, put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from podbay.v1 import registry_service_pb2_grpc as rpc
+from podbay_kit.clock import Clock, SystemClock
+from podbay_kit.serving import GrpcServer, ServiceRegistration
+from podbay_kit.storage import Database, migrate, sqlite_url
+from podbay_kit.tasks import TaskSet
+from podbay_registry.authentication import RegistryAuthenticator
+from podbay_registry.bootstrap import bootstrap
+from podbay_registry.servicer import SERVICE_NAME, RegistryServicer
+from podbay_registry.store import RegistryStore
+
+__all__ = ["Settings", "serving"]
+
+_MAINTENANCE_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a registry is started with.
+
+    Args:
+        listen: The address, as "127.0.0.1:0".
+        data_dir: Where the database is.
+        service_token: The secret that the services of the installation share.
+        admin_token_file: Where the administrator's token is written at the first start.
+        session_manager_endpoint: The session manager's address, told to clients.
+        inference_router_endpoint: The inference router's address, told to clients.
+        reset_admin_token: Whether to revoke the administrator's token and make a new one.
+        drain_seconds: How long calls may finish at the end.
+        progress_interval: Seconds after which an idle watch sends progress.
+    """
+
+    listen: str
+    data_dir: Path
+    service_token: str
+    admin_token_file: Path
+    session_manager_endpoint: str
+    inference_router_endpoint: str
+    reset_admin_token: bool = False
+    drain_seconds: float = 10.0
+    progress_interval: float = 5.0
+
+
+@asynccontextmanager
+async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[int]:
+    """Run a registry, and give its port; at the end let calls finish.
+
+    Raises:
+        StartError: It cannot start; the text says why.
+    """
+    clock = clock or SystemClock()
+    url = sqlite_url(settings.data_dir / "registry.sqlite3")
+    await asyncio.to_thread(migrate, url, "podbay_registry")
+    database = Database(url)
+    tasks = TaskSet(clock=clock)
+    # Watches race it: a server that stops would wait for them otherwise.
+    stopping = asyncio.Event()
+    try:
+        store = RegistryStore(database, progress_interval=settings.progress_interval)
+        server = await _server(settings, store, clock, stopping)
+        try:
+            port = await server.start()
+            tasks.spawn_forever("maintenance", lambda: _maintain(store, clock))
+            yield port
+        finally:
+            stopping.set()
+            await server.stop(settings.drain_seconds)
+    finally:
+        await tasks.close()
+        await database.close()
+
+
+async def _server(
+    settings: Settings, store: RegistryStore, clock: Clock, stopping: asyncio.Event
+) -> GrpcServer:
+    installation = await bootstrap(
+        store, clock, settings.admin_token_file, reset=settings.reset_admin_token
+    )
+    authenticator = RegistryAuthenticator(store, settings.service_token, clock)
+    servicer = RegistryServicer(
+        store,
+        authenticator,
+        clock,
+        stopping=stopping,
+        installation_id=installation.id,
+        session_manager_endpoint=settings.session_manager_endpoint,
+        inference_router_endpoint=settings.inference_router_endpoint,
+    )
+    return GrpcServer(
+        listen=settings.listen,
+        services=[
+            ServiceRegistration(
+                SERVICE_NAME, lambda s: rpc.add_RegistryServiceServicer_to_server(servicer, s)
+            )
+        ],
+        authenticator=authenticator,
+    )
+
+
+async def _maintain(store: RegistryStore, clock: Clock) -> None:
+    await store.maintain(clock.now())
+    await clock.sleep(_MAINTENANCE_SECONDS)

@@ -1,0 +1,65 @@
+"""The RegistryService as one servicer."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.metadata import version
+from typing import Final
+
+from podbay.v1 import registry_service_pb2 as pb
+from podbay.v1 import registry_service_pb2_grpc as rpc
+from podbay_kit.clock import Clock
+from podbay_registry.authentication import RegistryAuthenticator
+from podbay_registry.kinds import MODELS, SERVICES
+from podbay_registry.operations import ResourceOperations
+from podbay_registry.servicer_accounts import AccountServicer
+from podbay_registry.servicer_models import ModelServicer
+from podbay_registry.servicer_services import InferenceServiceServicer
+from podbay_registry.store import RegistryStore
+
+__all__ = ["SERVICE_NAME", "RegistryServicer"]
+
+SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
+
+
+class RegistryServicer(  # type: ignore[misc] # the stubs know no streams by context.write()
+    AccountServicer, ModelServicer, InferenceServiceServicer, rpc.RegistryServiceServicer
+):
+    """Serves accounts, API tokens, models and inference services.
+
+    Args:
+        store: What it keeps.
+        authenticator: Tells whom a token acts for.
+        clock: Where the time comes from.
+        stopping: Set when the server is about to stop.
+        installation_id: The id of the installation.
+        session_manager_endpoint: The session manager's address.
+        inference_router_endpoint: The inference router's address.
+    """
+
+    def __init__(
+        self,
+        store: RegistryStore,
+        authenticator: RegistryAuthenticator,
+        clock: Clock,
+        *,
+        stopping: asyncio.Event,
+        installation_id: str,
+        session_manager_endpoint: str,
+        inference_router_endpoint: str,
+    ) -> None:
+        self._store = store
+        self._authenticator = authenticator
+        self._clock = clock
+        self._models = ResourceOperations(
+            MODELS, "models", store=store, clock=clock, stopping=stopping
+        )
+        self._services = ResourceOperations(
+            SERVICES, "inferenceservices", store=store, clock=clock, stopping=stopping
+        )
+        self._installation = pb.GetInstallationResponse(
+            installation_id=installation_id,
+            version=version("podbay"),
+            session_manager_endpoint=session_manager_endpoint,
+            inference_router_endpoint=inference_router_endpoint,
+        )
