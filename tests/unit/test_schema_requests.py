@@ -182,6 +182,14 @@ def test_sessions_that_no_service_creates(path: str, value: Any, problem: str) -
             "outputViews.0.adapterPipeline.1",
         ),
         (
+            "interface.inputPipeline",
+            [
+                {"kind": "FileUpload", "configuration": {"field": "$.d"}},
+                {"kind": "Drop", "configuration": {"fields": []}},
+            ],
+            "interface.inputPipeline",
+        ),
+        (
             "interface.outputPipeline",
             [{"kind": "TransformJSON", "configuration": {"text": "$.["}}],
             "interface.outputPipeline.0",

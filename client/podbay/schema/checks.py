@@ -142,11 +142,24 @@ def _check_pipeline(path: str, pipeline: Sequence[SchemaAdapter] | None) -> Iter
     if not pipeline:
         return
     # Building adapters needs the query engine, which reading a resource does not.
-    from podbay.schema.adapters import AdapterError, create_adapter  # noqa: PLC0415 - heavy
+    from podbay.schema.adapters import (  # noqa: PLC0415 - heavy
+        AdapterError,
+        create_adapter,
+        create_pipeline,
+    )
 
+    broken = False
     for index, spec in enumerate(pipeline):
         try:
             create_adapter(spec)
         except AdapterError as error:
+            broken = True
             within = f".{error.path}" if error.path else ""
             yield f"{path}.{index}{within}", error.message
+    if broken:
+        return
+    try:
+        # Each step may be right, and their order not: a FileUpload must come last.
+        create_pipeline(pipeline)
+    except AdapterError as error:
+        yield path, error.message
