@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from podbay_kit.auth import Authenticator
 from podbay_kit.errors import StartError
 from podbay_kit.interceptors import PodbayInterceptor
+from podbay_kit.reflection import ReflectionPool
 
 __all__ = ["GrpcServer", "ListenError", "ServiceRegistration", "server_options", "split_address"]
 
@@ -131,6 +132,7 @@ class GrpcServer:
                 reflection.SERVICE_NAME,
             ],
             self._server,
+            pool=ReflectionPool(),
         )
 
     async def start(self) -> int:

@@ -9,6 +9,7 @@ import time
 import grpc
 import pydantic
 import pytest
+from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -184,6 +185,26 @@ async def test_health_and_reflection_need_no_token(server, channel):
     listed = await call.read()
     names = {service.name for service in listed.list_services_response.service}
     assert {NAME, "grpc.health.v1.Health"} <= names
+    for symbol, known in [(NAME, True), (f"{NAME}.GetModel", True), (f"{NAME}.Nope", False)]:
+        call = reflection.ServerReflectionInfo(
+            iter([reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)])
+        )
+        assert bool((await call.read()).file_descriptor_response.file_descriptor_proto) is known
+
+
+async def test_reflection_tells_json_names(channel):
+    reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+    request = reflection_pb2.ServerReflectionRequest(file_by_filename="podbay/v1/model.proto")
+    answer = await reflection.ServerReflectionInfo(iter([request])).read()
+    names = {}
+    for serialized in answer.file_descriptor_response.file_descriptor_proto:
+        file = descriptor_pb2.FileDescriptorProto.FromString(serialized)
+        for message in file.message_type:
+            names |= {f"{message.name}.{f.name}": f.json_name for f in message.field}
+    assert names["Model.creation_time"] == "creationTime"
+    assert names["ModelSource.git_lfs"] == "gitLFS"
+    assert names["ModelSourceHuggingFaceHub.repo_id"] == "repoID"
+    assert names["Status.reason"] == "reason"
 
 
 async def test_stop_does_not_wait_for_a_health_watch(server, channel):
