@@ -1,0 +1,113 @@
+"""`python -m podbay_session_manager`."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import sys
+
+from podbay_kit.process import (
+    SettingsError,
+    Stop,
+    common_options,
+    read_secret,
+    run,
+    write_address_file,
+)
+from podbay_kit.serving import split_address
+from podbay_session_manager.server import DRIVERS, Settings, serving
+
+__all__ = ["main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="podbay_session_manager",
+        description="The session manager of a Podbay installation: sessions, their replicas and "
+        "the nodes they run on.",
+    )
+    common_options(parser, port=7102)
+    parser.add_argument(
+        "--registry-endpoint",
+        default="127.0.0.1:7101",
+        metavar="HOST:PORT",
+        help="the registry's address (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--drivers",
+        default="",
+        metavar="NAMES",
+        help="what runs replicas, by commas and in the order of preference: process (commands and "
+        "mocks as processes of this user, with all that this user may do), inprocess (mocks within "
+        "this process). None unless given: then no session can be created",
+    )
+    parser.add_argument(
+        "--allow-process-driver-off-loopback",
+        action="store_true",
+        help="let the process driver run the commands of callers from other machines",
+    )
+    parser.add_argument(
+        "--stop-replicas-on-exit",
+        action="store_true",
+        help="end all replicas when this process is asked to end; their sessions stay, and their "
+        "replicas are started again with the session manager",
+    )
+    return parser
+
+
+def _is_loopback(address: str) -> bool:
+    host, _ = split_address(address)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _drivers(options: argparse.Namespace) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in options.drivers.split(",")))
+    chosen = tuple(name for name in names if name)
+    for name in chosen:
+        if name not in DRIVERS:
+            raise SettingsError(f"There is no driver {name!r}. There are: {', '.join(DRIVERS)}.")
+    if (
+        "process" in chosen
+        and not _is_loopback(options.listen)
+        and not options.allow_process_driver_off_loopback
+    ):
+        raise SettingsError(
+            f"The process driver runs commands of callers as this user, and {options.listen} can "
+            "be reached from other machines. Listen on 127.0.0.1, leave the driver out, or allow "
+            "it: --allow-process-driver-off-loopback."
+        )
+    return chosen
+
+
+def main() -> int:
+    """Run the session manager until it is asked to end, and return the exit code."""
+    options = _parser().parse_args()
+
+    async def work(stop: Stop) -> None:
+        settings = Settings(
+            listen=options.listen,
+            data_dir=options.data_dir,
+            service_token=read_secret(options.service_token_file),
+            registry_endpoint=options.registry_endpoint,
+            drivers=_drivers(options),
+            stop_replicas_on_exit=options.stop_replicas_on_exit,
+            drain_seconds=options.drain_seconds,
+        )
+        async with serving(settings) as port:
+            if options.address_file is not None:
+                write_address_file(options.address_file, split_address(options.listen)[0], port)
+            await stop.wait()
+
+    return run(
+        work,
+        name="session-manager",
+        log_level=options.log_level,
+        exit_with_parent=options.exit_with_parent,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Records as JSON text, for the store. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from podbay_session_manager.machine import ReplicaPhase, SessionState
+from podbay_session_manager.records import (
+    Reason,
+    ReplicaRecord,
+    ServiceSpec,
+    Serving,
+    SessionRecord,
+)
+
+__all__ = ["read_replica", "read_session", "write_record"]
+
+
+def write_record(record: SessionRecord | ReplicaRecord) -> str:
+    """Return a record as text that `read_session` or `read_replica` reads back without loss."""
+    return json.dumps(asdict(record), separators=(",", ":"))
+
+
+def read_session(text: str) -> SessionRecord:
+    """Read a session."""
+    data: dict[str, Any] = json.loads(text)
+    service: dict[str, Any] = data.pop("service")
+    serving: dict[str, Any] = data.pop("serving")
+    return SessionRecord(
+        **{
+            **data,
+            "state": SessionState(data["state"]),
+            "ended_reason": Reason(data["ended_reason"]),
+        },
+        service=ServiceSpec(
+            kind=service["kind"],
+            name=service["name"],
+            command=tuple(service["command"]),
+            args=tuple(service["args"]),
+            env=tuple((name, value) for name, value in service["env"]),
+            working_dir=service["working_dir"],
+        ),
+        serving=Serving(**serving),
+    )
+
+
+def read_replica(text: str) -> ReplicaRecord:
+    """Read a replica."""
+    data: dict[str, Any] = json.loads(text)
+    data["phase"] = ReplicaPhase(data["phase"])
+    data["reason"] = Reason(data["reason"])
+    data["log_tail"] = tuple(data["log_tail"])
+    return ReplicaRecord(**data)

@@ -1,0 +1,265 @@
+"""One step of one replica: from what is stored and what is seen to its next phase. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from podbay_session_manager.drivers.contract import ObservedReplica
+from podbay_session_manager.machine import ReplicaPhase
+from podbay_session_manager.plan_input import (
+    Plan,
+    ProbeState,
+    RemoveReplica,
+    StartReplica,
+    StopReplica,
+    World,
+)
+from podbay_session_manager.policy import Policy
+from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
+from podbay_session_manager.texts import exit_reason, never_ready_message, probe_failed_message
+
+__all__ = ["step_replica"]
+
+_P = ReplicaPhase
+_NO_PROBE = ProbeState()
+_FAILED_PROBES = 3
+
+
+def step_replica(
+    replica: ReplicaRecord,
+    session: SessionRecord,
+    world: World,
+    now: float,
+    policy: Policy,
+    plan: Plan,
+    *,
+    wanted: bool,
+) -> ReplicaRecord:
+    """Return the replica after what is seen and what is wanted; add actions to the plan.
+
+    Args:
+        replica: As it is stored.
+        session: Its session.
+        world: What is seen.
+        now: The time.
+        policy: How patient to be.
+        plan: Where the actions go.
+        wanted: Whether it shall run; False where it shall end.
+    """
+    listed = world.observed.get(replica.driver)
+    known = listed is not None
+    seen = listed.get(replica.id) if listed is not None else None
+    stepper = _Stepper(session, world, now, policy, plan)
+    if replica.phase is _P.PENDING:
+        if wanted:
+            return replica
+        stopped = replica.moved(_P.STOPPED, now, reason=Reason.REPLICA_STOPPED, message="")
+        return replace(stopped, removed=True)
+    if replica.phase.ended:
+        return stepper.clear(replica, seen, known=known)
+    if not known and wanted:
+        # Unknown is not gone: it stays as it is until its driver can be asked again.
+        return replica
+    if not wanted:
+        replica = stepper.retire(replica)
+    if known:
+        replica = stepper.observe(replica, seen)
+    plan.wake(replica.deadline)
+    return replica
+
+
+class _Stepper:
+    """The steps of one replica with what they all look at."""
+
+    def __init__(
+        self, session: SessionRecord, world: World, now: float, policy: Policy, plan: Plan
+    ) -> None:
+        self._session = session
+        self._world = world
+        self._now = now
+        self._policy = policy
+        self._plan = plan
+
+    def retire(self, replica: ReplicaRecord) -> ReplicaRecord:
+        """Take a replica that shall end one step towards its end."""
+        now = self._now
+        if replica.phase in {_P.READY, _P.UNREADY}:
+            return replica.moved(
+                _P.DRAINING,
+                now,
+                deadline=now + self._policy.drain,
+                reason=Reason.REPLICA_STOPPED,
+                message="",
+            )
+        if replica.phase in {_P.STARTING, _P.PROBING}:
+            return self._stopping(replica, Reason.REPLICA_STOPPED, "")
+        return replica
+
+    def observe(self, replica: ReplicaRecord, seen: ObservedReplica | None) -> ReplicaRecord:
+        """Take a replica through what its driver says of it."""
+        if seen is None:
+            if replica.id in self._world.starting:
+                return replica
+            return self._absent(replica)
+        if not seen.running:
+            return self._clear_later(self._ended(self._located(replica, seen), seen))
+        replica = self._located(replica, seen)
+        match replica.phase:
+            case _P.STARTING:
+                started = replica.moved(
+                    _P.PROBING, self._now, deadline=self._now + self._session.serving.start_timeout
+                )
+                return self._probing(started)
+            case _P.PROBING:
+                return self._probing(replica)
+            case _P.READY | _P.UNREADY:
+                return self._serving(replica)
+            case _P.DRAINING:
+                return self._draining(replica)
+            case _:
+                return self._stop(replica)
+
+    def clear(
+        self, replica: ReplicaRecord, seen: ObservedReplica | None, *, known: bool
+    ) -> ReplicaRecord:
+        """See to it that nothing is left of a replica that has ended."""
+        if not known or replica.id in self._world.starting:
+            return replica
+        if seen is None:
+            return replica if replica.removed else replace(replica, removed=True)
+        if seen.running:
+            # A start that was on its way when the replica was given up.
+            self._plan.actions.append(StopReplica(replica.id, replica.driver, 0.0))
+        else:
+            self._plan.actions.append(RemoveReplica(replica.id, replica.driver))
+        return replica
+
+    def _clear_later(self, replica: ReplicaRecord) -> ReplicaRecord:
+        self._plan.actions.append(RemoveReplica(replica.id, replica.driver))
+        return replica
+
+    def _located(self, replica: ReplicaRecord, seen: ObservedReplica) -> ReplicaRecord:
+        """Take over where it runs."""
+        node = seen.node or replica.node
+        found = (seen.host or replica.host, seen.port or replica.port, seen.pid or replica.pid)
+        if found == (replica.host, replica.port, replica.pid) and node == replica.node:
+            return replica
+        return replace(replica, host=found[0], port=found[1], pid=found[2], node=node)
+
+    def _absent(self, replica: ReplicaRecord) -> ReplicaRecord:
+        """Decide about a replica that its driver does not hold."""
+        now = self._now
+        match replica.phase:
+            case _P.STARTING:
+                if replica.deadline is not None and now >= replica.deadline:
+                    return replica.moved(
+                        _P.FAILED,
+                        now,
+                        reason=Reason.START_FAILED,
+                        message=f"The driver {replica.driver!r} did not start the replica within "
+                        f"{self._policy.start_limit:g} s.",
+                    )
+                self._plan.actions.append(
+                    StartReplica(replica.id, replica.session_id, replica.driver)
+                )
+                return replica
+            case _P.STOPPING:
+                return replace(self._final(replica), removed=True)
+            case _P.DRAINING:
+                return replace(replica.moved(_P.STOPPED, now), removed=True)
+            case _:
+                reason, message = exit_reason(None)
+                lost = replica.moved(
+                    _P.FAILED, now, reason=reason, message=message, log_tail=self._tail(replica)
+                )
+                return replace(lost, removed=True)
+
+    def _ended(self, replica: ReplicaRecord, seen: ObservedReplica) -> ReplicaRecord:
+        """Decide about a replica that has ended."""
+        replica = replace(replica, exit_code=seen.exit_code)
+        if replica.phase is _P.STOPPING:
+            return self._final(replica)
+        if replica.phase is _P.DRAINING:
+            return replica.moved(_P.STOPPED, self._now)
+        reason, message = exit_reason(seen.exit_code)
+        if seen.reason is not Reason.NONE:
+            reason, message = seen.reason, seen.message
+        return replica.moved(
+            _P.FAILED, self._now, reason=reason, message=message, log_tail=self._tail(replica)
+        )
+
+    def _final(self, replica: ReplicaRecord) -> ReplicaRecord:
+        """End a replica that was stopped: as it should, or as the failure it was stopped for."""
+        stopped = replica.reason in {Reason.NONE, Reason.REPLICA_STOPPED}
+        return replica.moved(_P.STOPPED if stopped else _P.FAILED, self._now)
+
+    def _probing(self, replica: ReplicaRecord) -> ReplicaRecord:
+        probe = self._probe(replica)
+        if probe.answered:
+            return replica.moved(_P.READY, self._now, reason=Reason.NONE, message="")
+        if self._late(replica):
+            serving = self._session.serving
+            return self._stop(
+                self._stopping(
+                    replica,
+                    Reason.NEVER_READY,
+                    never_ready_message(
+                        replica, serving.start_timeout, serving.readiness_path, probe.seen
+                    ),
+                )
+            )
+        return replica
+
+    def _serving(self, replica: ReplicaRecord) -> ReplicaRecord:
+        probe = self._probe(replica)
+        path = self._session.serving.readiness_path
+        if replica.phase is _P.READY:
+            if probe.failures < _FAILED_PROBES:
+                return replica
+            return replica.moved(
+                _P.UNREADY,
+                self._now,
+                deadline=self._now + self._policy.unready_limit,
+                reason=Reason.PROBE_FAILED,
+                message=probe_failed_message(path, probe.seen),
+            )
+        if probe.answered:
+            return replica.moved(_P.READY, self._now, reason=Reason.NONE, message="")
+        if self._late(replica):
+            message = probe_failed_message(path, probe.seen, final=True)
+            return self._stop(self._stopping(replica, Reason.PROBE_FAILED, message))
+        return replica
+
+    def _draining(self, replica: ReplicaRecord) -> ReplicaRecord:
+        if replica.id in self._world.drained or self._late(replica):
+            return self._stop(
+                replica.moved(
+                    _P.STOPPING, self._now, deadline=self._now + self._session.serving.stop_grace
+                )
+            )
+        return replica
+
+    def _stopping(self, replica: ReplicaRecord, reason: Reason, message: str) -> ReplicaRecord:
+        return replica.moved(
+            _P.STOPPING,
+            self._now,
+            deadline=self._now + self._session.serving.stop_grace,
+            reason=reason,
+            message=message,
+            log_tail=() if reason is Reason.REPLICA_STOPPED else self._tail(replica),
+        )
+
+    def _stop(self, replica: ReplicaRecord) -> ReplicaRecord:
+        """Tell the driver to stop it; told again in every pass, which drivers expect."""
+        left = max(0.0, (replica.deadline or self._now) - self._now)
+        self._plan.actions.append(StopReplica(replica.id, replica.driver, left))
+        return replica
+
+    def _probe(self, replica: ReplicaRecord) -> ProbeState:
+        return self._world.probes.get(replica.id, _NO_PROBE)
+
+    def _tail(self, replica: ReplicaRecord) -> tuple[str, ...]:
+        return self._world.tails.get(replica.id, replica.log_tail)
+
+    def _late(self, replica: ReplicaRecord) -> bool:
+        return replica.deadline is not None and self._now >= replica.deadline

@@ -1,0 +1,54 @@
+"""The numbers of the failure policy, and which failures trying again cannot mend. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from podbay_session_manager.records import Reason
+
+__all__ = ["HOPELESS", "Policy"]
+
+HOPELESS: Final = frozenset(
+    {
+        Reason.COMMAND_NOT_FOUND,
+        Reason.COMMAND_NOT_EXECUTABLE,
+        Reason.WORKING_DIRECTORY_NOT_FOUND,
+        Reason.MOCK_NOT_IMPORTABLE,
+        Reason.UNSUPPORTED_SERVICE,
+    }
+)
+"""What stays as it is until somebody changes the service or the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How patient the session manager is. All times in seconds."""
+
+    start_limit: float = 30.0
+    """How long a driver may take to start a replica."""
+    drain: float = 2.0
+    """How long a replica stays up after it left the routes, where no router says sooner that it
+    knows. The calls that it has then finish within its stop grace."""
+    unready_limit: float = 30.0
+    """How long a replica may fail its probe before it is replaced."""
+    first_backoff: float = 0.2
+    last_backoff: float = 30.0
+    stable_after: float = 60.0
+    """A replica that was ready this long failed for a new reason: its failure counts as the
+    first."""
+    attempts: int = 3
+    """How often a session is tried that was never ready."""
+    kept_replicas: int = 3
+    """How many ended replicas are kept for each index, with their logs."""
+
+    def backoff(self, failures: int) -> float:
+        """Return the pause after so many failures in a row; none after none."""
+        if failures <= 0:
+            return 0.0
+        return float(min(self.last_backoff, self.first_backoff * 2.0 ** min(failures - 1, 30)))
+
+    def attempts_for(self, reason: Reason) -> int:
+        """Return how often a session that was never ready is tried with this outcome."""
+        # A start timeout is long: whoever waits for a session shall not wait for several.
+        return 1 if reason in HOPELESS or reason is Reason.NEVER_READY else self.attempts

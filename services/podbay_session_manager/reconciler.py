@@ -1,0 +1,227 @@
+"""The loop that makes what is as it should be: look, plan, store, act."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+
+from podbay_kit.errors import ServiceError
+from podbay_kit.tasks import TaskSet
+from podbay_session_manager.actor import Actor
+from podbay_session_manager.drivers.contract import (
+    DriverUnreachableError,
+    ObservedReplica,
+    ReplicaDriver,
+)
+from podbay_session_manager.live_state import LiveState
+from podbay_session_manager.logs import read_tail
+from podbay_session_manager.machine import ReplicaPhase
+from podbay_session_manager.node_book import NodeBook
+from podbay_session_manager.plan import plan_pass
+from podbay_session_manager.plan_input import Plan, World
+from podbay_session_manager.policy import Policy
+from podbay_session_manager.probe import Prober, ProbeTarget
+from podbay_session_manager.records import ReplicaRecord
+
+__all__ = ["Reconciler"]
+
+_LOG = logging.getLogger(__name__)
+_TIMER_SECONDS = 1.0
+_LIST_SECONDS = 10.0
+# Hints that come together are looked at together.
+_COALESCE_SECONDS = 0.003
+_PROBED = frozenset({ReplicaPhase.PROBING, ReplicaPhase.READY, ReplicaPhase.UNREADY})
+
+Observed = dict[str, dict[str, ObservedReplica] | None]
+
+
+class Reconciler:
+    """Brings what runs to what is wanted, on hints and on a timer.
+
+    Args:
+        state: What is wanted and stored.
+        drivers: The drivers that are on, by name.
+        nodes: The nodes.
+        policy: How patient to be.
+    """
+
+    def __init__(
+        self,
+        state: LiveState,
+        drivers: Mapping[str, ReplicaDriver],
+        nodes: NodeBook,
+        policy: Policy,
+    ) -> None:
+        self._state = state
+        self._drivers = drivers
+        self._nodes = nodes
+        self._policy = policy
+        self._hinted = asyncio.Event()
+        self._tasks = TaskSet()
+        self._prober = Prober(self.hint)
+        self._actor = Actor(state, drivers, policy, self._tasks, self.hint)
+        self._halting = False
+        self._halted = asyncio.Event()
+
+    def hint(self) -> None:
+        """Ask for a pass soon: something may have changed."""
+        self._hinted.set()
+
+    def start(self) -> None:
+        """Begin to reconcile, in the background."""
+        for name, driver in self._drivers.items():
+            self._tasks.spawn(f"hints-{name}", self._forward_hints(driver))
+        self._tasks.spawn_forever("reconcile", self.run)
+
+    async def run(self) -> None:
+        """Reconcile on hints and on a timer, for ever."""
+        while True:
+            pause = _TIMER_SECONDS
+            try:
+                wake_at = await self.reconcile_once()
+            except ServiceError as error:
+                # The store is busy or full: nothing was decided, so nothing is lost.
+                _LOG.warning("a pass was given up: %s", error)
+            else:
+                pause = self._pause(wake_at)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._hinted.wait()
+            await asyncio.sleep(_COALESCE_SECONDS)
+
+    async def reconcile_once(self) -> float | None:
+        """Look, plan, store, act; return when the next deadline passes.
+
+        Raises:
+            ServiceError: STORE_UNAVAILABLE; nothing was decided.
+        """
+        self._hinted.clear()
+        starting = self._actor.starting
+        observed = await self._observe()
+        tails = await self._tails(observed)
+        async with self._state.deciding:
+            now = self._state.clock.now().timestamp()
+            world = World(
+                sessions=self._state.sessions,
+                replicas=self._state.replicas,
+                observed=observed,
+                probes=self._prober.states,
+                tails=tails,
+                # What was on its way when the drivers were asked may not be in their answers.
+                starting=starting | self._actor.starting,
+                drained=self._state.announcer.drained,
+                nodes=self._nodes.nodes,
+                halting=self._halting,
+            )
+            plan = plan_pass(world, now, self._policy)
+            if plan.decides:
+                await self._state.commit(
+                    sessions=plan.sessions.values(),
+                    replicas=plan.replicas.values(),
+                    forgotten=plan.forgotten,
+                )
+                # One change makes the next possible; there is nothing to wait for.
+                self.hint()
+        self._actor.act(plan.actions)
+        self._follow_up(plan, observed, now)
+        return plan.wake_at
+
+    async def halt(self) -> None:
+        """End all replicas, and return when none is left. Sessions stay as they are."""
+        self._halting = True
+        self._halted.clear()
+        self.hint()
+        await self._halted.wait()
+
+    async def close(self) -> None:
+        """Stop reconciling; replicas go on where their driver lets them."""
+        await self._prober.close()
+        await self._tasks.close()
+
+    async def _observe(self) -> Observed:
+        await self._nodes.refresh()
+        observed: Observed = {}
+        for name, driver in self._drivers.items():
+            try:
+                async with asyncio.timeout(_LIST_SECONDS):
+                    listed = await driver.list()
+            except (DriverUnreachableError, TimeoutError) as error:
+                why = str(error) or f"it did not answer within {_LIST_SECONDS:g} s"
+                self._nodes.mark_unreachable(name, why)
+                observed[name] = None
+                continue
+            self._nodes.mark_unreachable(name, "")
+            observed[name] = {
+                **self._actor.failed_starts(name),
+                **{seen.replica_id: seen for seen in listed},
+            }
+        return observed
+
+    async def _tails(self, observed: Observed) -> dict[str, tuple[str, ...]]:
+        """Read the last log lines of the replicas that may be found to have failed."""
+        now = self._state.clock.now().timestamp()
+        failing = [
+            replica
+            for replicas in self._state.replicas.values()
+            for replica in replicas.values()
+            if _may_fail(replica, observed.get(replica.driver), now)
+        ]
+        tails = await asyncio.gather(
+            *(read_tail(self._drivers[replica.driver], replica.id) for replica in failing)
+        )
+        return {replica.id: tail for replica, tail in zip(failing, tails, strict=True)}
+
+    def _follow_up(self, plan: Plan, observed: Observed, now: float) -> None:
+        """Probe what runs, and see whether all has come to its end."""
+        targets: dict[str, ProbeTarget] = {}
+        left = False
+        for session_id, replicas in self._state.replicas.items():
+            path = self._state.sessions[session_id].serving.readiness_path
+            for replica in replicas.values():
+                # What a driver that is off holds cannot be ended here.
+                mine = replica.driver in self._drivers
+                left = left or (mine and not (replica.phase.ended and replica.removed))
+                if replica.phase in _PROBED and replica.port:
+                    targets[replica.id] = ProbeTarget(
+                        replica.host, replica.port, path, replica.ready_at is not None
+                    )
+        self._prober.follow(targets)
+        self._state.announcer.table.expire(now)
+        held = any(listed for listed in observed.values())
+        if self._halting and not left and not held and not plan.actions:
+            self._halted.set()
+
+    def _pause(self, wake_at: float | None) -> float:
+        """Return the seconds until the next pass is due without a hint."""
+        pause = _TIMER_SECONDS
+        if wake_at is not None:
+            pause = min(pause, max(0.0, wake_at - self._state.clock.now().timestamp()))
+        announcer = self._state.announcer
+        if announcer.waiting:
+            if self._state.settle():
+                return 0.0
+            now = self._state.clock.monotonic()
+            given_up = announcer.acks.next_change(now)
+            if given_up is not None:
+                pause = min(pause, max(0.0, given_up - now))
+        return pause
+
+    async def _forward_hints(self, driver: ReplicaDriver) -> None:
+        while True:
+            await driver.changed.wait()
+            driver.changed.clear()
+            self.hint()
+
+
+def _may_fail(
+    replica: ReplicaRecord, listed: Mapping[str, ObservedReplica] | None, now: float
+) -> bool:
+    if replica.phase.ended or replica.phase is ReplicaPhase.PENDING or listed is None:
+        return False
+    seen = listed.get(replica.id)
+    if seen is None:
+        return replica.phase is not ReplicaPhase.STARTING
+    late = replica.deadline is not None and now >= replica.deadline
+    return not seen.running or (late and replica.phase in _PROBED)

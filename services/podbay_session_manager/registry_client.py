@@ -1,0 +1,109 @@
+"""The registry as the session manager asks it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import grpc
+
+from podbay.schema import convert, platform
+from podbay.v1 import errors_pb2, inference_service_pb2, registry_service_pb2
+from podbay.v1.registry_service_pb2_grpc import RegistryServiceStub
+from podbay_kit.errors import ServiceError
+
+__all__ = ["RegistryClient", "RegistryUnavailableError"]
+
+_TIMEOUT: Final = 5.0
+_AWAY: Final = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+    }
+)
+
+
+class RegistryUnavailableError(Exception):
+    """The registry cannot be asked now."""
+
+
+class RegistryClient:
+    """Asks the registry with the token of the services.
+
+    Args:
+        endpoint: Its address, as "127.0.0.1:7101".
+        service_token: The secret that the services share.
+    """
+
+    def __init__(self, endpoint: str, service_token: str) -> None:
+        self._endpoint = endpoint
+        self._channel = grpc.aio.insecure_channel(
+            endpoint,
+            options=[
+                ("grpc.max_receive_message_length", 65 << 20),
+                # A registry that comes back is found quickly.
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+            ],
+        )
+        self._stub: Any = RegistryServiceStub(self._channel)
+        self._metadata = (("authorization", f"Bearer {service_token}"),)
+
+    async def authenticate(self, secret: str) -> registry_service_pb2.AuthenticateResponse:
+        """Ask whom an API token acts for.
+
+        Raises:
+            RegistryUnavailableError: It cannot be asked now.
+        """
+        request = registry_service_pb2.AuthenticateRequest(secret=secret)
+        try:
+            answer: registry_service_pb2.AuthenticateResponse = await self._stub.Authenticate(
+                request, metadata=self._metadata, timeout=_TIMEOUT
+            )
+        except grpc.aio.AioRpcError as error:
+            raise RegistryUnavailableError(error.code().name) from error
+        return answer
+
+    async def get_service(self, service_id: str) -> platform.InferenceService:
+        """Return an inference service.
+
+        Raises:
+            ServiceError: INFERENCE_SERVICE_NOT_FOUND or DEPENDENCY_UNAVAILABLE.
+        """
+        request = registry_service_pb2.GetInferenceServiceRequest(id=service_id)
+        try:
+            answer = await self._stub.GetInferenceService(
+                request, metadata=self._metadata, timeout=_TIMEOUT
+            )
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error, service_id) from error
+        message: inference_service_pb2.InferenceService = answer.inference_service
+        return convert.from_proto(message)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+    def _failure(self, error: grpc.aio.AioRpcError, service_id: str) -> ServiceError:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            return ServiceError(
+                errors_pb2.ERROR_REASON_INFERENCE_SERVICE_NOT_FOUND,
+                f"There is no inference service with the id {service_id[:64]!r}. List them: "
+                "podbay service list.",
+            )
+        if error.code() in _AWAY:
+            return ServiceError(
+                errors_pb2.ERROR_REASON_DEPENDENCY_UNAVAILABLE,
+                f"The registry at {self._endpoint} cannot be reached now "
+                f"({error.code().name}), and the session manager needs it to read the inference "
+                "service. Sessions that run go on; try again.",
+                retry_after=1.0,
+                metadata={"dependency": "registry"},
+            )
+        return ServiceError(
+            errors_pb2.ERROR_REASON_DEPENDENCY_UNAVAILABLE,
+            f"The registry at {self._endpoint} refused to tell about the inference service "
+            f"({error.code().name}). Check that all services of the installation use the same "
+            "service token.",
+            metadata={"dependency": "registry"},
+        )

@@ -1,0 +1,225 @@
+"""The session manager, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from podbay.v1.session_manager_service_pb2_grpc import (
+    add_SessionManagerServiceServicer_to_server,
+)
+from podbay_kit.clock import Clock, SystemClock
+from podbay_kit.process import SettingsError
+from podbay_kit.serving import GrpcServer, ServiceRegistration
+from podbay_kit.storage import Database, migrate, sqlite_url
+from podbay_kit.tasks import TaskSet
+from podbay_session_manager.announcer import Announcer
+from podbay_session_manager.auth import RegistryAuthenticator
+from podbay_session_manager.drivers.contract import DriverUnreachableError, ReplicaDriver
+from podbay_session_manager.drivers.inprocess import InProcessDriver
+from podbay_session_manager.drivers.process import ProcessDriver
+from podbay_session_manager.live_state import LiveState
+from podbay_session_manager.node_book import NodeBook
+from podbay_session_manager.policy import Policy
+from podbay_session_manager.reconciler import Reconciler
+from podbay_session_manager.registry_client import RegistryClient
+from podbay_session_manager.route_acks import RouteAcks
+from podbay_session_manager.routes import RouteTable
+from podbay_session_manager.servicer import SERVICE_NAME, SessionManagerServicer
+from podbay_session_manager.servicer_base import Parts
+from podbay_session_manager.store import SessionStore
+from podbay_session_manager.tokens import TokenSigner, make_key
+
+__all__ = ["DRIVERS", "Settings", "serving"]
+
+_LOG = logging.getLogger(__name__)
+
+DRIVERS: Final = ("process", "inprocess")
+"""The names of the drivers that can be on."""
+
+_MAINTENANCE_SECONDS: Final = 3600.0
+_KEPT_LOGS_SECONDS: Final = 7 * 24 * 3600.0
+# What may come on top of the longest stop grace until the last replica is gone.
+_HALT_SLACK_SECONDS: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a session manager is started with.
+
+    Args:
+        listen: The address, as "127.0.0.1:0".
+        data_dir: Where the database, the replicas and their logs are.
+        service_token: The secret that the services of the installation share.
+        registry_endpoint: The registry's address.
+        drivers: The names of the drivers that are on, in the order of preference.
+        stop_replicas_on_exit: Whether replicas end together with the session manager.
+        drain_seconds: How long calls may finish at the end.
+        progress_interval: Seconds after which an idle watch sends progress.
+        policy: How patient to be.
+    """
+
+    listen: str
+    data_dir: Path
+    service_token: str
+    registry_endpoint: str
+    drivers: Sequence[str] = ()
+    stop_replicas_on_exit: bool = False
+    drain_seconds: float = 10.0
+    progress_interval: float = 5.0
+    policy: Policy = field(default_factory=Policy)
+
+
+@asynccontextmanager
+async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[int]:
+    """Run a session manager, and give its port; at the end let calls finish.
+
+    Replicas go on afterwards where their driver lets them, unless the settings say otherwise.
+
+    Raises:
+        SettingsError: Another session manager uses the data directory.
+        DatabaseUnusableError: The database is damaged or of a newer version.
+        ListenError: The address cannot be had.
+    """
+    clock = clock or SystemClock()
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _sole_use(settings.data_dir):
+        url = sqlite_url(settings.data_dir / "session-manager.sqlite3")
+        await asyncio.to_thread(migrate, url, "podbay_session_manager")
+        database = Database(url)
+        drivers = _make_drivers(settings)
+        registry = RegistryClient(settings.registry_endpoint, settings.service_token)
+        try:
+            async with _running(settings, clock, database, drivers, registry) as port:
+                yield port
+        finally:
+            for driver in drivers.values():
+                await driver.close()
+            await registry.close()
+            await database.close()
+
+
+@asynccontextmanager
+async def _running(
+    settings: Settings,
+    clock: Clock,
+    database: Database,
+    drivers: Mapping[str, ReplicaDriver],
+    registry: RegistryClient,
+) -> AsyncIterator[int]:
+    store = SessionStore(database, progress_interval=settings.progress_interval)
+    # Larger than what an earlier process gave out, as long as changes are rarer than milliseconds.
+    table = RouteTable(time.time_ns() // 1_000_000)
+    state = LiveState(store, Announcer(table, RouteAcks()), clock)
+    await state.load()
+    nodes = NodeBook(drivers, store, clock)
+    await nodes.load()
+    await nodes.refresh()
+    reconciler = Reconciler(state, drivers, nodes, settings.policy)
+    keys = await store.signing_keys(lambda: make_key(clock.now().timestamp()))
+    stopping = asyncio.Event()
+    parts = Parts(
+        store=store,
+        state=state,
+        reconciler=reconciler,
+        nodes=nodes,
+        drivers=drivers,
+        registry=registry,
+        signer=TokenSigner(await store.installation_id(), keys),
+        clock=clock,
+        stopping=stopping,
+    )
+    server = _server(settings, parts)
+    tasks = TaskSet(clock=clock)
+    try:
+        # Before the first look at what runs: that may take a while.
+        port = await server.start()
+        reconciler.start()
+        tasks.spawn_forever("maintenance", lambda: _maintain(parts))
+        yield port
+        if settings.stop_replicas_on_exit:
+            await _halt(state, reconciler)
+    finally:
+        stopping.set()
+        await server.stop(settings.drain_seconds)
+        await reconciler.close()
+        await tasks.close()
+
+
+def _make_drivers(settings: Settings) -> dict[str, ReplicaDriver]:
+    # Each has a folder of its own: what lies there is its own.
+    made: dict[str, ReplicaDriver] = {}
+    for name in settings.drivers:
+        if name == ProcessDriver.name:
+            made[name] = ProcessDriver(settings.data_dir / "replicas")
+        elif name == InProcessDriver.name:
+            made[name] = InProcessDriver(settings.data_dir / "replicas-inprocess")
+        else:
+            raise SettingsError(f"There is no driver {name!r}. There are: {', '.join(DRIVERS)}.")
+    return made
+
+
+def _server(settings: Settings, parts: Parts) -> GrpcServer:
+    servicer = SessionManagerServicer(parts)
+    return GrpcServer(
+        listen=settings.listen,
+        services=[
+            ServiceRegistration(
+                SERVICE_NAME,
+                lambda server: add_SessionManagerServiceServicer_to_server(servicer, server),
+            )
+        ],
+        authenticator=RegistryAuthenticator(parts.registry, settings.service_token, parts.clock),
+    )
+
+
+async def _halt(state: LiveState, reconciler: Reconciler) -> None:
+    """End all replicas, which are started again when a session manager is."""
+    grace = max((s.serving.stop_grace for s in state.sessions.values()), default=0.0)
+    try:
+        async with asyncio.timeout(grace + _HALT_SLACK_SECONDS):
+            await reconciler.halt()
+    except TimeoutError:
+        _LOG.warning("replicas are left: they did not end in time")
+
+
+async def _maintain(parts: Parts) -> None:
+    """Forget what is no longer kept."""
+    now = parts.clock.now()
+    await parts.store.maintain(now)
+    keep = await parts.store.replica_ids_since(now.timestamp() - _KEPT_LOGS_SECONDS)
+    for driver in parts.drivers.values():
+        try:
+            await driver.drop_logs(keep)
+        except DriverUnreachableError as error:
+            _LOG.warning("old logs are kept for now: %s", error)
+    await parts.clock.sleep(_MAINTENANCE_SECONDS)
+
+
+@contextmanager
+def _sole_use(data_dir: Path) -> Iterator[None]:
+    """Keep other session managers away from a data directory.
+
+    Raises:
+        SettingsError: Another one uses it.
+    """
+    file = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SettingsError(
+                f"Another session manager uses the data directory {data_dir}. Stop it, or choose "
+                "another --data-dir."
+            ) from error
+        yield
+    finally:
+        os.close(file)

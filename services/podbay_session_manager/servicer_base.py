@@ -1,0 +1,73 @@
+"""What all parts of the SessionManagerService work with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+
+from podbay.schema import platform
+from podbay.v1 import errors_pb2
+from podbay_kit.auth import current_principal, require
+from podbay_kit.clock import Clock
+from podbay_kit.errors import ServiceError
+from podbay_session_manager.drivers.contract import ReplicaDriver
+from podbay_session_manager.live_state import LiveState
+from podbay_session_manager.node_book import NodeBook
+from podbay_session_manager.reconciler import Reconciler
+from podbay_session_manager.registry_client import RegistryClient
+from podbay_session_manager.store import SessionStore
+from podbay_session_manager.tokens import TokenSigner
+
+__all__ = ["PLURAL", "Context", "Parts", "ServicerBase", "stopping_error"]
+
+PLURAL: Final = "inferencesessions"
+"""The name of sessions in grants."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a session manager."""
+
+    store: SessionStore
+    state: LiveState
+    reconciler: Reconciler
+    nodes: NodeBook
+    drivers: Mapping[str, ReplicaDriver]
+    registry: RegistryClient
+    signer: TokenSigner
+    clock: Clock
+    stopping: asyncio.Event
+    """Set when the service is about to stop: long streams end."""
+
+
+class ServicerBase:
+    """Holds the parts; says who may do what to a session."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def _session_for(self, session_id: str, function: str) -> platform.InferenceSession:
+        """Return a session where the caller may do `function` with it.
+
+        Raises:
+            ServiceError: INFERENCE_SESSION_NOT_FOUND or PERMISSION_DENIED.
+        """
+        entity = await self._parts.store.get(session_id)
+        principal = current_principal()
+        require(principal, PLURAL, function, account=entity.account, entity=entity.id)
+        return entity
+
+
+def stopping_error() -> ServiceError:
+    """Return the error by which a stream ends when the service stops."""
+    return ServiceError(
+        errors_pb2.ERROR_REASON_SERVICE_STOPPING,
+        "The session manager is about to stop. Sessions go on; ask again in a moment.",
+        retry_after=1.0,
+    )

@@ -1,0 +1,180 @@
+"""The RPCs that say how a session is, and what its replicas wrote."""
+
+# ruff: noqa: ARG002 - every method of a servicer is given the request and its context.
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from podbay.v1 import errors_pb2, inference_session_pb2
+from podbay.v1 import session_manager_service_pb2 as pb
+from podbay_kit.errors import ServiceError, invalid
+from podbay_session_manager.drivers.contract import DriverUnreachableError
+from podbay_session_manager.logs import Line, LineReader
+from podbay_session_manager.machine import SessionState
+from podbay_session_manager.records import ReplicaRecord
+from podbay_session_manager.servicer_base import Context, ServicerBase, stopping_error
+from podbay_session_manager.status import session_status
+
+__all__ = ["StatusServicer"]
+
+_LINES_A_MESSAGE: Final = 500
+_FOLLOW_SECONDS: Final = 0.2
+
+
+class StatusServicer(ServicerBase):
+    """The part of the SessionManagerService that serves statuses and logs."""
+
+    async def GetInferenceSessionStatus(
+        self, request: pb.GetInferenceSessionStatusRequest, context: Context
+    ) -> pb.GetInferenceSessionStatusResponse:
+        """Say whether a session takes calls, and if not, why."""
+        await self._session_for(request.id, "get")
+        status, _ = await self._status(request.id)
+        return pb.GetInferenceSessionStatusResponse(status=status)
+
+    async def WatchInferenceSessionStatus(
+        self, request: pb.WatchInferenceSessionStatusRequest, context: Context
+    ) -> None:
+        """Send the status at once and whenever it changes, until nothing of the session is left."""
+        await self._session_for(request.id, "get")
+        sent: inference_session_pb2.InferenceSessionStatus | None = None
+        with self._parts.state.watch(request.id) as news:
+            while True:
+                news.clear()
+                status, ended = await self._status(request.id)
+                if sent is None or not _same(sent, status):
+                    await context.write(pb.WatchInferenceSessionStatusResponse(status=status))
+                    sent = status
+                if ended:
+                    return
+                await self._news(news)
+
+    async def StreamInferenceSessionLogs(
+        self, request: pb.StreamInferenceSessionLogsRequest, context: Context
+    ) -> None:
+        """Send the lines that replicas wrote."""
+        if request.HasField("tail") and request.tail < 0:
+            raise invalid("tail", "must not be negative")
+        await self._session_for(request.id, "get")
+        readers: dict[str, LineReader] = {}
+        finished: set[str] = set()
+        with self._parts.state.watch(request.id) as news:
+            while True:
+                news.clear()
+                session, replicas = await self._parts.state.find(request.id)
+                over = session.state is SessionState.ENDED or not request.follow
+                for replica in self._selected(request, replicas):
+                    if replica.id in finished:
+                        continue
+                    final = over or replica.phase.ended
+                    await self._send_log(request, context, replica, readers, final=final)
+                    if final:
+                        finished.add(replica.id)
+                if over:
+                    return
+                await self._news(news, _FOLLOW_SECONDS)
+
+    async def _status(
+        self, session_id: str
+    ) -> tuple[inference_session_pb2.InferenceSessionStatus, bool]:
+        state = self._parts.state
+        session, replicas = await state.find(session_id)
+        status = session_status(
+            session,
+            replicas.values(),
+            is_ready=state.announcer.is_ready,
+            revision=state.revision,
+        )
+        return status, session.state is SessionState.ENDED
+
+    async def _news(self, news: asyncio.Event, seconds: float | None = None) -> None:
+        """Wait for news, at most some seconds.
+
+        Raises:
+            ServiceError: SERVICE_STOPPING.
+        """
+        stopping = self._parts.stopping
+        waiters = [asyncio.ensure_future(news.wait()), asyncio.ensure_future(stopping.wait())]
+        try:
+            await asyncio.wait(waiters, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiter in waiters:
+                waiter.cancel()
+            await asyncio.gather(*waiters, return_exceptions=True)
+        if stopping.is_set():
+            raise stopping_error()
+
+    def _selected(
+        self, request: pb.StreamInferenceSessionLogsRequest, replicas: Mapping[str, ReplicaRecord]
+    ) -> list[ReplicaRecord]:
+        if request.HasField("replica_id"):
+            replica = replicas.get(request.replica_id)
+            if replica is None:
+                raise ServiceError(
+                    errors_pb2.ERROR_REASON_REPLICA_NOT_FOUND,
+                    f"The session has no replica {request.replica_id[:64]!r}, or it ended long "
+                    "ago. The session's status lists its replicas: podbay session status.",
+                )
+            return [replica]
+        return sorted(replicas.values(), key=lambda r: (r.created_at, r.index, r.attempt))
+
+    async def _send_log(
+        self,
+        request: pb.StreamInferenceSessionLogsRequest,
+        context: Context,
+        replica: ReplicaRecord,
+        readers: dict[str, LineReader],
+        *,
+        final: bool,
+    ) -> None:
+        driver = self._parts.drivers.get(replica.driver)
+        if driver is None:
+            raise _unreadable(replica, "it is not on")
+        try:
+            reader = readers.get(replica.id)
+            if reader is None:
+                reader = readers[replica.id] = LineReader(driver, replica.id)
+                if request.HasField("tail"):
+                    await reader.skip_to_tail(request.tail)
+            while lines := await reader.read(final=final):
+                await _send_lines(context, replica.id, lines)
+        except DriverUnreachableError as error:
+            raise _unreadable(replica, str(error)) from error
+
+
+def _unreadable(replica: ReplicaRecord, why: str) -> ServiceError:
+    return ServiceError(
+        errors_pb2.ERROR_REASON_DEPENDENCY_UNAVAILABLE,
+        f"The log of replica {replica.id} cannot be read now: it is kept by the driver "
+        f"{replica.driver!r}, and {why}.",
+        retry_after=1.0,
+        metadata={"replica": replica.id},
+    )
+
+
+async def _send_lines(context: Context, replica_id: str, lines: list[Line]) -> None:
+    for start in range(0, len(lines), _LINES_A_MESSAGE):
+        await context.write(
+            pb.StreamInferenceSessionLogsResponse(
+                lines=[
+                    inference_session_pb2.LogLine(
+                        replica_id=replica_id, text=line.text, offset=line.offset
+                    )
+                    for line in lines[start : start + _LINES_A_MESSAGE]
+                ]
+            )
+        )
+
+
+def _same(
+    before: inference_session_pb2.InferenceSessionStatus,
+    after: inference_session_pb2.InferenceSessionStatus,
+) -> bool:
+    """Say whether two statuses differ in nothing but their revision."""
+    other = inference_session_pb2.InferenceSessionStatus()
+    other.CopyFrom(after)
+    other.revision = before.revision
+    return other == before

@@ -1,0 +1,137 @@
+"""What people are told of sessions, replicas and nodes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from google.protobuf import timestamp_pb2
+
+from podbay.v1 import common_pb2, inference_session_pb2
+from podbay_session_manager.machine import ReplicaPhase
+from podbay_session_manager.plan_input import NodeRecord
+from podbay_session_manager.records import ReplicaRecord, SessionRecord
+from podbay_session_manager.routes import reason_number
+from podbay_session_manager.texts import explanation
+
+__all__ = ["node_messages", "replica_message", "session_status"]
+
+_TAIL_LINES: Final = 20
+
+
+def session_status(
+    session: SessionRecord,
+    replicas: Iterable[ReplicaRecord],
+    *,
+    is_ready: Callable[[str], bool],
+    revision: int,
+) -> inference_session_pb2.InferenceSessionStatus:
+    """Return the status of a session.
+
+    Args:
+        session: The session.
+        replicas: Its replicas, those that ended too.
+        is_ready: Whether a replica that is READY takes calls at every router.
+        revision: The revision that this shows.
+    """
+    known = list(replicas)
+    ready = sum(1 for r in known if r.phase is ReplicaPhase.READY and is_ready(r.id))
+    status = common_pb2.Status(status=session.status)
+    if session.status_reason is not None:
+        status.reason = session.status_reason
+    if session.status_message:
+        status.message = session.status_message
+    return inference_session_pb2.InferenceSessionStatus(
+        session_id=session.id,
+        status=status,
+        ready=ready > 0,
+        ready_replicas=ready,
+        desired_replicas=session.desired,
+        replicas=[replica_message(replica) for replica in _shown(known)],
+        explanation=explanation(session, known),
+        revision=revision,
+    )
+
+
+def _shown(replicas: Sequence[ReplicaRecord]) -> list[ReplicaRecord]:
+    """Return those that live, and the last that ended at each index."""
+    last: dict[int, ReplicaRecord] = {}
+    for replica in replicas:
+        known = last.get(replica.index)
+        if replica.phase.ended and (known is None or replica.attempt > known.attempt):
+            last[replica.index] = replica
+    live = [replica for replica in replicas if not replica.phase.ended]
+    return sorted([*live, *last.values()], key=lambda r: (r.index, r.attempt))
+
+
+def replica_message(replica: ReplicaRecord) -> inference_session_pb2.Replica:
+    """Return a replica as people see it."""
+    message = inference_session_pb2.Replica(
+        id=replica.id,
+        session_id=replica.session_id,
+        index=replica.index,
+        attempt=replica.attempt,
+        node=replica.node,
+        driver=replica.driver,
+        phase=inference_session_pb2.ReplicaPhase.Value(f"REPLICA_PHASE_{replica.phase.value}"),
+        reason=reason_number(replica.reason),
+        message=replica.message,
+        exit_code=replica.exit_code,
+        log_tail=replica.log_tail[-_TAIL_LINES:],
+        address=replica.address,
+        process_id=replica.pid,
+        creation_time=_timestamp(replica.created_at),
+        transition_time=_timestamp(replica.transition_at),
+    )
+    if replica.ready_at is not None:
+        message.ready_time.CopyFrom(_timestamp(replica.ready_at))
+    if replica.retry_at is not None:
+        message.retry_time.CopyFrom(_timestamp(replica.retry_at))
+    return message
+
+
+def node_messages(
+    nodes: Iterable[NodeRecord], replicas: Iterable[ReplicaRecord]
+) -> list[inference_session_pb2.Node]:
+    """Return the nodes by name; one that several drivers reach is one node."""
+    living = [r for r in replicas if not r.phase.ended and r.phase is not ReplicaPhase.PENDING]
+    by_name: dict[str, list[NodeRecord]] = {}
+    for node in nodes:
+        by_name.setdefault(node.name, []).append(node)
+    return [
+        _node_message(name, records, sum(1 for r in living if r.node == name))
+        for name, records in sorted(by_name.items())
+    ]
+
+
+def _node_message(
+    name: str, records: Sequence[NodeRecord], replicas: int
+) -> inference_session_pb2.Node:
+    state = inference_session_pb2.NODE_STATE_READY
+    message = ""
+    unreachable = [f"{node.driver}: {node.unreachable}" for node in records if node.unreachable]
+    if unreachable:
+        state = inference_session_pb2.NODE_STATE_UNREACHABLE
+        message = (
+            f"It cannot be reached ({'; '.join(unreachable)}). What runs on it is left as it is."
+        )
+    elif records[0].cordoned:
+        state = inference_session_pb2.NODE_STATE_CORDONED
+        message = f"It takes no new replicas. Allow them again: podbay node uncordon {name}"
+    return inference_session_pb2.Node(
+        name=name,
+        driver=",".join(node.driver for node in records),
+        state=state,
+        message=message,
+        address=records[0].address,
+        replicas=replicas,
+        cpus=records[0].cpus,
+        memory_bytes=records[0].memory_bytes,
+    )
+
+
+def _timestamp(seconds: float) -> timestamp_pb2.Timestamp:
+    timestamp = timestamp_pb2.Timestamp()
+    timestamp.FromDatetime(datetime.fromtimestamp(seconds, tz=UTC))
+    return timestamp

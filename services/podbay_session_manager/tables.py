@@ -1,0 +1,63 @@
+"""The session manager's tables, as the migrations leave them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from podbay_kit.resource_tables import define_resource_tables
+
+__all__ = ["INSTALLATION", "METADATA", "NODES", "REPLICAS", "RESOURCES", "SESSIONS", "SIGNING_KEYS"]
+
+METADATA = sa.MetaData()
+
+RESOURCES = define_resource_tables(METADATA)
+
+SESSIONS = sa.Table(
+    "sessions",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    # A value of machine.SessionState.
+    sa.Column("state", sa.String(16), nullable=False),
+    # Seconds since 1970; null while it shall run.
+    sa.Column("ended_at", sa.Float),
+    # A records.SessionRecord as JSON text. The resource that people see is in `resources`.
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Index("ix_sessions_state", "state", "ended_at"),
+)
+
+REPLICAS = sa.Table(
+    "replicas",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("session_id", sa.Text, nullable=False),
+    # A records.ReplicaRecord as JSON text.
+    sa.Column("record", sa.Text, nullable=False),
+    sa.ForeignKeyConstraint(["session_id"], ["sessions.id"], name="fk_replicas_session"),
+    sa.Index("ix_replicas_session", "session_id"),
+)
+
+NODES = sa.Table(
+    "nodes",
+    METADATA,
+    # What people decided about a node; what a node is, its driver tells.
+    sa.Column("name", sa.String(253), primary_key=True),
+    sa.Column("cordoned", sa.Boolean, nullable=False),
+)
+
+SIGNING_KEYS = sa.Table(
+    "signing_keys",
+    METADATA,
+    sa.Column("kid", sa.String(64), primary_key=True),
+    # The raw Ed25519 private key: 32 bytes.
+    sa.Column("private_key", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+INSTALLATION = sa.Table(
+    "installation",
+    METADATA,
+    # One row, 1.
+    sa.Column("row", sa.Integer, primary_key=True, autoincrement=False),
+    # The issuer of session tokens.
+    sa.Column("id", sa.String(64), nullable=False),
+)

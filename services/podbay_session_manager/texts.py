@@ -1,0 +1,190 @@
+"""What is told to people about replicas: what happened, the evidence, the way out. Pure."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+
+from podbay_session_manager.machine import ReplicaPhase
+from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
+
+__all__ = [
+    "bounded_tail",
+    "evidence_of",
+    "exit_reason",
+    "explanation",
+    "failure_message",
+    "never_ready_message",
+    "probe_failed_message",
+]
+
+_SIGNAL_BASE = 128
+_TAIL_BYTES = 1536
+
+
+def exit_reason(exit_code: int | None) -> tuple[Reason, str]:
+    """Return why a replica ended by itself, and the sentence that says so.
+
+    Args:
+        exit_code: Its exit code, above 128 for a signal; None where it is not known.
+    """
+    if exit_code is None:
+        return (
+            Reason.REPLICA_LOST,
+            (
+                "The replica is gone, and nothing is left that tells why. Its process may have "
+                "been killed together with what watched it, or the machine was restarted."
+            ),
+        )
+    if exit_code > _SIGNAL_BASE:
+        number = exit_code - _SIGNAL_BASE
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            return Reason.REPLICA_EXITED, f"The replica's process ended with exit code {exit_code}."
+        hint = (
+            " If nobody did this on purpose, the machine may have run out of memory."
+            if number == signal.SIGKILL
+            else ""
+        )
+        return (
+            Reason.REPLICA_KILLED,
+            f"The replica's process was killed by signal {number} ({name}).{hint}",
+        )
+    if exit_code == 0:
+        return (
+            Reason.REPLICA_EXITED,
+            (
+                "The replica's process ended by itself (exit code 0). A replica must serve HTTP on "
+                "the port in PORT until it is told to stop; run the server in the foreground."
+            ),
+        )
+    return (
+        Reason.REPLICA_EXITED,
+        (
+            f"The replica's process ended with exit code {exit_code}. The last lines of its log "
+            "tell more; the whole log: podbay logs SESSION."
+        ),
+    )
+
+
+def never_ready_message(replica: ReplicaRecord, seconds: float, path: str, seen: str) -> str:
+    """Say that a replica did not become ready in its time.
+
+    Args:
+        replica: The replica.
+        seconds: How long it had.
+        path: Its readiness path.
+        seen: What the last probe met; empty where none came back.
+    """
+    last = f" The last probe met: {seen}." if seen else ""
+    return (
+        f"The replica ran and was not ready within {seconds:g} s: GET "
+        f"http://{replica.address}{path} never answered 2xx.{last} Check that the service listens "
+        "on 127.0.0.1 at the port in PORT, that its readiness path is the one it serves "
+        "(readiness_path), and that it has time enough (start_timeout)."
+    )
+
+
+def probe_failed_message(path: str, seen: str, *, final: bool = False) -> str:
+    """Say that a replica that was ready does not answer now."""
+    last = f" The last probe met: {seen}." if seen else ""
+    out = (
+        " It is stopped and replaced."
+        if final
+        else " It takes no calls until it answers again, and is replaced if that takes too long."
+    )
+    return f"The replica stopped answering GET {path}.{last}{out}"
+
+
+def failure_message(session: SessionRecord, replica: ReplicaRecord) -> str:
+    """Say why a session failed for good."""
+    if replica.attempt > 1:
+        start = (
+            f"No replica of the session ever became ready, after {replica.attempt} attempts. "
+            "The last one: "
+        )
+    else:
+        start = "The session's replica never became ready. "
+    return (
+        f"{start}{replica.message} Mend the service {session.service.name!r}, and create a new "
+        "session."
+    )
+
+
+def evidence_of(replica: ReplicaRecord) -> dict[str, str]:
+    """Return the evidence of a failure in parts, at most 2 KiB."""
+    evidence = {"replica": replica.id}
+    if replica.reason is not Reason.NONE:
+        evidence["reason"] = replica.reason.value
+    if replica.exit_code is not None:
+        evidence["exitCode"] = str(replica.exit_code)
+    if replica.log_tail:
+        evidence["log"] = "\n".join(bounded_tail(replica.log_tail))
+    return evidence
+
+
+def bounded_tail(lines: Sequence[str], limit: int = _TAIL_BYTES) -> tuple[str, ...]:
+    """Return the last lines that fit into `limit` bytes of UTF-8; an overlong line is cut."""
+    kept: list[str] = []
+    left = limit
+    for line in reversed(lines):
+        size = len(line.encode()) + 1
+        if size > left:
+            if not kept:
+                kept.append("…" + line.encode()[-(left - 4) :].decode(errors="ignore"))
+            break
+        kept.append(line)
+        left -= size
+    return tuple(reversed(kept))
+
+
+def explanation(session: SessionRecord, replicas: Sequence[ReplicaRecord]) -> str:
+    """Say what a session waits for or fails by; empty where all is well.
+
+    Args:
+        session: The session.
+        replicas: Its replicas; those that live, and ended ones.
+    """
+    if session.ended_reason is not Reason.NONE:
+        return session.status_message or ""
+    live: Mapping[int, ReplicaRecord] = {r.index: r for r in replicas if not r.phase.ended}
+    ready = sum(1 for r in live.values() if r.phase is ReplicaPhase.READY)
+    if ready >= session.desired:
+        return ""
+    lines = [
+        _line(live.get(index), _last_failure(replicas, index), session, index)
+        for index in range(session.desired)
+    ]
+    return "\n".join([f"{ready} of {session.desired} replicas are ready.", *filter(None, lines)])
+
+
+def _last_failure(replicas: Sequence[ReplicaRecord], index: int) -> ReplicaRecord | None:
+    failed = [r for r in replicas if r.index == index and r.phase is ReplicaPhase.FAILED]
+    return max(failed, key=lambda r: r.attempt, default=None)
+
+
+def _line(
+    live: ReplicaRecord | None, failed: ReplicaRecord | None, session: SessionRecord, index: int
+) -> str:
+    if live is not None and live.phase is ReplicaPhase.READY:
+        return ""
+    name = f"Replica {index}"
+    before = f" Before that: {failed.message}" if failed is not None and failed.message else ""
+    if live is None:
+        return f"{name} is about to be made.{before}"
+    match live.phase:
+        case ReplicaPhase.PENDING:
+            why = f": {live.message}" if live.message else " for its turn."
+            return f"{name} waits{why}{before}"
+        case ReplicaPhase.STARTING:
+            return f"{name} is being started (attempt {live.attempt}).{before}"
+        case ReplicaPhase.PROBING:
+            return (
+                f"{name} runs at {live.address} and has not answered GET "
+                f"{session.serving.readiness_path} with 2xx yet; it has "
+                f"{session.serving.start_timeout:g} s for that.{before}"
+            )
+        case _:
+            said = f": {live.message}" if live.message else "."
+            return f"{name} is {live.phase.value.lower()}{said}"

@@ -1,0 +1,101 @@
+"""Session tokens: JWTs for the calls of one session, verified by routers with the public key."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from podbay.v1 import session_manager_service_pb2 as manager_pb2
+from podbay_kit.errors import invalid
+from podbay_session_manager.records import SessionRecord
+from podbay_session_manager.store import SigningKeyRow
+
+__all__ = ["AUDIENCE", "TokenSigner", "make_key"]
+
+AUDIENCE: Final = "podbay-inference-router"
+_DEFAULT_LIFE: Final = timedelta(hours=24)
+
+
+def make_key(now: float) -> SigningKeyRow:
+    """Make a key.
+
+    Args:
+        now: Seconds since 1970.
+    """
+    private = Ed25519PrivateKey.generate()
+    raw = private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+    return SigningKeyRow(kid=uuid.uuid4().hex, private_key=raw, created_at=now)
+
+
+class TokenSigner:
+    """Signs session tokens with the newest key.
+
+    Args:
+        issuer: The installation.
+        keys: The keys, newest first, at least one.
+    """
+
+    def __init__(self, issuer: str, keys: Sequence[SigningKeyRow]) -> None:
+        self._issuer = issuer
+        private = [(key.kid, Ed25519PrivateKey.from_private_bytes(key.private_key)) for key in keys]
+        self._kid, self._key = private[0]
+        self._verification = tuple(
+            manager_pb2.VerificationKey(
+                kid=kid,
+                ed25519_public_key=key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw),
+            )
+            for kid, key in private
+        )
+
+    @property
+    def verification_keys(self) -> tuple[manager_pb2.VerificationKey, ...]:
+        """The public keys for routers."""
+        return self._verification
+
+    def sign(
+        self, session: SessionRecord, now: datetime, expires: datetime | None = None
+    ) -> tuple[str, datetime]:
+        """Return a token for the calls of a session, and when it ends.
+
+        Args:
+            session: The session.
+            now: The time.
+            expires: When it shall end; unless given with the session, or in 24 hours where the
+                session does not end by itself.
+
+        Raises:
+            ServiceError: INVALID_REQUEST, where `expires` is past or later than the session's end.
+        """
+        limit = None if session.expires is None else datetime.fromtimestamp(session.expires, tz=UTC)
+        if expires is not None:
+            if expires <= now:
+                raise invalid("expires", "must be in the future")
+            # A caller may round the session's expiry up to what a clock shows.
+            if limit is not None and expires > limit + timedelta(seconds=1):
+                raise invalid("expires", "must not be later than the session's expiry")
+        end = expires or limit or now + _DEFAULT_LIFE
+        if limit is not None:
+            end = min(end, limit)
+        claims = {
+            "iss": self._issuer,
+            "aud": AUDIENCE,
+            "sub": session.account,
+            "sid": session.id,
+            "epoch": session.epoch,
+            "iat": int(now.timestamp()),
+            "exp": int(end.timestamp()),
+            "jti": uuid.uuid4().hex,
+        }
+        token = jwt.encode(claims, self._key, algorithm="EdDSA", headers={"kid": self._kid})
+        return token, end

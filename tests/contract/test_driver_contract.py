@@ -1,0 +1,485 @@
+"""One suite over all drivers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from podbay_session_manager.drivers.contract import (
+    DriverUnreachableError,
+    LaunchSpec,
+    ObservedReplica,
+    ReplicaDriver,
+    ReplicaStillRunningError,
+    StartFailedError,
+    UnknownReplicaError,
+)
+from podbay_session_manager.drivers.fake import Behaviour, FakeDriver
+from podbay_session_manager.drivers.inprocess import InProcessDriver
+from podbay_session_manager.drivers.process import ProcessDriver
+from podbay_session_manager.drivers.process_files import LaunchRecord, ReplicaFolder
+from podbay_session_manager.drivers.process_tree import identity
+from podbay_session_manager.records import Reason, ServiceSpec, Serving
+from tests.support.session_manager import sh, until
+
+GOOD_MOCK = ServiceSpec(kind="mock", name="tests.support.replica_mocks.Sample")
+
+
+@dataclass
+class Harness:
+    """A driver, and services that behave in known ways with it."""
+
+    make: Callable[[], ReplicaDriver]
+    runs: ServiceSpec
+    ends: ServiceSpec
+    """Ends by itself, at once."""
+    ends_reason: Reason
+    ends_code: int
+    cannot_start: ServiceSpec
+    cannot_start_reason: Reason
+    stubborn: ServiceSpec | None
+    """Ignores being asked to end."""
+    log_text: bytes
+    """What `ends` leaves in its log."""
+    survives: bool
+    """Whether replicas outlive the driver."""
+
+
+def process_harness(folder: Path) -> Harness:
+    return Harness(
+        make=lambda: ProcessDriver(folder),
+        runs=sh("echo up; exec sleep 1000"),
+        ends=sh("echo bye; exit 3"),
+        ends_reason=Reason.NONE,
+        ends_code=3,
+        cannot_start=ServiceSpec(kind="mock", name="x", command=("no-such-command-here",)),
+        cannot_start_reason=Reason.COMMAND_NOT_FOUND,
+        stubborn=sh("trap '' TERM; while true; do sleep 0.05; done"),
+        log_text=b"bye\n",
+        survives=True,
+    )
+
+
+def inprocess_harness(folder: Path) -> Harness:
+    return Harness(
+        make=lambda: InProcessDriver(folder),
+        runs=GOOD_MOCK,
+        ends=ServiceSpec(kind="mock", name="tests.no_such_module.Mock"),
+        ends_reason=Reason.MOCK_NOT_IMPORTABLE,
+        ends_code=78,
+        cannot_start=replace(GOOD_MOCK, env=(("PORT", "BUSY"),)),
+        cannot_start_reason=Reason.PORT_TAKEN,
+        stubborn=None,
+        log_text=b"ended\n",
+        survives=False,
+    )
+
+
+def fake_harness(folder: Path) -> Harness:
+    engines: list[FakeDriver] = []
+    behaviours = {
+        "ends": Behaviour(exit_code=3, log="bye\n"),
+        "cannot": Behaviour(start_reason=Reason.COMMAND_NOT_FOUND),
+        "stubborn": Behaviour(ignores_stop=True),
+    }
+
+    def make() -> ReplicaDriver:
+        engine = engines[0].engine if engines else None
+        engines.append(FakeDriver(time.monotonic, engine=engine, behaviours=behaviours))
+        return engines[-1]
+
+    return Harness(
+        make=make,
+        runs=ServiceSpec(kind="mock", name="runs"),
+        ends=ServiceSpec(kind="mock", name="ends"),
+        ends_reason=Reason.NONE,
+        ends_code=3,
+        cannot_start=ServiceSpec(kind="mock", name="cannot"),
+        cannot_start_reason=Reason.COMMAND_NOT_FOUND,
+        stubborn=ServiceSpec(kind="mock", name="stubborn"),
+        log_text=b"bye\n",
+        survives=True,
+    )
+
+
+HARNESSES = {"process": process_harness, "inprocess": inprocess_harness, "fake": fake_harness}
+
+
+@pytest.fixture(params=sorted(HARNESSES))
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Harness:
+    return HARNESSES[request.param](tmp_path / "replicas")
+
+
+@pytest.fixture
+async def driver(harness: Harness) -> AsyncIterator[ReplicaDriver]:
+    driver = harness.make()
+    yield driver
+    for seen in await driver.list():
+        await driver.stop(seen.replica_id, 0)
+    await until(lambda: none_runs(driver))
+    await driver.close()
+
+
+async def none_runs(driver: ReplicaDriver) -> bool:
+    return not any(seen.running for seen in await driver.list())
+
+
+def launch(service: ServiceSpec, replica_id: str = "r1") -> LaunchSpec:
+    return LaunchSpec(replica_id, "s1", service, Serving(), "local")
+
+
+async def seen(driver: ReplicaDriver, replica_id: str = "r1") -> ObservedReplica | None:
+    listed = [s for s in await driver.list() if s.replica_id == replica_id]
+    assert len(listed) <= 1
+    return listed[0] if listed else None
+
+
+async def ended(driver: ReplicaDriver, replica_id: str = "r1") -> ObservedReplica:
+    async def look() -> ObservedReplica | None:
+        found = await seen(driver, replica_id)
+        return found if found is not None and not found.running else None
+
+    return await until(look)
+
+
+async def test_what_is_started_is_listed_with_its_address(
+    driver: ReplicaDriver, harness: Harness
+) -> None:
+    assert await driver.list() == []
+    await driver.start(launch(harness.runs))
+    found = await seen(driver)
+    assert found is not None
+    assert found.running
+    assert (found.session_id, found.host, found.node) == ("s1", "127.0.0.1", "local")
+    assert found.port > 0
+    assert found.exit_code is None
+
+
+async def test_start_is_idempotent(driver: ReplicaDriver, harness: Harness) -> None:
+    await driver.start(launch(harness.runs))
+    first = await until(lambda: with_pid(driver))
+    await asyncio.gather(*(driver.start(launch(harness.runs)) for _ in range(3)))
+    assert await with_pid(driver) == first
+
+
+async def with_pid(driver: ReplicaDriver) -> tuple[int, int] | None:
+    found = await seen(driver)
+    return (found.pid, found.port) if found is not None and found.pid is not None else None
+
+
+async def test_starts_at_the_same_time_make_one_replica(
+    driver: ReplicaDriver, harness: Harness
+) -> None:
+    await asyncio.gather(*(driver.start(launch(harness.runs)) for _ in range(5)))
+    assert len(await driver.list()) == 1
+
+
+async def test_start_does_not_revive_what_has_ended(
+    driver: ReplicaDriver, harness: Harness
+) -> None:
+    await driver.start(launch(harness.ends))
+    before = await ended(driver)
+    await driver.start(launch(harness.runs))
+    assert await seen(driver) == before
+
+
+async def test_an_end_is_seen_with_its_exit_code(driver: ReplicaDriver, harness: Harness) -> None:
+    await driver.start(launch(harness.ends))
+    found = await ended(driver)
+    assert found.exit_code == harness.ends_code
+    assert found.reason == harness.ends_reason
+
+
+async def test_an_end_is_hinted(driver: ReplicaDriver, harness: Harness) -> None:
+    await driver.start(launch(harness.ends))
+    while not await none_runs(driver):
+        driver.changed.clear()
+        if not await none_runs(driver):
+            await asyncio.wait_for(driver.changed.wait(), 10)
+
+
+async def test_a_start_that_fails_says_why_and_leaves_nothing(
+    driver: ReplicaDriver, harness: Harness
+) -> None:
+    service = harness.cannot_start
+    if ("PORT", "BUSY") in service.env:
+        await driver.start(launch(harness.runs, "other"))
+        other = await seen(driver, "other")
+        assert other is not None
+        service = replace(service, env=(("PORT", str(other.port)),))
+    with pytest.raises(StartFailedError) as failure:
+        await driver.start(launch(service))
+    assert failure.value.reason == harness.cannot_start_reason
+    assert failure.value.message
+    assert await seen(driver) is None
+
+
+async def test_stop_ends_it_and_is_idempotent(driver: ReplicaDriver, harness: Harness) -> None:
+    await driver.start(launch(harness.runs))
+    await driver.stop("r1", 5)
+    await driver.stop("r1", 5)
+    await ended(driver)
+    await driver.stop("r1", 5)
+    await driver.stop("not-known", 5)
+
+
+async def test_what_ignores_being_asked_is_forced(driver: ReplicaDriver, harness: Harness) -> None:
+    if harness.stubborn is None:
+        pytest.skip("nothing within one process can ignore its end")
+    await driver.start(launch(harness.stubborn))
+    await until(lambda: with_pid(driver))
+    await driver.stop("r1", 1000)
+    found = await seen(driver)
+    assert found is not None
+    assert found.running
+    await driver.stop("r1", 0.1)
+    assert (await ended(driver)).exit_code == 137
+
+
+async def test_remove_waits_for_the_end(driver: ReplicaDriver, harness: Harness) -> None:
+    await driver.start(launch(harness.runs))
+    with pytest.raises(ReplicaStillRunningError):
+        await driver.remove("r1")
+    await driver.stop("r1", 5)
+    await ended(driver)
+    await driver.remove("r1")
+    assert await seen(driver) is None
+    await driver.remove("r1")
+
+
+async def test_the_log_outlives_the_replica(driver: ReplicaDriver, harness: Harness) -> None:
+    await driver.start(launch(harness.ends))
+    await ended(driver)
+    await driver.remove("r1")
+    chunk = await driver.read_log("r1", 0, 65536)
+    assert harness.log_text in chunk.data
+    assert chunk.offset == 0
+    assert chunk.end == len(chunk.data)
+    assert (await driver.read_log("r1", -4, 65536)).data == chunk.data[-4:]
+    assert (await driver.read_log("r1", 2, 3)).data == chunk.data[2:5]
+    assert (await driver.read_log("r1", chunk.end + 10, 10)).data == b""
+    with pytest.raises(UnknownReplicaError):
+        await driver.read_log("never", 0, 10)
+
+
+async def test_logs_are_dropped_when_nobody_keeps_them(
+    driver: ReplicaDriver, harness: Harness
+) -> None:
+    await driver.start(launch(harness.ends))
+    await driver.start(launch(harness.runs, "r2"))
+    await ended(driver)
+    await driver.remove("r1")
+    await driver.drop_logs(frozenset({"r1"}))
+    assert (await driver.read_log("r1", 0, 10)).data
+    await driver.drop_logs(frozenset())
+    with pytest.raises(UnknownReplicaError):
+        await driver.read_log("r1", 0, 10)
+    found = await seen(driver, "r2")
+    assert found is not None
+    assert found.running
+
+
+async def test_another_driver_goes_on(harness: Harness) -> None:
+    driver = harness.make()
+    await driver.start(launch(harness.runs))
+    await driver.start(launch(harness.ends, "r2"))
+    before = await until(lambda: with_pid(driver))
+    await ended(driver, "r2")
+    await driver.close()
+    later = harness.make()
+    try:
+        if not harness.survives:
+            assert await later.list() == []
+            return
+        assert await with_pid(later) == before
+        assert (await ended(later, "r2")).exit_code == harness.ends_code
+        await later.stop("r1", 5)
+        await ended(later)
+    finally:
+        await later.close()
+
+
+async def test_nodes_are_told(driver: ReplicaDriver) -> None:
+    (node,) = await driver.nodes()
+    assert (node.name, node.address) == ("local", "127.0.0.1")
+    assert node.cpus >= 1
+    assert node.memory_bytes > 0
+
+
+def test_other_kinds_are_refused_with_their_name(harness: Harness) -> None:
+    async def refusal() -> str | None:
+        return harness.make().supports(ServiceSpec(kind="vllm", name="x"))
+
+    said = asyncio.run(refusal())
+    assert said is not None
+    assert "vllm" in said
+
+
+async def test_unreachable_is_unknown() -> None:
+    fake = FakeDriver(time.monotonic)
+    await fake.start(launch(ServiceSpec(kind="mock", name="runs")))
+    fake.unreachable = True
+    calls: list[Awaitable[object]] = [fake.list(), fake.stop("r1", 0), fake.remove("r1")]
+    for call in calls:
+        with pytest.raises(DriverUnreachableError):
+            await call
+    fake.unreachable = False
+    assert len(await fake.list()) == 1
+
+
+async def test_a_killed_process_is_noticed_at_once(tmp_path: Path) -> None:
+    driver = ProcessDriver(tmp_path)
+    try:
+        await driver.start(launch(sh("exec sleep 1000")))
+        pid, _port = await until(lambda: with_pid(driver))
+        driver.changed.clear()
+        os.kill(pid, 9)
+        await asyncio.wait_for(driver.changed.wait(), 10)
+        found = await ended(driver)
+        assert found.exit_code == 137
+        assert identity(pid) is None
+    finally:
+        await driver.close()
+
+
+async def test_a_start_that_was_not_written_down_is_found(tmp_path: Path) -> None:
+    driver = ProcessDriver(tmp_path)
+    await driver.start(launch(sh("exec sleep 1000")))
+    before = await until(lambda: with_pid(driver))
+    await driver.close()
+    (tmp_path / "r1" / "keeper.json").unlink()
+    later = ProcessDriver(tmp_path)
+    try:
+        assert await with_pid(later) == before
+        await later.stop("r1", 5)
+        await ended(later)
+    finally:
+        await later.close()
+
+
+async def test_a_start_that_never_happened_is_forgotten(tmp_path: Path) -> None:
+    folder = ReplicaFolder(tmp_path / "r1")
+    folder.begin(LaunchRecord("s1", 20000, mock=False))
+    driver = ProcessDriver(tmp_path)
+    try:
+        assert await driver.list() == []
+        await driver.start(launch(sh("exec sleep 1000")))
+        await until(lambda: with_pid(driver))
+        await driver.stop("r1", 0)
+        await ended(driver)
+    finally:
+        await driver.close()
+
+
+async def test_a_killed_keeper_takes_its_replica_along(tmp_path: Path) -> None:
+    driver = ProcessDriver(tmp_path)
+    try:
+        await driver.start(launch(sh("exec sleep 1000")))
+        pid, _port = await until(lambda: with_pid(driver))
+        os.kill(os.getpgid(pid), 9)
+        assert (await ended(driver)).exit_code == 137
+        assert identity(pid) is None
+    finally:
+        await driver.close()
+
+
+async def test_what_left_the_group_ends_too(tmp_path: Path) -> None:
+    driver = ProcessDriver(tmp_path)
+    stray = tmp_path / "stray"
+    try:
+        script = f"setsid sh -c 'echo $$ > {stray}; exec sleep 1000' & sleep 1000"
+        await driver.start(launch(sh(script)))
+        await until(lambda: stray.exists() and stray.read_text().strip() != "")
+        await driver.stop("r1", 5)
+        await ended(driver)
+        assert identity(int(stray.read_text())) is None
+    finally:
+        await driver.close()
+
+
+async def test_the_log_is_bounded_and_keeps_what_is_new(tmp_path: Path) -> None:
+    driver = ProcessDriver(tmp_path)
+    try:
+        script = "head -c 17000000 /dev/zero | tr '\\0' x; echo; echo the-end"
+        await driver.start(launch(sh(script)))
+        await ended(driver)
+        size = sum(path.stat().st_size for path in (tmp_path / "r1" / "log").iterdir())
+        assert 5 << 20 <= size <= 11 << 20
+        assert (await driver.read_log("r1", -8, 100)).data == b"the-end\n"
+        first = await driver.read_log("r1", 0, 10)
+        assert first.offset > 0
+        assert first.end == 17000000 + 1 + 8
+    finally:
+        await driver.close()
+
+
+async def test_secrets_of_the_manager_do_not_reach_replicas(tmp_path: Path) -> None:
+    own = {**os.environ, "PODBAY_API_TOKEN": "hunter2-42", "PODBAY_MOCK_SEED": "1"}
+    driver = ProcessDriver(tmp_path, environment=own)
+    try:
+        spec = replace(sh("env"), env=(("MINE", "yes"),))
+        await driver.start(launch(spec))
+        await ended(driver)
+        log = (await driver.read_log("r1", 0, 65536)).data.decode()
+        lines = set(log.splitlines())
+        assert {"MINE=yes", "PODBAY_MOCK_SEED=1", "PODBAY_SESSION_ID=s1"} <= lines
+        assert "PODBAY_REPLICA_ID=r1" in lines
+        assert "hunter2-42" not in log
+    finally:
+        await driver.close()
+
+
+@pytest.mark.parametrize(
+    ("service", "reason"),
+    [
+        (ServiceSpec(kind="mock", name="x", command=("/etc/passwd",)), "COMMAND_NOT_EXECUTABLE"),
+        (ServiceSpec(kind="mock", name="x", command=("/no/such",)), "COMMAND_NOT_FOUND"),
+        (replace(sh("true"), working_dir="/no/such"), "WORKING_DIRECTORY_NOT_FOUND"),
+    ],
+)
+async def test_reasons_of_the_process_driver(
+    tmp_path: Path, service: ServiceSpec, reason: str
+) -> None:
+    driver = ProcessDriver(tmp_path)
+    try:
+        with pytest.raises(StartFailedError) as failure:
+            await driver.start(launch(service))
+        assert failure.value.reason == reason
+    finally:
+        await driver.close()
+
+
+async def test_a_script_without_interpreter_cannot_be_executed(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("echo hi\n")
+    script.chmod(0o755)
+    driver = ProcessDriver(tmp_path / "replicas")
+    try:
+        await driver.start(launch(ServiceSpec(kind="mock", name="x", command=(str(script),))))
+        found = await ended(driver)
+        assert found.reason is Reason.COMMAND_NOT_EXECUTABLE
+        assert found.exit_code == 126
+    finally:
+        await driver.close()
+
+
+async def test_a_taken_port_names_who_has_it(tmp_path: Path) -> None:
+    server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    driver = ProcessDriver(tmp_path)
+    try:
+        spec = replace(sh("true"), env=(("PORT", str(port)),))
+        with pytest.raises(StartFailedError) as failure:
+            await driver.start(launch(spec))
+        assert failure.value.reason is Reason.PORT_TAKEN
+        assert str(os.getpid()) in failure.value.message
+    finally:
+        server.close()
+        await server.wait_closed()
+        await driver.close()

@@ -1,0 +1,156 @@
+"""What does not start says why, on a real session manager with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from podbay.schema.serving import ServingOptions
+from podbay.v1 import errors_pb2
+from tests.support.rpc import details_of
+from tests.support.session_manager import Rig, session_manager, until
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with session_manager(tmp_path / "data") as rig:
+        yield rig
+
+
+async def failure_of(rig: Rig, service: str) -> Any:
+    made = await rig.create(service)
+    return await rig.failed(made.inferencesession.id)
+
+
+async def test_command_not_found(rig: Rig) -> None:
+    status = await failure_of(rig, rig.registry.add(command=["no-such-command-here"]))
+    assert status.status.reason == "CommandNotFound"
+    assert "no-such-command-here" in status.status.message
+    (replica,) = status.replicas
+    assert replica.reason == errors_pb2.ERROR_REASON_COMMAND_NOT_FOUND
+    assert replica.attempt == 1
+    assert status.explanation == status.status.message
+
+
+async def test_exit_at_once_comes_with_code_and_log(rig: Rig) -> None:
+    command = ["/bin/sh", "-c", "echo loading weights; echo out of luck >&2; exit 7"]
+    status = await failure_of(rig, rig.registry.add(command=command))
+    assert status.status.reason == "ReplicaExited"
+    assert "exit code 7" in status.status.message
+    replica = status.replicas[-1]
+    assert replica.exit_code == 7
+    assert replica.attempt == 3
+    assert list(replica.log_tail) == ["loading weights", "out of luck"]
+
+
+async def test_never_ready(rig: Rig) -> None:
+    serving = ServingOptions(start_timeout=1.0)
+    command = ["/bin/sh", "-c", "echo busy; exec sleep 100"]
+    status = await failure_of(rig, rig.registry.add(command=command, serving=serving))
+    assert status.status.reason == "NeverReady"
+    assert "connection refused" in status.status.message
+    (replica,) = status.replicas
+    assert list(replica.log_tail) == ["busy"]
+
+
+async def test_port_taken(rig: Rig) -> None:
+    server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        status = await failure_of(rig, rig.registry.add(env={"PORT": str(port)}))
+    finally:
+        server.close()
+        await server.wait_closed()
+    assert status.status.reason == "PortTaken"
+    assert str(port) in status.status.message
+
+
+async def test_mock_not_importable(rig: Rig) -> None:
+    status = await failure_of(rig, rig.registry.add(name="tests.support.no_such_module.Mock"))
+    assert status.status.reason == "MockNotImportable"
+    (replica,) = status.replicas
+    assert replica.exit_code == 78
+    assert any("no_such_module" in line for line in replica.log_tail)
+
+
+async def test_working_directory_not_found(rig: Rig) -> None:
+    service = rig.registry.add(command=["/bin/true"], workingDir="/no/such/folder")
+    status = await failure_of(rig, service)
+    assert status.status.reason == "WorkingDirectoryNotFound"
+
+
+@pytest.mark.parametrize(
+    ("service", "session", "word"),
+    [
+        ({"kind": "vllm"}, {}, "vllm"),
+        ({"nodes": 2}, {}, "runner.nodes"),
+        ({"resources": {"memory": "1Gi"}}, {}, "runner.resources.memory"),
+        ({"accelerator": {"kind": "GPU", "gpu": {"hardwareTypes": ["x"]}}}, {}, "accelerator"),
+        ({"env": {"PORT": "9999"}}, {"replicas": 2}, "PORT=9999"),
+    ],
+)
+async def test_what_no_driver_can_do_is_refused(
+    rig: Rig, service: dict[str, Any], session: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await rig.create(rig.registry.add(**service), **session)
+    assert details_of(failure.value)[0].reason == "UNSUPPORTED_SERVICE"
+    assert word in (failure.value.details() or "")
+
+
+async def test_without_drivers_nothing_is_created(rig: Rig) -> None:
+    await rig.stop()
+    await rig.start(drivers=())
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await rig.create(rig.registry.add())
+    assert details_of(failure.value)[0].reason == "UNSUPPORTED_SERVICE"
+    assert "--drivers" in (failure.value.details() or "")
+
+
+async def test_requests_that_cannot_be(rig: Rig) -> None:
+    service = rig.registry.add()
+    deleted = rig.registry.add()
+    rig.registry.services[deleted] = rig.registry.services[deleted].model_copy(
+        update={"status": "Deleted"}
+    )
+    for wanted, fields, reason in (
+        ("unknown", {}, "INFERENCE_SERVICE_NOT_FOUND"),
+        (deleted, {}, "REFERENCE_DELETED"),
+        (service, {"replicas": 0}, "INVALID_REQUEST"),
+        ("", {}, "INVALID_REQUEST"),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await rig.create(wanted, **fields)
+        assert details_of(failure.value)[0].reason == reason
+
+
+async def test_a_replica_that_fell_silent_leaves_the_routes(rig: Rig) -> None:
+    script = (
+        "import http.server, os, sys\n"
+        "class H(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(503 if os.path.exists(sys.argv[1]) else 200)\n"
+        "        self.send_header('content-length', '0')\n"
+        "        self.end_headers()\n"
+        "http.server.HTTPServer(('127.0.0.1', int(os.environ['PORT'])), H).serve_forever()\n"
+    )
+    flag = rig.settings.data_dir / "silent"
+    command = ["python3", "-c", script, str(flag)]
+    made = await rig.create(rig.registry.add(command=command))
+    session_id = made.inferencesession.id
+    await rig.ready(session_id)
+    flag.touch()
+
+    async def unready() -> object:
+        status = await rig.status(session_id)
+        (replica,) = status.replicas
+        return not status.ready and "HTTP status 503" in replica.message
+
+    await until(unready)
+    flag.unlink()
+    await rig.ready(session_id)

@@ -1,0 +1,112 @@
+"""A registry in memory, for tests of services that ask one."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+
+from podbay.schema import convert, platform
+from podbay.schema.serving import ServingOptions
+from podbay.v1 import account_pb2
+from podbay.v1 import registry_service_pb2 as pb
+from podbay.v1.registry_service_pb2_grpc import (
+    RegistryServiceServicer,
+    add_RegistryServiceServicer_to_server,
+)
+
+ADMIN = "admin-secret"
+OTHER = "other-secret"
+
+
+class FakeRegistry(RegistryServiceServicer):
+    """Knows tokens and services, and counts what it is asked."""
+
+    def __init__(self) -> None:
+        everything = {"resources": ["*"], "functions": ["*"], "entities": []}
+        self.tokens = {
+            ADMIN: account_pb2.ApiToken(
+                id="admin",
+                account="admin",
+                grants=[account_pb2.Grant(**everything, accounts=["*"])],
+            ),
+            OTHER: account_pb2.ApiToken(
+                id="other",
+                account="beta",
+                grants=[account_pb2.Grant(**everything, accounts=["beta"])],
+            ),
+        }
+        self.services: dict[str, platform.InferenceService] = {}
+        self.asked = 0
+
+    def add(
+        self,
+        *,
+        name: str = "tests.support.replica_mocks.Sample",
+        command: list[str] | None = None,
+        env: dict[str, str] | None = None,
+        kind: str = "mock",
+        serving: ServingOptions | None = None,
+        account: str = "acme",
+        **runner: Any,
+    ) -> str:
+        """Register a service and return its id."""
+        service = platform.InferenceService.model_validate(
+            {
+                "id": uuid.uuid4().hex,
+                "account": account,
+                "status": "Ready",
+                "creationTime": datetime.now(UTC),
+                "name": name,
+                "interface": {"endpoint": "infer", "outputSchema": {"arrowSchema": ""}},
+                "runner": {
+                    "kind": kind,
+                    "resources": {},
+                    "command": command,
+                    "env": [{"name": k, "value": v} for k, v in (env or {}).items()] or None,
+                    **runner,
+                },
+                "annotations": [
+                    a.model_dump() for a in (serving or ServingOptions()).to_annotations()
+                ],
+            }
+        )
+        self.services[service.id] = service
+        return service.id
+
+    async def Authenticate(
+        self, request: pb.AuthenticateRequest, context: Any
+    ) -> pb.AuthenticateResponse:
+        self.asked += 1
+        token = self.tokens.get(request.secret)
+        if token is None:
+            return pb.AuthenticateResponse(valid=False, reason="TOKEN_INVALID")
+        return pb.AuthenticateResponse(valid=True, api_token=token)
+
+    async def GetInferenceService(
+        self, request: pb.GetInferenceServiceRequest, context: Any
+    ) -> pb.GetInferenceServiceResponse:
+        service = self.services.get(request.id)
+        if service is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+            raise AssertionError("abort raises")
+        return pb.GetInferenceServiceResponse(inference_service=convert.to_proto(service))
+
+
+@asynccontextmanager
+async def fake_registry() -> AsyncIterator[tuple[FakeRegistry, str]]:
+    """Serve a fake registry, and give it with its address."""
+    # Only what the session manager calls is there.
+    servicer = FakeRegistry()  # type: ignore[abstract] # see above
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    add_RegistryServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield servicer, f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
