@@ -1,0 +1,1 @@
+"""The asynchronous face of the client, on gRPC's asyncio API."""

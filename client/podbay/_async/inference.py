@@ -1,0 +1,304 @@
+"""The asynchronous client of one session."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from podbay._async.exchange import Exchange
+from podbay._async.mailbox import Mailbox
+from podbay._async.transport import now
+from podbay._core.exchange import Call, Delivery
+from podbay._core.inference import CallShape, check_timeout
+from podbay._core.many import Many
+from podbay._core.retries import call_slack
+from podbay.errors import SessionNotReadyError
+from podbay.types import InferResult, SessionStatus
+
+__all__ = ["AsyncInferenceSessionClient"]
+
+_Progress = Callable[[SessionStatus], None] | None
+_WaitReady = Callable[..., Awaitable[SessionStatus]]
+
+_END: Any = object()
+
+
+class AsyncInferenceSessionClient:
+    """Calls one session. Made by `AsyncClient.inferencesessions.client(...)`.
+
+    Used in one event loop. All calls share one stream to the inference router, which is opened
+    with the first call, and opened again when it is lost. Close the client when it is no longer
+    needed, or use it as a context manager.
+
+    Attributes:
+        session_id: The session.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        exchange: Exchange,
+        shape: CallShape,
+        timeout: float,
+        wait_ready: _WaitReady,
+    ) -> None:
+        self.session_id = session_id
+        self._exchange = exchange
+        self._shape = shape
+        self._timeout = check_timeout(timeout, timeout)
+        self._wait_ready = wait_ready
+
+    async def infer(
+        self,
+        body: Any,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 # travels to the router with the call
+        wait: bool = False,
+    ) -> list[Any]:
+        """Send one request and return the items of its answer.
+
+        The body goes through the input pipeline, which must make exactly one item of it; the
+        answer goes through the output pipeline. A JSON answer is one item, also where it is an
+        array; an answer in pieces is one item a piece. Cancelling the task cancels the call.
+
+        Args:
+            body: The input item.
+            timeout: How long the call may take, in seconds; the client's timeout unless given.
+            wait: Whether to wait while the session is not ready yet: without end, or, where a
+                timeout is given, until it has passed.
+
+        Returns:
+            The items.
+
+        Raises:
+            InvalidRequestError: The body makes no valid request.
+            AdapterError: The body or the answer does not fit a pipeline.
+            PodbayError: The call failed; the class and the reason say how.
+        """
+        prepared = self._shape.prepare(body)
+        allowed = check_timeout(timeout, self._timeout)
+        until = now() + allowed if timeout is not None else None
+        while True:
+            try:
+                items = await self._whole(prepared, allowed)
+                break
+            except SessionNotReadyError:
+                if not wait:
+                    raise
+                left = None if until is None else max(until - now(), 0.001)
+                await self._wait_ready(timeout=left)
+                if until is not None:
+                    allowed = max(until - now(), 0.001)
+        return self._shape.results(items)
+
+    def stream(self, body: Any, *, timeout: float | None = None) -> AsyncGenerator[Any, None]:
+        """Send one request and yield the items of its answer as they come.
+
+        Each piece goes through the output pipeline by itself. Closing the generator cancels the
+        call. The call is sent when the first item is asked for.
+
+        Args:
+            body: The input item.
+            timeout: How long the whole call may take, in seconds; the client's unless given.
+
+        Raises:
+            InvalidRequestError: The body makes no valid request.
+            PodbayError: The call failed; items that came before it have been yielded.
+        """
+        prepared = self._shape.prepare(body)
+        allowed = check_timeout(timeout, self._timeout)
+        return self._stream(prepared, allowed)
+
+    def infer_many(
+        self,
+        bodies: Iterable[Any] | AsyncIterable[Any],
+        *,
+        max_in_flight: int = 32,
+        ordered: bool = True,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[InferResult, None]:
+        """Send many requests, some at once, and yield their results.
+
+        Bodies are taken when there is room for them, so they may come from an endless generator.
+        A body that fails makes a result with an error and stops nothing. Closing the generator
+        cancels what is under way.
+
+        Args:
+            bodies: The input items; may be asynchronous.
+            max_in_flight: The most calls that are not answered.
+            ordered: Whether results come in the order of the bodies; otherwise as they are there.
+            timeout: How long each call may take, in seconds; the client's timeout unless given.
+
+        Raises:
+            InvalidRequestError: `max_in_flight` or `timeout` is not valid.
+            CancelledCallError: The client is closed.
+        """
+        many = Many(max_in_flight, ordered=ordered, decode=self._shape.results)
+        return self._many(bodies, many, check_timeout(timeout, self._timeout))
+
+    async def wait_ready(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 # travels to the service as a deadline
+        progress: _Progress = None,
+    ) -> SessionStatus:
+        """Wait until the session takes calls; see `inferencesessions.wait_ready`."""
+        return await self._wait_ready(timeout=timeout, progress=progress)
+
+    async def close(self) -> None:
+        """Cancel what runs and end the stream. May be called more than once."""
+        await self._exchange.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # The inside.
+
+    def _submit(
+        self, prepared: Any, allowed: float, sink: Mailbox, *, stream: bool = False
+    ) -> Call:
+        call = Call(self._shape.endpoint, prepared, stream, now() + allowed, sink)
+        self._exchange.submit(call)
+        return call
+
+    async def _next(self, call: Call, sink: Mailbox, allowed: float) -> Delivery:
+        """Return the next delivery of a call, or raise why there is none."""
+        deadline = call.deadline + call_slack(allowed)
+        while True:
+            delivery = sink.take()
+            if delivery is not None:
+                return delivery
+            if now() >= deadline:
+                error = self._exchange.give_up(call, allowed)
+                if error is not None:
+                    raise error
+            await sink.wait(deadline)
+
+    async def _whole(self, prepared: Any, allowed: float) -> list[Any]:
+        sink = Mailbox()
+        call = self._submit(prepared, allowed, sink)
+        items: list[Any] = []
+        try:
+            while True:
+                _, part, done, error = await self._next(call, sink, allowed)
+                if error is not None:
+                    raise error
+                items.extend(part)
+                if done:
+                    return items
+        finally:  # a cancelled task, too, must not leave the call behind
+            self._exchange.cancel(call)
+
+    async def _stream(self, prepared: Any, allowed: float) -> AsyncGenerator[Any, None]:
+        sink = Mailbox()
+        call = self._submit(prepared, allowed, sink, stream=True)
+        try:
+            while True:
+                _, part, done, error = await self._next(call, sink, allowed)
+                for result in self._shape.results(part):
+                    yield result
+                if error is not None:
+                    raise error
+                if done:
+                    return
+        finally:
+            self._exchange.cancel(call)
+
+    async def _many(
+        self, bodies: Iterable[Any] | AsyncIterable[Any], many: Many, allowed: float
+    ) -> AsyncGenerator[InferResult, None]:
+        sink = Mailbox()
+        source = _Source(bodies)
+        try:
+            while True:
+                while (delivery := sink.take()) is not None:
+                    many.delivered(*delivery)
+                result = many.next_result()
+                if result is not None:
+                    yield result
+                elif many.wants_body and not source.exhausted:
+                    body = await source.next(sink, many.oldest)
+                    if body is not _END:
+                        await self._start(body, many, sink, allowed)
+                elif (oldest := many.oldest) is not None:
+                    await sink.wait(oldest[1])
+                else:
+                    return
+                self._expire(many, allowed)
+        finally:
+            await source.close()
+            for call in many.calls:
+                self._exchange.cancel(call)
+
+    async def _start(self, body: Any, many: Many, sink: Mailbox, allowed: float) -> None:
+        try:
+            prepared = self._shape.prepare(body)
+        except Exception as error:  # noqa: BLE001 # adapters raise what they like; it is this item's
+            many.refused(error)
+            await asyncio.sleep(0)  # an endless row of these must not stop the loop
+        else:
+            call = self._submit(prepared, allowed, sink)
+            many.started(call, call.deadline + call_slack(allowed))
+
+    def _expire(self, many: Many, allowed: float) -> None:
+        """Give up the oldest call where its time has run out."""
+        if many.oldest is None or many.oldest[1] > now():
+            return
+        call = many.oldest[0]
+        error = self._exchange.give_up(call, allowed)
+        if error is not None:
+            many.delivered(call, (), True, error)
+
+
+class _Source:
+    """Bodies, from an iterable or an asynchronous one."""
+
+    def __init__(self, bodies: Iterable[Any] | AsyncIterable[Any]) -> None:
+        self.exhausted = False
+        self._plain = None if isinstance(bodies, AsyncIterable) else iter(bodies)
+        self._async = aiter(bodies) if isinstance(bodies, AsyncIterable) else None
+        self._pending: asyncio.Task[Any] | None = None
+
+    async def next(self, sink: Mailbox, oldest: tuple[Call, float] | None) -> Any:
+        """Return the next body; `_END` where there is none, or something else is to be done.
+
+        Args:
+            sink: Where results come; one ends the wait.
+            oldest: The oldest call in flight, and when the client gives it up.
+        """
+        if self._plain is not None:
+            body = next(self._plain, _END)
+            self.exhausted = body is _END
+            return body
+        if self._pending is None:
+            self._pending = asyncio.ensure_future(self._anext())
+            self._pending.add_done_callback(lambda _task: sink.wake())
+        if not self._pending.done():
+            await sink.wait(None if oldest is None else oldest[1])
+        if not self._pending.done():
+            return _END
+        task, self._pending = self._pending, None
+        body = task.result()
+        self.exhausted = body is _END
+        return body
+
+    async def close(self) -> None:
+        """Stop asking for bodies."""
+        if self._pending is not None:
+            self._pending.cancel()
+            await asyncio.wait([self._pending])
+            if not self._pending.cancelled():
+                self._pending.exception()  # nobody asks for this body any more
+            self._pending = None
+
+    async def _anext(self) -> Any:
+        return _END if self._async is None else await anext(self._async, _END)

@@ -1,0 +1,262 @@
+"""Channels and RPCs of the asynchronous face."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import grpc
+
+from podbay._core import platform_ops
+from podbay._core.channels import (
+    HEALTH_CHECK,
+    address_of,
+    authorization,
+    channel_options,
+    closed_error,
+    is_bare_deadline,
+)
+from podbay._core.operations import Operation, Service, StreamOperation
+from podbay._core.reading import decoded, decoded_all
+from podbay._core.retries import FIRST_CONTACT_SECONDS, Attempts, Reconnects
+from podbay._core.settings import Settings
+from podbay._core.wire_errors import from_status, unreachable
+from podbay.errors import PodbayError
+from podbay.types import Installation
+
+__all__ = ["Endpoint", "Transport", "error_of"]
+
+T = TypeVar("T")
+
+# After a deadline: how long to look whether the service can be reached at all.
+_LOOK_SECONDS = 0.2
+
+
+def now() -> float:
+    """Return the time of the running loop, in seconds."""
+    return asyncio.get_running_loop().time()
+
+
+def error_of(error: grpc.aio.AioRpcError, what: str, address: str) -> PodbayError:
+    """Return the client's error for one of gRPC's."""
+    trailing: Any = error.trailing_metadata()
+    return from_status(
+        error.code().name, error.details() or "", trailing, what=what, address=address
+    )
+
+
+class Endpoint:
+    """One service and the channel to it."""
+
+    def __init__(self, service: Service, address: str) -> None:
+        self.service = service
+        self.address = address
+        self.channel = grpc.aio.insecure_channel(address, options=channel_options(address))
+        self._reached = False
+
+    @property
+    def reached(self) -> bool:
+        """Whether there ever was a connection."""
+        return self._reached
+
+    async def reach(self, timeout: float) -> None:  # noqa: ASYNC109 # the same name as in the other face
+        """Wait for the first connection; see the synchronous face.
+
+        Raises:
+            UnavailableError: There is none.
+        """
+        if self._reached:
+            return
+        patience = min(timeout, FIRST_CONTACT_SECONDS)
+        if not await self.is_ready(patience):
+            raise unreachable(self.service.value, self.address, patience)
+
+    async def is_ready(self, timeout: float) -> bool:  # noqa: ASYNC109 # as above
+        """Whether there is a connection, or comes to be one within a number of seconds."""
+        try:
+            check: Any = self.channel.unary_unary(HEALTH_CHECK)
+            await check(b"", timeout=timeout, wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                grpc.StatusCode.UNAVAILABLE,
+            ):
+                return False
+        except grpc.aio.UsageError:
+            raise closed_error() from None
+        self._reached = True
+        return True
+
+
+class Transport:
+    """The channels of one client: three at most, made when they are needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._metadata = authorization(settings.api_token)
+        self._endpoints: dict[Service, Endpoint] = {}
+        self._installation: Installation | None = None
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    async def installation(self) -> Installation:
+        """Return what the registry says of the installation; asked once."""
+        if self._installation is None:
+            self._installation = await self.run(platform_ops.get_installation())
+        return self._installation
+
+    async def endpoint(self, service: Service) -> Endpoint:
+        """Return the channel to a service."""
+        self._check_open()
+        if service not in self._endpoints:
+            address = (
+                self.settings.endpoint
+                if service is Service.REGISTRY
+                else address_of(service, await self.installation())
+            )
+            self._check_open()
+            # Another task may have been faster while this one asked.
+            self._endpoints.setdefault(service, Endpoint(service, address))
+        return self._endpoints[service]
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Send an RPC and return what it brings, with further tries where they do no harm.
+
+        Raises:
+            PodbayError: It failed.
+        """
+        deadline = now() + self.settings.timeout
+        attempts = Attempts(self.settings.retries, operation.safe, deadline)
+        while True:
+            try:
+                return decoded(operation, await self._once(operation, deadline))
+            except PodbayError as error:
+                delay = attempts.next_delay(error, now(), random.random())  # noqa: S311 # spreads tries, keeps no secret
+                if delay is None:
+                    raise
+            await asyncio.sleep(delay)
+
+    async def stream(
+        self,
+        operation: StreamOperation[T],
+        timeout: float | None = None,  # noqa: ASYNC109 # travels to the service as a deadline
+    ) -> AsyncGenerator[T, None]:
+        """Send an RPC with a stream of answers; closing the generator cancels it.
+
+        Args:
+            operation: The RPC.
+            timeout: When it ends with DEADLINE_EXCEEDED, in seconds from now; None for never.
+
+        Raises:
+            PodbayError: It failed. It is not tried again.
+        """
+        endpoint = await self.endpoint(operation.service)
+        began = now()
+        await endpoint.reach(self.settings.timeout if timeout is None else timeout)
+        left = None if timeout is None else max(timeout + began - now(), 0.001)
+        try:
+            rpc = endpoint.channel.unary_stream(
+                operation.path,
+                request_serializer=type(operation.request).SerializeToString,
+                response_deserializer=operation.response.FromString,
+            )
+            answers = rpc(operation.request, timeout=left, metadata=self._metadata)
+        except grpc.aio.UsageError:
+            raise closed_error() from None
+        try:
+            async for answer in answers:
+                for result in decoded_all(operation, answer):
+                    yield result
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, operation.what, endpoint.address) from None
+        except asyncio.CancelledError:
+            self._check_cancelled_by_caller()
+            raise
+        finally:
+            answers.cancel()
+
+    async def follow(
+        self,
+        make: Callable[[], StreamOperation[T]],
+        timeout: float | None = None,  # noqa: ASYNC109 # travels to the service as a deadline
+    ) -> AsyncGenerator[T, None]:
+        """Send an RPC with a stream of answers, and send it again when the stream is lost.
+
+        Args:
+            make: Returns the RPC, to go on from where it was lost.
+            timeout: When it ends with DEADLINE_EXCEEDED, in seconds from now; None for never.
+
+        Raises:
+            PodbayError: It failed, or was lost for longer than the client's timeout.
+        """
+        began = now()
+        reconnects = Reconnects(self.settings.timeout if self.settings.retries else 0.0)
+        while True:
+            left = None if timeout is None else max(timeout + began - now(), 0.001)
+            try:
+                async with aclosing(self.stream(make(), left)) as results:
+                    async for result in results:
+                        reconnects.came()
+                        yield result
+            except PodbayError as error:
+                delay = reconnects.next_delay(error, now(), random.random())  # noqa: S311 # spreads tries
+                if delay is None or self._closed:
+                    raise
+            else:
+                return
+            await asyncio.sleep(delay if left is None else min(delay, left))
+
+    async def close(self) -> None:
+        """Close the channels; what runs on them is cancelled."""
+        self._closed = True
+        endpoints = list(self._endpoints.values())
+        self._endpoints.clear()
+        for endpoint in endpoints:
+            await endpoint.channel.close()
+
+    async def _once(self, operation: Operation[Any], deadline: float) -> Any:
+        endpoint = await self.endpoint(operation.service)
+        await endpoint.reach(max(deadline - now(), 0.001))
+        try:
+            rpc = endpoint.channel.unary_unary(
+                operation.path,
+                request_serializer=type(operation.request).SerializeToString,
+                response_deserializer=operation.response.FromString,
+            )
+            return await rpc(
+                operation.request,
+                timeout=max(deadline - now(), 0.001),
+                metadata=self._metadata,
+                wait_for_ready=True,
+            )
+        except grpc.aio.AioRpcError as error:
+            failure = error_of(error, operation.what, endpoint.address)
+        except grpc.aio.UsageError:
+            raise closed_error() from None
+        except asyncio.CancelledError:
+            self._check_cancelled_by_caller()
+            raise
+        if (
+            is_bare_deadline(failure)
+            and not self._closed
+            and not await endpoint.is_ready(_LOOK_SECONDS)
+        ):
+            raise unreachable(endpoint.service.value, endpoint.address, self.settings.timeout)
+        raise failure
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise closed_error()
+
+    def _check_cancelled_by_caller(self) -> None:
+        """Tell a closed channel, which gRPC reports as a cancel, from a cancel of the task."""
+        task = asyncio.current_task()
+        if self._closed and not (task is not None and task.cancelling()):
+            raise closed_error() from None

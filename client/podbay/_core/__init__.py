@@ -1,0 +1,1 @@
+"""What the two faces of the client share: no I/O, no threads, no clock."""

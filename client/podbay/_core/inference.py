@@ -1,0 +1,185 @@
+"""How a body becomes a call, and the items of its answer what the user gets."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import pydantic
+from google.protobuf.json_format import MessageToDict
+
+from podbay._core.wire_errors import from_validation_error, invalid
+from podbay.errors import PodbayError, error_for
+from podbay.schema import adapters
+from podbay.schema.platform import InferenceInterface
+from podbay.v1 import inference_router_service_pb2 as wire
+
+__all__ = ["MAX_BODY_BYTES", "Adapter", "CallShape", "check_timeout"]
+
+Adapter = Callable[[Iterable[Any]], Iterable[Any]]
+"""From a stream of items to a stream of items."""
+
+MAX_BODY_BYTES: Final = 64 << 20
+"""The most bytes of one body: what one message of the router's may hold."""
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def check_timeout(timeout: float | None, default: float) -> float:
+    """Return how long a call may take, in seconds.
+
+    Raises:
+        InvalidRequestError: It is not a number above 0.
+    """
+    seconds = default if timeout is None else timeout
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise invalid("timeout", "must be a number of seconds above 0", "The call")
+    return float(seconds)
+
+
+class CallShape:
+    """The endpoint and the adapters of one session client.
+
+    Args:
+        interface: The service's interface, as a model or its JSON form.
+        endpoint: The path at the replica; wins over the interface's.
+        input_adapter: Wins over the interface's input pipeline.
+        output_adapter: Wins over the interface's output pipeline.
+
+    Raises:
+        InvalidRequestError: There is neither an interface nor an endpoint, or it is not valid.
+        AdapterError: A pipeline of the interface cannot be built.
+    """
+
+    def __init__(
+        self,
+        interface: InferenceInterface | Mapping[str, Any] | None,
+        endpoint: str | None,
+        input_adapter: Adapter | None,
+        output_adapter: Adapter | None,
+    ) -> None:
+        if interface is None and endpoint is None:
+            raise invalid(
+                "endpoint", "give an interface, or the path of an endpoint", "The session client"
+            )
+        checked = None if interface is None else _interface(interface)
+        path = endpoint if endpoint is not None else (checked.endpoint if checked else "")
+        self.endpoint = path.lstrip("/")
+        if checked is not None:
+            if input_adapter is None and checked.inputPipeline:
+                input_adapter = adapters.create_pipeline(checked.inputPipeline)
+            if output_adapter is None and checked.outputPipeline:
+                if checked.outputPipeline[-1].kind == "FileUpload":
+                    raise invalid(
+                        "interface.outputPipeline", "must not end in a FileUpload", "The interface"
+                    )
+                output_adapter = adapters.create_pipeline(checked.outputPipeline)
+        self._input = input_adapter
+        self._output = output_adapter
+
+    def prepare(self, body: Any) -> bytes | wire.FileUpload:
+        """Return what is sent for a body.
+
+        Raises:
+            InvalidRequestError: It makes no request, or more than one, or is not JSON.
+            AdapterError: It does not fit the input pipeline.
+        """
+        item = body if self._input is None else _only(self._input([body]))
+        upload = adapters.file_upload_envelope(item)
+        if upload is not None:
+            return _file_upload(upload)
+        text = _json(item)
+        if len(text) > MAX_BODY_BYTES:
+            raise _too_large(len(text))
+        return text
+
+    def results(self, items: Sequence[wire.Item]) -> list[Any]:
+        """Return the user's items of an answer, or of a piece of one.
+
+        Raises:
+            ReplicaError: The replica's answer is not JSON.
+            AdapterError: It does not fit the output pipeline.
+        """
+        values = [_value(item) for item in items]
+        return values if self._output is None else list(self._output(values))
+
+
+def _interface(interface: InferenceInterface | Mapping[str, Any]) -> InferenceInterface:
+    if isinstance(interface, InferenceInterface):
+        return interface
+    given: Any = interface
+    if hasattr(given, "model_dump"):  # another package's
+        given = given.model_dump(mode="json", by_alias=True)
+    try:
+        return InferenceInterface.model_validate(given)
+    except pydantic.ValidationError as error:
+        raise from_validation_error(error, "The interface") from None
+
+
+def _only(adapted: Iterable[Any]) -> Any:
+    items = iter(adapted)
+    try:
+        item = next(items)
+    except StopIteration:
+        raise invalid("body", "makes no item in the input pipeline", "The body") from None
+    for _second in items:
+        raise invalid("body", "makes more than one item in the input pipeline", "The body")
+    if item is None:
+        raise invalid("body", "makes a null in the input pipeline", "The body")
+    return item
+
+
+def _json(item: Any) -> bytes:
+    try:
+        return _encode(item).encode()
+    except UnicodeEncodeError:
+        why = "holds text with a lone surrogate"
+    except ValueError as error:
+        circular = "ircular" in str(error)
+        why = "refers to itself" if circular else "holds NaN or an infinity, which JSON has not"
+    except TypeError:
+        why = "holds an object that is not JSON: only null, booleans, numbers, texts, lists, dicts"
+    except RecursionError:
+        why = "is nested too deeply"
+    raise invalid("body", why, "The body")
+
+
+def _too_large(size: int) -> PodbayError:
+    return error_for(
+        "BODY_TOO_LARGE",
+        f"The body has {size:,} bytes; at most {MAX_BODY_BYTES:,} can be sent.",
+        not_started=True,
+    )
+
+
+def _value(item: wire.Item) -> Any:
+    if item.WhichOneof("item") == "value":
+        return MessageToDict(item.value)
+    try:
+        return json.loads(item.json)
+    except (ValueError, RecursionError):
+        raise error_for(
+            "REPLICA_BAD_ANSWER", f"The replica answered {len(item.json)} bytes that are not JSON."
+        ) from None
+
+
+def _file_upload(envelope: adapters.FileUploadEnvelope) -> wire.FileUpload:
+    if len(envelope.content) > MAX_BODY_BYTES:
+        raise _too_large(len(envelope.content))
+    try:
+        return wire.FileUpload(
+            name=envelope.name,
+            filename=envelope.filename,
+            content_type=envelope.content_type,
+            content=envelope.content,
+            form_fields=[
+                wire.FormField(name=name, value=value)
+                for name, value in envelope.form_fields.items()
+            ],
+        )
+    except ValueError:
+        raise invalid(
+            "body", "the file upload holds text with a lone surrogate", "The body"
+        ) from None

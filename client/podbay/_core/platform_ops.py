@@ -1,0 +1,216 @@
+"""The installation, accounts, API tokens and nodes: what is asked, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from podbay._core.operations import Operation, Page, Service
+from podbay._core.times import optional_time, to_timestamp
+from podbay.types import Account, ApiToken, ApiTokenAndSecret, Grant, Installation, NodeInfo
+from podbay.v1 import account_pb2, common_pb2, inference_session_pb2
+from podbay.v1 import registry_service_pb2 as registry
+from podbay.v1 import session_manager_service_pb2 as sessions
+
+__all__ = [
+    "cordon_node",
+    "create_account",
+    "create_api_token",
+    "get_installation",
+    "get_node",
+    "list_accounts",
+    "list_api_tokens",
+    "list_nodes",
+    "revoke_api_token",
+    "uncordon_node",
+]
+
+
+def get_installation() -> Operation[Installation]:
+    """Ask what and where the installation is."""
+    return Operation(
+        service=Service.REGISTRY,
+        method="GetInstallation",
+        what="get the installation",
+        request=registry.GetInstallationRequest(),
+        response=registry.GetInstallationResponse,
+        decode=_installation,
+    )
+
+
+def _installation(answer: registry.GetInstallationResponse) -> Installation:
+    return Installation(
+        id=answer.installation_id,
+        version=answer.version,
+        session_manager_endpoint=answer.session_manager_endpoint,
+        inference_router_endpoint=answer.inference_router_endpoint,
+        account=answer.account,
+    )
+
+
+def create_account(account: str) -> Operation[Account]:
+    """Make an account."""
+    return Operation(
+        service=Service.REGISTRY,
+        method="CreateAccount",
+        what="create the account",
+        request=registry.CreateAccountRequest(id=account),
+        response=registry.CreateAccountResponse,
+        decode=lambda answer: _account(answer.account),
+        safe=False,
+    )
+
+
+def list_accounts(page_token: str) -> Operation[Page[Account]]:
+    """Ask for a page of accounts."""
+    return Operation(
+        service=Service.REGISTRY,
+        method="ListAccounts",
+        what="list the accounts",
+        request=registry.ListAccountsRequest(page=common_pb2.PageRequest(page_token=page_token)),
+        response=registry.ListAccountsResponse,
+        decode=lambda answer: _page([_account(item) for item in answer.accounts], answer),
+    )
+
+
+def create_api_token(
+    account: str, name: str, grants: Iterable[Grant], expires: datetime | None
+) -> Operation[ApiTokenAndSecret]:
+    """Make an API token."""
+    request = registry.CreateApiTokenRequest(account=account, name=name)
+    for grant in grants:
+        request.grants.add(
+            resources=grant.resources,
+            functions=grant.functions,
+            accounts=grant.accounts,
+            entities=grant.entities,
+        )
+    if expires is not None:
+        request.expires.CopyFrom(to_timestamp(expires, "expires"))
+    return Operation(
+        service=Service.REGISTRY,
+        method="CreateApiToken",
+        what="create the API token",
+        request=request,
+        response=registry.CreateApiTokenResponse,
+        decode=lambda answer: ApiTokenAndSecret(_api_token(answer.api_token), answer.secret),
+        safe=False,
+    )
+
+
+def list_api_tokens(account: str | None, page_token: str) -> Operation[Page[ApiToken]]:
+    """Ask for a page of API tokens."""
+    request = registry.ListApiTokensRequest(page=common_pb2.PageRequest(page_token=page_token))
+    if account is not None:
+        request.account = account
+    return Operation(
+        service=Service.REGISTRY,
+        method="ListApiTokens",
+        what="list the API tokens",
+        request=request,
+        response=registry.ListApiTokensResponse,
+        decode=lambda answer: _page([_api_token(item) for item in answer.api_tokens], answer),
+    )
+
+
+def revoke_api_token(token_id: str) -> Operation[ApiToken]:
+    """End an API token."""
+    return Operation(
+        service=Service.REGISTRY,
+        method="RevokeApiToken",
+        what="revoke the API token",
+        request=registry.RevokeApiTokenRequest(id=token_id),
+        response=registry.RevokeApiTokenResponse,
+        decode=lambda answer: _api_token(answer.api_token),
+    )
+
+
+def list_nodes() -> Operation[list[NodeInfo]]:
+    """Ask for the nodes."""
+    return Operation(
+        service=Service.SESSION_MANAGER,
+        method="ListNodes",
+        what="list the nodes",
+        request=sessions.ListNodesRequest(),
+        response=sessions.ListNodesResponse,
+        decode=lambda answer: [_node(item) for item in answer.nodes],
+    )
+
+
+def get_node(name: str) -> Operation[NodeInfo]:
+    """Ask for a node."""
+    return Operation(
+        service=Service.SESSION_MANAGER,
+        method="GetNode",
+        what="get the node",
+        request=sessions.GetNodeRequest(name=name),
+        response=sessions.GetNodeResponse,
+        decode=lambda answer: _node(answer.node),
+    )
+
+
+def cordon_node(name: str) -> Operation[NodeInfo]:
+    """Stop new replicas on a node."""
+    return Operation(
+        service=Service.SESSION_MANAGER,
+        method="CordonNode",
+        what="cordon the node",
+        request=sessions.CordonNodeRequest(name=name),
+        response=sessions.CordonNodeResponse,
+        decode=lambda answer: _node(answer.node),
+    )
+
+
+def uncordon_node(name: str) -> Operation[NodeInfo]:
+    """Allow new replicas on a node again."""
+    return Operation(
+        service=Service.SESSION_MANAGER,
+        method="UncordonNode",
+        what="uncordon the node",
+        request=sessions.UncordonNodeRequest(name=name),
+        response=sessions.UncordonNodeResponse,
+        decode=lambda answer: _node(answer.node),
+    )
+
+
+def _page(items: list[Any], answer: Any) -> Page[Any]:
+    return Page(items, answer.page.next_page_token, answer.page.revision)
+
+
+def _account(account: account_pb2.Account) -> Account:
+    return Account(account.id, optional_time(account, "creation_time"))
+
+
+def _api_token(token: account_pb2.ApiToken) -> ApiToken:
+    return ApiToken(
+        id=token.id,
+        account=token.account,
+        name=token.name,
+        grants=tuple(
+            Grant(
+                resources=tuple(grant.resources),
+                functions=tuple(grant.functions),
+                accounts=tuple(grant.accounts),
+                entities=tuple(grant.entities),
+            )
+            for grant in token.grants
+        ),
+        creation_time=optional_time(token, "creation_time"),
+        expires=optional_time(token, "expires"),
+        revoked=optional_time(token, "revoked"),
+    )
+
+
+def _node(node: inference_session_pb2.Node) -> NodeInfo:
+    state = inference_session_pb2.NodeState.Name(node.state)
+    return NodeInfo(
+        name=node.name,
+        driver=node.driver,
+        state=state.removeprefix("NODE_STATE_").capitalize(),
+        message=node.message,
+        address=node.address,
+        replicas=node.replicas,
+        cpus=node.cpus,
+        memory_bytes=node.memory_bytes,
+    )

@@ -1,0 +1,199 @@
+"""Inference sessions, synchronously."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from datetime import datetime
+from functools import partial
+from typing import Any, Unpack
+from weakref import WeakSet
+
+from podbay._core import create_ops, resource_ops, session_ops
+from podbay._core.channels import is_bare_deadline
+from podbay._core.filters import SessionFilter
+from podbay._core.inference import Adapter, CallShape
+from podbay._core.session_tokens import check_session
+from podbay._sync.exchange import Exchange
+from podbay._sync.inference import InferenceSessionClient
+from podbay._sync.resources import Resources
+from podbay._sync.transport import Transport
+from podbay.errors import PodbayError
+from podbay.schema.platform import (
+    InferenceInterface,
+    InferenceSession,
+    InferenceSessionAndToken,
+    Status,
+)
+from podbay.schema.requests import InferenceSessionCreateRequest
+from podbay.types import Change, LogLine, SessionStatus
+
+__all__ = ["InferenceSessions"]
+
+
+class InferenceSessions(Resources[InferenceSession]):
+    """Inference sessions: running services."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport, resource_ops.SESSIONS)
+        self._exchanges: WeakSet[Exchange] = WeakSet()
+
+    def create(
+        self,
+        request: InferenceSessionCreateRequest | Mapping[str, Any],
+        *,
+        request_id: str | None = None,
+    ) -> InferenceSessionAndToken:
+        """Start a session; return it with a token for its calls.
+
+        Args:
+            request: The specification, or its JSON form.
+            request_id: Makes the call idempotent; made up unless given.
+
+        Raises:
+            InvalidRequestError: The specification breaks a rule.
+            NotFoundError: There is no such service.
+        """
+        return self._transport.run(create_ops.create_session(request, request_id))
+
+    def query(self, **filters: Unpack[SessionFilter]) -> list[InferenceSession]:
+        """Return all sessions that match; see `SessionFilter` for the keywords."""
+        return self._query(filters)
+
+    def pages(
+        self, **filters: Unpack[SessionFilter]
+    ) -> Generator[list[InferenceSession], None, None]:
+        """Yield the sessions that match, page by page."""
+        return self._pages(filters)
+
+    def watch(
+        self, *, after_revision: int = 0, **filters: Unpack[SessionFilter]
+    ) -> Generator[Change[InferenceSession], None, None]:
+        """Yield changes as they happen, like `Models.watch`."""
+        return self._watch(filters, after_revision)
+
+    def terminate(self, session_id: str) -> Status:
+        """End a session; its replicas finish what they have. Return its status."""
+        return self._transport.run(session_ops.terminate(session_id))
+
+    def ready(self, session_id: str) -> bool:
+        """Whether a session takes calls now."""
+        return self.status(session_id).ready
+
+    def status(self, session_id: str) -> SessionStatus:
+        """Return whether a session takes calls, and if not, why, with its replicas."""
+        return self._transport.run(session_ops.get_status(session_id))
+
+    def watch_status(self, session_id: str) -> Generator[SessionStatus, None, None]:
+        """Yield a session's status, and then every change, until it is terminal."""
+        return self._transport.follow(partial(session_ops.watch_status, session_id))
+
+    def wait_ready(
+        self,
+        session_id: str,
+        *,
+        timeout: float | None = None,
+        progress: Callable[[SessionStatus], None] | None = None,
+    ) -> SessionStatus:
+        """Wait until a session takes calls.
+
+        Args:
+            session_id: The session.
+            timeout: How long to wait, in seconds; without end unless given.
+            progress: Called with the status, at once and whenever it changes.
+
+        Returns:
+            The status with which it was ready.
+
+        Raises:
+            SessionFailedError: It failed; the metadata hold the evidence.
+            SessionEndedError: It was terminated, or has expired.
+            DeadlineExceededError: The time ran out; the message names what it waits for.
+        """
+        last: SessionStatus | None = None
+        watch = partial(session_ops.watch_status, session_id)
+        try:
+            with closing(self._transport.follow(watch, timeout)) as statuses:
+                for last in statuses:
+                    if progress is not None:
+                        progress(last)
+                    failure = session_ops.verdict(last)
+                    if failure is not None:
+                        raise failure
+                    if last.ready:
+                        return last
+        except PodbayError as error:
+            if timeout is not None and is_bare_deadline(error):
+                raise session_ops.not_ready_in_time(session_id, last, timeout) from None
+            raise
+        raise session_ops.ended_unexplained(session_id)
+
+    def token(self, session_id: str, *, expires: datetime | None = None) -> str:
+        """Return another token for the calls of a session.
+
+        Args:
+            session_id: The session.
+            expires: When the token shall end, with an offset; not later than the session.
+        """
+        return self._transport.run(session_ops.create_token(session_id, expires))
+
+    def revoke_tokens(self, session_id: str) -> int:
+        """End all tokens of a session that were made so far; return its new epoch."""
+        return self._transport.run(session_ops.revoke_tokens(session_id))
+
+    def logs(
+        self,
+        session_id: str,
+        *,
+        replica: str | None = None,
+        tail: int | None = None,
+        follow: bool = False,
+    ) -> Generator[LogLine, None, None]:
+        """Yield the lines that replicas wrote, also those that are gone.
+
+        Args:
+            session_id: The session.
+            replica: Only this replica.
+            tail: Only the last lines of each replica.
+            follow: Whether to go on with lines as they are written, until the session ends.
+        """
+        return self._transport.stream(session_ops.stream_logs(session_id, replica, tail, follow))
+
+    def client(
+        self,
+        session_id: str,
+        token: str,
+        *,
+        interface: InferenceInterface | Mapping[str, Any] | None = None,
+        endpoint: str | None = None,
+        input_adapter: Adapter | None = None,
+        output_adapter: Adapter | None = None,
+        timeout: float = 60.0,
+    ) -> InferenceSessionClient:
+        """Return a client for the calls of one session. Nothing is sent yet.
+
+        Args:
+            session_id: The session.
+            token: A token of the session. When it expires, a new one is fetched.
+            interface: Gives the endpoint and the pipelines.
+            endpoint: The path at the replica; wins over the interface's.
+            input_adapter: From an iterable of items to one; wins over the input pipeline.
+            output_adapter: Likewise, for the output pipeline.
+            timeout: How long a call may take, in seconds, unless it says otherwise.
+
+        Raises:
+            InvalidRequestError: There is neither an interface nor an endpoint.
+            PermissionDeniedError: The token is of another session.
+            AdapterError: A pipeline cannot be built.
+        """
+        check_session(session_id, token)
+        shape = CallShape(interface, endpoint, input_adapter, output_adapter)
+        exchange = Exchange(self._transport, token, partial(self.token, session_id))
+        self._exchanges.add(exchange)
+        return InferenceSessionClient(
+            session_id, exchange, shape, timeout, partial(self.wait_ready, session_id)
+        )
+
+    def _close(self) -> None:
+        for exchange in list(self._exchanges):
+            exchange.close()

@@ -1,0 +1,259 @@
+"""Channels and RPCs of the synchronous face."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import Any, TypeVar
+
+import grpc
+
+from podbay._core import platform_ops
+from podbay._core.channels import (
+    HEALTH_CHECK,
+    address_of,
+    authorization,
+    channel_options,
+    closed_error,
+    is_bare_deadline,
+)
+from podbay._core.operations import Operation, Service, StreamOperation
+from podbay._core.reading import decoded, decoded_all
+from podbay._core.retries import FIRST_CONTACT_SECONDS, Attempts, Reconnects
+from podbay._core.settings import Settings
+from podbay._core.wire_errors import from_status, unreachable
+from podbay.errors import PodbayError
+from podbay.types import Installation
+
+__all__ = ["Endpoint", "Transport", "error_of"]
+
+T = TypeVar("T")
+
+# After a deadline: how long to look whether the service can be reached at all.
+_LOOK_SECONDS = 0.2
+
+
+def error_of(error: grpc.RpcError, what: str, address: str) -> PodbayError:
+    """Return the client's error for one of gRPC's."""
+    call: Any = error  # what gRPC raises is the call as well
+    code = call.code()
+    return from_status(
+        code.name if code is not None else "UNKNOWN",
+        call.details() or "",
+        call.trailing_metadata(),
+        what=what,
+        address=address,
+    )
+
+
+def _code_of(error: Any) -> grpc.StatusCode | None:
+    code: grpc.StatusCode | None = error.code()
+    return code
+
+
+class Endpoint:
+    """One service and the channel to it."""
+
+    def __init__(self, service: Service, address: str) -> None:
+        self.service = service
+        self.address = address
+        self.channel = grpc.insecure_channel(address, options=channel_options(address))
+        self._reached = False
+
+    def reach(self, timeout: float) -> None:
+        """Wait for the first connection.
+
+        Args:
+            timeout: How long to wait, in seconds, where it was reached before; a first contact
+                takes `FIRST_CONTACT_SECONDS` at most.
+
+        Raises:
+            UnavailableError: There is none.
+        """
+        if self._reached:
+            return
+        patience = min(timeout, FIRST_CONTACT_SECONDS)
+        if not self.is_ready(patience):
+            raise unreachable(self.service.value, self.address, patience)
+        self._reached = True
+
+    @property
+    def reached(self) -> bool:
+        """Whether there ever was a connection."""
+        return self._reached
+
+    def is_ready(self, timeout: float) -> bool:
+        """Whether there is a connection, or comes to be one within a number of seconds."""
+        # gRPC's own way, a subscription to the channel's state, leaves a thread behind that fails
+        # loudly when the channel is closed soon after.
+        check: Any = self.channel.unary_unary(HEALTH_CHECK)
+        try:
+            check(b"", timeout=timeout, wait_for_ready=True)
+        except grpc.RpcError as error:
+            code = _code_of(error)
+            if code is grpc.StatusCode.CANCELLED:
+                raise closed_error() from None
+            if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+                return False
+        except ValueError:
+            raise closed_error() from None
+        self._reached = True
+        return True
+
+
+class Transport:
+    """The channels of one client: three at most, made when they are needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._metadata = authorization(settings.api_token)
+        self._lock = threading.Lock()
+        self._endpoints: dict[Service, Endpoint] = {}
+        self._installation: Installation | None = None
+        self._closed = False
+
+    def installation(self) -> Installation:
+        """Return what the registry says of the installation; asked once."""
+        if self._installation is None:
+            self._installation = self.run(platform_ops.get_installation())
+        return self._installation
+
+    def endpoint(self, service: Service) -> Endpoint:
+        """Return the channel to a service."""
+        with self._lock:
+            self._check_open()
+            found = self._endpoints.get(service)
+        if found is not None:
+            return found
+        address = (
+            self.settings.endpoint
+            if service is Service.REGISTRY
+            else address_of(service, self.installation())
+        )
+        with self._lock:
+            self._check_open()
+            if service not in self._endpoints:
+                self._endpoints[service] = Endpoint(service, address)
+            return self._endpoints[service]
+
+    def run(self, operation: Operation[T]) -> T:
+        """Send an RPC and return what it brings, with further tries where they do no harm.
+
+        Raises:
+            PodbayError: It failed.
+        """
+        deadline = time.monotonic() + self.settings.timeout
+        attempts = Attempts(self.settings.retries, operation.safe, deadline)
+        while True:
+            try:
+                return decoded(operation, self._once(operation, deadline))
+            except PodbayError as error:
+                delay = attempts.next_delay(error, time.monotonic(), random.random())  # noqa: S311 # spreads tries, keeps no secret
+                if delay is None:
+                    raise
+            time.sleep(delay)
+
+    def stream(
+        self, operation: StreamOperation[T], timeout: float | None = None
+    ) -> Generator[T, None, None]:
+        """Send an RPC with a stream of answers; closing the iterator cancels it.
+
+        Args:
+            operation: The RPC.
+            timeout: When it ends with DEADLINE_EXCEEDED, in seconds from now; None for never.
+
+        Raises:
+            PodbayError: It failed. It is not tried again.
+        """
+        endpoint = self.endpoint(operation.service)
+        began = time.monotonic()
+        endpoint.reach(self.settings.timeout if timeout is None else timeout)
+        left = None if timeout is None else max(timeout + began - time.monotonic(), 0.001)
+        rpc = endpoint.channel.unary_stream(
+            operation.path,
+            request_serializer=type(operation.request).SerializeToString,
+            response_deserializer=operation.response.FromString,
+        )
+        try:
+            answers = rpc(operation.request, timeout=left, metadata=self._metadata)
+        except ValueError:
+            raise closed_error() from None
+        try:
+            for answer in answers:
+                yield from decoded_all(operation, answer)
+        except grpc.RpcError as error:
+            raise error_of(error, operation.what, endpoint.address) from None
+        finally:
+            answers.cancel()
+
+    def follow(
+        self, make: Callable[[], StreamOperation[T]], timeout: float | None = None
+    ) -> Generator[T, None, None]:
+        """Send an RPC with a stream of answers, and send it again when the stream is lost.
+
+        Args:
+            make: Returns the RPC, to go on from where it was lost.
+            timeout: When it ends with DEADLINE_EXCEEDED, in seconds from now; None for never.
+
+        Raises:
+            PodbayError: It failed, or was lost for longer than the client's timeout.
+        """
+        began = time.monotonic()
+        reconnects = Reconnects(self.settings.timeout if self.settings.retries else 0.0)
+        while True:
+            left = None if timeout is None else max(timeout + began - time.monotonic(), 0.001)
+            try:
+                with closing(self.stream(make(), left)) as results:
+                    for result in results:
+                        reconnects.came()
+                        yield result
+            except PodbayError as error:
+                now = time.monotonic()
+                delay = reconnects.next_delay(error, now, random.random())  # noqa: S311 # spreads tries
+                if delay is None or self._closed:
+                    raise
+            else:
+                return
+            time.sleep(delay if left is None else min(delay, left))
+
+    def close(self) -> None:
+        """Close the channels; what runs on them is cancelled."""
+        with self._lock:
+            self._closed = True
+            endpoints = list(self._endpoints.values())
+            self._endpoints.clear()
+        for endpoint in endpoints:
+            endpoint.channel.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    def _once(self, operation: Operation[Any], deadline: float) -> Any:
+        endpoint = self.endpoint(operation.service)
+        endpoint.reach(max(deadline - time.monotonic(), 0.001))
+        rpc = endpoint.channel.unary_unary(
+            operation.path,
+            request_serializer=type(operation.request).SerializeToString,
+            response_deserializer=operation.response.FromString,
+        )
+        left = max(deadline - time.monotonic(), 0.001)
+        try:
+            return rpc(
+                operation.request, timeout=left, metadata=self._metadata, wait_for_ready=True
+            )
+        except grpc.RpcError as error:
+            failure = error_of(error, operation.what, endpoint.address)
+        except ValueError:
+            raise closed_error() from None
+        if is_bare_deadline(failure) and not self._closed and not endpoint.is_ready(_LOOK_SECONDS):
+            raise unreachable(endpoint.service.value, endpoint.address, self.settings.timeout)
+        raise failure
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise closed_error()

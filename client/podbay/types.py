@@ -1,0 +1,256 @@
+"""What the client returns besides the platform's resources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+__all__ = [
+    "Account",
+    "ApiToken",
+    "ApiTokenAndSecret",
+    "Change",
+    "Grant",
+    "InferResult",
+    "Installation",
+    "LogLine",
+    "NodeInfo",
+    "ReplicaStatus",
+    "SessionStatus",
+]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What and where an installation is.
+
+    Attributes:
+        id: The id of the installation.
+        version: The version of the registry.
+        session_manager_endpoint: The session manager's address, as "127.0.0.1:7102".
+        inference_router_endpoint: The inference router's address.
+        account: The account that the client's token acts for.
+    """
+
+    id: str
+    version: str
+    session_manager_endpoint: str
+    inference_router_endpoint: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """Where one replica stands.
+
+    Attributes:
+        id: The id.
+        index: Which of the session's replicas it is, from 0.
+        attempt: Which try at that index it is, from 1.
+        phase: "Pending", "Starting", "Probing", "Ready", "Unready", "Draining", "Stopping",
+            "Stopped" or "Failed".
+        reason: Why it failed or is not ready, as "REPLICA_EXITED"; None where there is nothing to
+            say.
+        message: Why, for people.
+        node: The node that it runs on; empty before it is placed.
+        driver: What runs it, as "process".
+        exit_code: The exit code of its process; above 128, 128 and the number of the signal.
+        log_tail: The last lines of its log, where it failed.
+        address: Where it serves, as "127.0.0.1:8000".
+        process_id: The id of its process on its node.
+        creation_time: When it was made.
+        transition_time: When its phase last changed.
+        ready_time: When it was first ready.
+        retry_time: When it will be tried again.
+    """
+
+    id: str
+    index: int
+    attempt: int
+    phase: str
+    reason: str | None
+    message: str
+    node: str
+    driver: str
+    exit_code: int | None
+    log_tail: tuple[str, ...]
+    address: str
+    process_id: int | None
+    creation_time: datetime | None
+    transition_time: datetime | None
+    ready_time: datetime | None
+    retry_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatus:
+    """Whether a session takes calls, and if not, why.
+
+    Attributes:
+        session_id: The session.
+        status: Its status, as "Admitted". A session never becomes "Ready".
+        reason: Why, in one word.
+        message: Why, for people.
+        ready: Whether at least one replica takes calls.
+        ready_replicas: How many replicas take calls.
+        desired_replicas: How many shall run.
+        replicas: All that live, and the last that ended at each index.
+        explanation: What the session waits for or fails by; empty where all is well.
+        revision: The revision of the store that this shows.
+    """
+
+    session_id: str
+    status: str
+    reason: str | None
+    message: str | None
+    ready: bool
+    ready_replicas: int
+    desired_replicas: int
+    replicas: tuple[ReplicaStatus, ...]
+    explanation: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line that a replica wrote.
+
+    Attributes:
+        replica_id: The replica.
+        text: The line without its end.
+        offset: The position after the line in the replica's log.
+    """
+
+    replica_id: str
+    text: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """A machine that runs replicas.
+
+    Attributes:
+        name: The name.
+        driver: What reaches it, as "process".
+        state: "Ready", "Cordoned" or "Unreachable".
+        message: Why the state is what it is.
+        address: Where its replicas are reached.
+        replicas: How many replicas live on it.
+        cpus: Its processors.
+        memory_bytes: Its memory.
+    """
+
+    name: str
+    driver: str
+    state: str
+    message: str
+    address: str
+    replicas: int
+    cpus: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What owns resources.
+
+    Attributes:
+        id: The id.
+        creation_time: When it was made.
+    """
+
+    id: str
+    creation_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a token may do; everything that is set must match, "*" matches everything.
+
+    Attributes:
+        resources: Kinds in their plural forms, as "models".
+        functions: "create", "get", "query", "edit", "delete", "consume", "terminate".
+        accounts: The accounts whose resources are meant.
+        entities: The ids that are meant, besides those of `accounts`.
+    """
+
+    resources: tuple[str, ...]
+    functions: tuple[str, ...]
+    accounts: tuple[str, ...] = ()
+    entities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ApiToken:
+    """A token that acts for an account, without its secret.
+
+    Attributes:
+        id: The public prefix of the secret.
+        account: The account that it acts for.
+        name: What people call it.
+        grants: What it may do.
+        creation_time: When it was made.
+        expires: When it ends; None for never.
+        revoked: When it was revoked; None where it was not.
+    """
+
+    id: str
+    account: str
+    name: str
+    grants: tuple[Grant, ...]
+    creation_time: datetime | None
+    expires: datetime | None
+    revoked: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiTokenAndSecret:
+    """A new token and its secret, which is shown this once.
+
+    Attributes:
+        token: The token.
+        secret: What callers send.
+    """
+
+    token: ApiToken
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[T]):
+    """A change of a watched resource.
+
+    Attributes:
+        type: "created", "updated" or "deleted".
+        resource: The resource as it was after the change.
+        revision: The revision of the change; a watch that starts here goes on after it.
+    """
+
+    type: str
+    resource: T
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class InferResult:
+    """What became of one body of `infer_many`.
+
+    Attributes:
+        index: Which body it was, from 0.
+        items: The items of the answer; None where the call failed.
+        error: Why it failed; None where it did not.
+    """
+
+    index: int
+    items: list[Any] | None
+    error: Exception | None = None
+
+    def unwrap(self) -> list[Any]:
+        """Return the items, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return self.items if self.items is not None else []

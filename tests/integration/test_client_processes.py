@@ -1,0 +1,174 @@
+"""What takes processes: a router that is killed, an interrupt, the cost of an import."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from podbay import errors
+from podbay.v1 import registry_service_pb2 as registry
+from tests.support.client_faces import AsyncFace, SyncFace
+from tests.support.eventually import eventually_sync
+from tests.support.fake_router import FakeStream
+from tests.support.fake_services import FakeInstallation
+
+
+@pytest.fixture(params=[SyncFace, AsyncFace], ids=["sync", "async"])
+def face(request: Any) -> Iterator[Any]:
+    made = request.param()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeInstallation]:
+    made = FakeInstallation()
+    made.start()
+    yield made
+    made.stop()
+
+
+def _start(port: int) -> tuple[subprocess.Popen[str], int]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.fake_router_process", str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_a_killed_router_fails_only_what_was_in_flight(face: Any, fake: FakeInstallation) -> None:
+    router, port = _start(0)
+    fake.registry.handlers["GetInstallation"] = lambda request, context: (
+        registry.GetInstallationResponse(inference_router_endpoint=f"127.0.0.1:{port}")
+    )
+    done: list[Any] = []
+    failed: list[Exception] = []
+    stop = threading.Event()
+    assert router.stdout is not None
+    with face.client(fake.registry.address) as client:
+        calls = client.inferencesessions.client("s1", "token", endpoint="generate")
+
+        def hold() -> None:
+            with pytest.raises(errors.ConnectionLostError, match="in flight"):
+                calls.infer("hold")
+            done.append("held")
+
+        def traffic() -> None:
+            while not stop.is_set():
+                try:
+                    done.extend(calls.infer(1))
+                except errors.PodbayError as error:
+                    failed.append(error)
+
+        threads = [threading.Thread(target=target) for target in (hold, traffic, traffic)]
+        for thread in threads:
+            thread.start()
+        assert router.stdout.readline() == "held\n"
+        try:
+            for _ in range(3):
+                count = len(done)
+                eventually_sync(lambda seen=count: len(done) > seen + 20, "traffic")
+                _kill(router)
+                router, _ = _start(port)
+            count = len(done)
+            eventually_sync(lambda: len(done) > count + 20, "traffic after the last kill")
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(60)
+            _kill(router)
+    assert "held" in done
+    # Each kill may fail what each of the two threads had in flight, and nothing else.
+    assert len(failed) <= 6
+    assert all(isinstance(error, errors.ConnectionLostError) for error in failed)
+
+
+def test_an_interrupt_cancels_the_call_and_leaves(fake: FakeInstallation) -> None:
+    script = (
+        "import sys\n"
+        "from podbay import Client\n"
+        "with Client(sys.argv[1], 'token') as client:\n"
+        "    calls = client.inferencesessions.client('s', 't', endpoint='e')\n"
+        "    try:\n"
+        "        calls.infer({})\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('interrupted', flush=True)\n"
+        "        sys.stdin.readline()\n"
+    )
+    fake.router.on_call = lambda stream, call: None
+    cancelled = threading.Event()
+
+    def on_cancel(_stream: FakeStream, _call_id: int) -> None:
+        cancelled.set()
+
+    fake.router.on_cancel = on_cancel
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", script, fake.registry.address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        eventually_sync(lambda: fake.router.calls, "the call at the router")
+        process.send_signal(signal.SIGINT)
+        assert cancelled.wait(30)
+        out, err = process.communicate("\n", timeout=30)
+    finally:
+        process.kill()
+    assert (out, err, process.returncode) == ("interrupted\n", "", 0)
+
+
+def test_a_client_that_is_never_closed_ends_with_its_process(fake: FakeInstallation) -> None:
+    script = (
+        "import sys\n"
+        "from podbay import Client\n"
+        "client = Client(sys.argv[1], 'token')\n"
+        "calls = client.inferencesessions.client('s', 't', endpoint='e')\n"
+        "print(calls.infer({}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, fake.registry.address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("[{}]\n", "", 0)
+
+
+def test_a_forgotten_session_client_ends_its_stream(fake: FakeInstallation) -> None:
+    with SyncFace().client(fake.registry.address) as client:
+        calls = client.inferencesessions.client("s1", "token", endpoint="generate")
+        assert calls.infer(1) == [1]
+        del calls
+        assert fake.router.streams[0].ended.wait(30)
+
+
+def test_import_podbay_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, json\n"
+        "import podbay\n"
+        "print(json.dumps([m for m in ('grpc', 'pydantic', 'google.protobuf', 'asyncio')"
+        " if m in sys.modules]))\n"
+        "import podbay.errors\n"
+        "print(json.dumps([m for m in ('grpc', 'pydantic') if m in sys.modules]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [[], []]
