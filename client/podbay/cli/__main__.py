@@ -1,0 +1,7 @@
+"""`python -m podbay.cli` is `podbay`."""
+
+from __future__ import annotations
+
+from podbay.cli.root import main
+
+main()

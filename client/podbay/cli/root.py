@@ -1,0 +1,97 @@
+"""`podbay` itself: its options and the list of its commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from podbay.cli.invocation import Invocation
+from podbay.cli.lazy import LazyGroup
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = {
+    "up": ("podbay.cli.up:up", "Start the three services on this machine"),
+    "status": ("podbay.cli.up_status:status", "Show whether `podbay up` runs and is healthy"),
+    "down": ("podbay.cli.up_status:down", "Stop a running `podbay up`"),
+    "demo": ("podbay.cli.demo:demo", "Run the platform's main job on this machine, to see it"),
+    "service": ("podbay.cli.services:service", "Inference services: packaged systems"),
+    "session": ("podbay.cli.sessions:session", "Inference sessions: running services"),
+    "infer": ("podbay.cli.infer:infer", "Send a call to a session"),
+    "logs": ("podbay.cli.session_logs:logs", "Show what the replicas of a session wrote"),
+    "model": ("podbay.cli.models:model", "Models: the raw form of systems"),
+    "node": ("podbay.cli.nodes:node", "Nodes: the machines that run replicas"),
+    "account": ("podbay.cli.accounts:account", "Accounts"),
+    "token": ("podbay.cli.tokens:token", "API tokens"),
+}
+
+
+def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version  # noqa: PLC0415 # only for this option
+
+        click.echo(f"podbay {version('podbay')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 1 error, 2 wrong usage, 3 not found, 4 not allowed, 5 not available or "
+    "out of time, 130 interrupted.",
+)
+@click.option(
+    "--endpoint",
+    envvar="PODBAY_API_ENDPOINT",
+    metavar="HOST:PORT",
+    help="The registry. [env PODBAY_API_ENDPOINT; else that of `podbay up` on this machine]",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file that holds the API token. [env PODBAY_API_TOKEN holds the token itself; else "
+    "the admin token of `podbay up` on this machine]",
+)
+@click.option(
+    "--data-dir",
+    envvar="PODBAY_DATA_DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The data folder of `podbay up`. [env PODBAY_DATA_DIR; default ~/.podbay]",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
+@click.pass_context
+def cli(
+    ctx: click.Context, endpoint: str | None, token_file: Path | None, data_dir: Path | None
+) -> None:
+    """Run packaged AI systems as sessions, and call them."""
+    invocation = ctx.ensure_object(Invocation)
+    invocation.endpoint = endpoint
+    invocation.token_file = token_file
+    invocation.data_dir = data_dir
+
+
+def main() -> None:
+    """Run `podbay` with the arguments of this process, and exit."""
+    try:
+        cli(prog_name="podbay")
+    finally:
+        _flush_quietly()
+
+
+def _flush_quietly() -> None:
+    """Write what is left, and say nothing where the reader is gone."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,243 @@
+"""`podbay up`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from podbay.cli.detached import start_detached, up_log
+from podbay.cli.durations import duration_option
+from podbay.cli.failures import EXIT_INTERRUPTED
+from podbay.cli.invocation import Invocation, data_dir_option, json_option, pass_invocation
+from podbay.cli.lazy import LoneCommand
+
+if TYPE_CHECKING:
+    from podbay.local.installation import Installation, Leftover
+    from podbay.local.plan import UpSettings
+    from podbay.local.state import UpRecord
+    from podbay.local.supervisor import Event
+
+__all__ = ["up"]
+
+
+_PORT = click.IntRange(0, 65535)
+
+
+@click.command(cls=LoneCommand)
+@click.option(
+    "--registry-port",
+    type=_PORT,
+    default=7101,
+    show_default=True,
+    help="The registry's port; 0 for a free one.",
+)
+@click.option(
+    "--session-manager-port",
+    type=_PORT,
+    default=7102,
+    show_default=True,
+    help="The session manager's port; 0 for a free one.",
+)
+@click.option(
+    "--inference-router-port",
+    type=_PORT,
+    default=7103,
+    show_default=True,
+    help="The inference router's port; 0 for a free one.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="The address to listen on. Others can reach any but a loopback one, so the "
+    "process driver is off there unless it is enabled.",
+)
+@click.option(
+    "--advertise-host", "advertised_host", help="The name under which clients reach this machine."
+)
+@data_dir_option
+@click.option("--workers", type=click.IntRange(min=1), help="How many processes the router has.")
+@click.option(
+    "--drivers",
+    metavar="process,inprocess",
+    help="What runs replicas; what is safe on the host unless said.",
+)
+@click.option(
+    "--enable-process-driver",
+    is_flag=True,
+    help="Run commands as your user although others can reach the services.",
+)
+@click.option(
+    "--drain",
+    "drain_seconds",
+    default="10s",
+    show_default=True,
+    callback=duration_option,
+    metavar="DURATION",
+    help="How long each service may finish its calls at the end.",
+)
+@click.option("--detach", is_flag=True, help="Run in the background; return when healthy.")
+@click.option("--detached", is_flag=True, hidden=True, help="This is the background process.")
+@json_option
+@pass_invocation
+def up(
+    invocation: Invocation,
+    /,
+    *,
+    drivers: str | None,
+    detach: bool,
+    detached: bool,
+    **options: Any,
+) -> None:
+    """Start the registry, the session manager and the inference router on this machine.
+
+    Runs until Ctrl-C, which finishes what runs; a second one ends everything at once.
+    """
+    from podbay.local.plan import UpSettings  # noqa: PLC0415 # takes long
+
+    settings = UpSettings(drivers=_drivers(drivers), **options)
+    if detach:
+        _show_running(invocation, start_detached(invocation.data(), settings))
+        _say("runs in the background; stop it with `podbay down`")
+        return
+    code = asyncio.run(_Foreground(invocation, settings, detached=detached).run())
+    sys.exit(code)
+
+
+def _drivers(text: str | None) -> tuple[str, ...] | None:
+    from podbay.local.plan import DRIVERS  # noqa: PLC0415 # takes long
+
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in DRIVERS:
+            raise click.BadParameter(f"--drivers knows {', '.join(DRIVERS)}, not {name!r}")
+    if not names:
+        raise click.BadParameter("--drivers needs at least one name")
+    return names
+
+
+def _say(text: str, *, color: str | None = None) -> None:
+    # A terminal that is gone, or a full disk, is no reason to stop the services.
+    with contextlib.suppress(OSError):
+        click.secho(text, fg=color, err=True)
+
+
+def _show_event(event: Event) -> None:
+    colors = {"healthy": "green", "died": "red", "killed": "red", "warning": "yellow"}
+    _say(f"{event.service:<17} {event.text}", color=colors.get(event.kind))
+    for line in event.lines:
+        _say(f"{'':<17} | {line}")
+
+
+def _show_running(invocation: Invocation, record: UpRecord) -> None:
+    """Write where everything is, and how to use it; never the token itself."""
+    if invocation.json:
+        click.echo(record.model_dump_json(by_alias=True, exclude_none=True))
+        return
+    endpoint = record.service("registry").endpoint
+    _say("")
+    for service in record.services:
+        click.echo(f"{service.name:<17} {service.endpoint}")
+    click.echo(f"{'admin token':<17} {record.admin_token_file}")
+    click.echo()
+    click.echo(f"export PODBAY_API_ENDPOINT={endpoint}")
+    click.echo(f'export PODBAY_API_TOKEN="$(cat {_quoted(record.admin_token_file)})"')
+    click.echo()
+
+
+def _quoted(path: Path) -> str:
+    import shlex  # noqa: PLC0415 # for this one call
+
+    return shlex.quote(str(path))
+
+
+class _Foreground:
+    """`podbay up` as a process: signals in, exit code out."""
+
+    def __init__(self, invocation: Invocation, settings: UpSettings, *, detached: bool) -> None:
+        from podbay.local.installation import Installation  # noqa: PLC0415 # takes long
+
+        self._invocation = invocation
+        self._detached = detached
+        self._log = up_log(invocation.data())
+        self._stop = asyncio.Event()
+        self._kill = asyncio.Event()
+        self._up: Installation = Installation(
+            invocation.data().path, settings, on_event=self._on_event, detached=detached
+        )
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            if await self._unless(self._up.start(), self._stop):
+                _show_running(self._invocation, self._up.record())
+                if not self._detached:
+                    _say("Ctrl-C stops everything")
+                await self._unless(self._up.wait(), self._stop)
+        finally:
+            code = await self._end()
+        return code
+
+    def _on_event(self, event: Event) -> None:
+        _show_event(event)
+        if self._detached:
+            self._log.cap()
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._kill.set()
+        else:
+            _say("\nstops; once more ends everything at once")
+        self._stop.set()
+
+    async def _unless(self, work: Coroutine[Any, Any, object], event: asyncio.Event) -> bool:
+        """Do some work unless an event comes first, and return whether it was done."""
+        task = asyncio.ensure_future(work)
+        interrupt = asyncio.ensure_future(event.wait())
+        try:
+            await asyncio.wait((task, interrupt), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                return False
+            await task
+            return True
+        finally:
+            for one in (task, interrupt):
+                one.cancel()
+            await asyncio.gather(task, interrupt, return_exceptions=True)
+
+    async def _end(self) -> int:
+        leftover: list[Leftover] = []
+
+        async def stop() -> None:
+            leftover.append(await self._up.stop())
+
+        if not await self._unless(stop(), self._kill):
+            leftover.append(await asyncio.to_thread(self._up.kill))
+            _say("everything was ended at once")
+            return 1 if leftover[0].remaining else EXIT_INTERRUPTED
+        return _show_end(leftover[0]) if self._up.record().services else 0
+
+
+def _show_end(leftover: Leftover) -> int:
+    if leftover.killed:
+        _say(f"these processes were left and had to be killed: {_ids(leftover.killed)}")
+    if leftover.remaining:
+        _say(f"these processes cannot be killed: {_ids(leftover.remaining)}", color="red")
+        return 1
+    _say("stopped; no process is left")
+    return 0
+
+
+def _ids(pids: tuple[int, ...]) -> str:
+    return ", ".join(map(str, pids))

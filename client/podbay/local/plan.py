@@ -1,0 +1,220 @@
+"""What `podbay up` starts: settings in, command lines out."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from podbay.local import ports
+from podbay.local.faults import LocalError
+from podbay.local.state import DataDir
+
+__all__ = ["DRIVERS", "ServiceSpec", "UpSettings", "check_ports", "plan_services"]
+
+DRIVERS = ("process", "inprocess")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_ROUTER_CONFIRMATIONS = 6
+_WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+@dataclass(frozen=True)
+class UpSettings:
+    """The options of `podbay up`.
+
+    Attributes:
+        registry_port: The registry's port; 0 for a free one.
+        session_manager_port: The session manager's port; 0 for a free one.
+        inference_router_port: The router's port; 0 for a free one.
+        host: The address to listen on.
+        advertised_host: The name under which clients reach this machine; `host` unless said.
+        workers: How many processes the router has; its own default where None.
+        drivers: The replica drivers; None for those that are safe on `host`.
+        enable_process_driver: Allow the process driver although `host` is not loopback.
+        drain_seconds: How long each service may take to finish its calls when it stops.
+    """
+
+    registry_port: int = 7101
+    session_manager_port: int = 7102
+    inference_router_port: int = 7103
+    host: str = "127.0.0.1"
+    advertised_host: str | None = None
+    workers: int | None = None
+    drivers: tuple[str, ...] | None = None
+    enable_process_driver: bool = False
+    drain_seconds: float = 10.0
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the services."""
+        return self.host in _LOOPBACK or self.host.startswith("127.")
+
+    @property
+    def local_host(self) -> str:
+        """The address at which this machine reaches the services."""
+        return _WILDCARD.get(self.host, self.host)
+
+    @property
+    def public_host(self) -> str:
+        """The name that clients are told."""
+        return self.advertised_host or self.local_host
+
+    def allowed_drivers(self) -> tuple[str, ...]:
+        """Return the drivers that the session manager shall use.
+
+        The process driver runs commands as the operator's user. Where others can reach the
+        services it is off unless it was asked for by name.
+
+        Raises:
+            LocalError: The process driver was named for a host that others reach, without
+                `enable_process_driver`.
+        """
+        process_allowed = self.loopback or self.enable_process_driver
+        if self.drivers is None:
+            return DRIVERS if process_allowed else ("inprocess",)
+        if "process" in self.drivers and not process_allowed:
+            raise LocalError(
+                "PROCESS_DRIVER_NOT_ALLOWED",
+                f"the process driver runs commands as your user, and {self.host} can be reached "
+                "by others",
+                way_out="leave it out of --drivers, or allow it with --enable-process-driver",
+            )
+        return self.drivers
+
+
+@dataclass(frozen=True)
+class ServiceSpec:
+    """One service and how it is started.
+
+    Attributes:
+        name: The name for people, the log and up.json.
+        argv: The command line.
+        host: Where it is reached on this machine.
+        port: Its port.
+        stop_seconds: How long it may take to end after SIGTERM before it is killed.
+        address_file: Where it writes its process id once it listens; None where it does not.
+        after_others: Whether it starts only when those before it are healthy.
+        confirmations: How many health checks in a row must succeed. A service of several
+            processes that share a port answers each check with any of them.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    host: str
+    port: int
+    stop_seconds: float
+    address_file: Path | None = None
+    after_others: bool = False
+    confirmations: int = 1
+
+    @property
+    def endpoint(self) -> str:
+        """The address on this machine, as "127.0.0.1:7101"."""
+        return ports.join(self.host, self.port)
+
+
+def _off_loopback(settings: UpSettings) -> tuple[str, ...]:
+    allowed = settings.enable_process_driver and "process" in settings.allowed_drivers()
+    return ("--allow-process-driver-off-loopback",) if allowed else ()
+
+
+def check_ports(settings: UpSettings) -> UpSettings:
+    """Return the settings with a number for every port.
+
+    Raises:
+        LocalError: A port that was named is in use.
+    """
+    fields = ("registry_port", "session_manager_port", "inference_router_port")
+    numbers: dict[str, int] = {name: getattr(settings, name) for name in fields}
+    for name, port in numbers.items():
+        option = "--" + name.replace("_", "-")
+        if port and list(numbers.values()).count(port) > 1:
+            raise LocalError(
+                "PORT_TAKEN",
+                f"port {port} was named for more than one service",
+                way_out=f"name another port with {option}, or 0 for a free one",
+            )
+        if port and not ports.is_free(settings.host, port):
+            owner = ports.port_owner(port)
+            raise LocalError(
+                "PORT_TAKEN",
+                f"port {port} on {settings.host} is in use" + (f" by {owner}" if owner else ""),
+                way_out=f"name another port with {option}, or 0 for a free one; "
+                "`podbay status` shows whether it is another `podbay up`",
+            )
+    for name in fields:
+        if not numbers[name]:
+            numbers[name] = ports.choose_port(settings.host, tuple(numbers.values()))
+    return replace(
+        settings,
+        registry_port=numbers["registry_port"],
+        session_manager_port=numbers["session_manager_port"],
+        inference_router_port=numbers["inference_router_port"],
+    )
+
+
+def plan_services(
+    settings: UpSettings, data: DataDir, python: str = sys.executable
+) -> list[ServiceSpec]:
+    """Return the services in the order in which they start; they stop in the reverse one.
+
+    Args:
+        settings: The options, with a number for every port.
+        data: The data folder.
+        python: The interpreter that has the services.
+    """
+    names = ("registry", "session-manager", "inference-router")
+    numbers = (
+        settings.registry_port,
+        settings.session_manager_port,
+        settings.inference_router_port,
+    )
+    local = [ports.join(settings.local_host, port) for port in numbers]
+    public = [ports.join(settings.public_host, port) for port in numbers]
+    own_options = (
+        (
+            *("--admin-token-file", str(data.admin_token_file)),
+            *("--session-manager-endpoint", public[1]),
+            *("--inference-router-endpoint", public[2]),
+        ),
+        (
+            *("--registry-endpoint", local[0]),
+            *("--drivers", ",".join(settings.allowed_drivers())),
+            "--stop-replicas-on-exit",
+            *(() if settings.loopback else _off_loopback(settings)),
+        ),
+        (
+            *("--session-manager-endpoint", local[1]),
+            *(("--workers", str(settings.workers)) if settings.workers else ()),
+        ),
+    )
+    folders = ("registry", "session-manager", "router")
+    specs = []
+    for name, folder, port, own in zip(names, folders, numbers, own_options, strict=True):
+        address_file = data.run / f"{name}.json"
+        argv = (
+            *(python, "-m", "podbay_" + name.replace("-", "_")),
+            *("--listen", ports.join(settings.host, port)),
+            *("--data-dir", str(data.path / folder)),
+            *("--service-token-file", str(data.service_token_file)),
+            *("--address-file", str(address_file)),
+            *("--drain-seconds", f"{settings.drain_seconds:g}"),
+            "--exit-with-parent",
+            *own,
+        )
+        is_router = name == "inference-router"
+        specs.append(
+            ServiceSpec(
+                name,
+                argv,
+                settings.local_host,
+                port,
+                # The session manager also waits for its replicas to end.
+                settings.drain_seconds + (30.0 if name == "session-manager" else 5.0),
+                address_file=address_file,
+                # A router that finds no session manager asks again in ever longer pauses.
+                after_others=is_router,
+                confirmations=_ROUTER_CONFIRMATIONS if is_router else 1,
+            )
+        )
+    return specs

@@ -1,0 +1,105 @@
+"""What `podbay up` starts, and where."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from podbay.local import ports
+from podbay.local.faults import LocalError
+from podbay.local.plan import UpSettings, check_ports, plan_services
+from podbay.local.state import DataDir
+
+
+def option(argv: tuple[str, ...], name: str) -> str:
+    return argv[argv.index(name) + 1]
+
+
+def test_each_service_gets_its_port_its_folder_and_the_others_addresses(tmp_path: Path):
+    data = DataDir(tmp_path)
+    registry, manager, router = plan_services(UpSettings(workers=3), data, python="py")
+    assert registry.argv[:3] == ("py", "-m", "podbay_registry")
+    assert option(registry.argv, "--listen") == "127.0.0.1:7101"
+    assert option(registry.argv, "--admin-token-file") == str(data.admin_token_file)
+    assert option(registry.argv, "--session-manager-endpoint") == "127.0.0.1:7102"
+    assert option(registry.argv, "--inference-router-endpoint") == "127.0.0.1:7103"
+    assert option(manager.argv, "--registry-endpoint") == "127.0.0.1:7101"
+    assert option(manager.argv, "--drivers") == "process,inprocess"
+    assert "--stop-replicas-on-exit" in manager.argv
+    assert option(router.argv, "--session-manager-endpoint") == "127.0.0.1:7102"
+    assert option(router.argv, "--workers") == "3"
+    folders = {option(spec.argv, "--data-dir") for spec in (registry, manager, router)}
+    assert folders == {str(tmp_path / name) for name in ("registry", "session-manager", "router")}
+    for spec in (registry, manager, router):
+        assert "--exit-with-parent" in spec.argv
+        assert option(spec.argv, "--address-file") == str(spec.address_file)
+    assert [spec.after_others for spec in (registry, manager, router)] == [False, False, True]
+
+
+def test_no_secret_is_on_a_command_line(tmp_path: Path):
+    data = DataDir(tmp_path)
+    data.prepare()
+    secret = data.service_token_file.read_text().strip()
+    for spec in plan_services(UpSettings(), data):
+        assert secret not in " ".join(spec.argv)
+
+
+def test_services_reach_each_other_on_loopback_where_all_addresses_are_served(tmp_path: Path):
+    settings = UpSettings(host="0.0.0.0", advertised_host="pod.example")
+    registry, manager, _ = plan_services(settings, DataDir(tmp_path))
+    assert option(registry.argv, "--listen") == "0.0.0.0:7101"
+    assert option(registry.argv, "--inference-router-endpoint") == "pod.example:7103"
+    assert option(manager.argv, "--registry-endpoint") == "127.0.0.1:7101"
+
+
+def test_the_process_driver_is_off_where_others_can_reach_the_services(tmp_path: Path):
+    assert UpSettings().allowed_drivers() == ("process", "inprocess")
+    assert UpSettings(host="0.0.0.0").allowed_drivers() == ("inprocess",)
+    allowed = UpSettings(host="0.0.0.0", enable_process_driver=True)
+    assert allowed.allowed_drivers() == ("process", "inprocess")
+    flag = "--allow-process-driver-off-loopback"
+    assert flag in plan_services(allowed, DataDir(tmp_path))[1].argv
+    assert flag not in plan_services(UpSettings(), DataDir(tmp_path))[1].argv
+    with pytest.raises(LocalError, match="runs commands as your user"):
+        UpSettings(host="0.0.0.0", drivers=("process",)).allowed_drivers()
+
+
+def test_a_port_in_use_is_named_with_its_option_and_its_owner():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(LocalError) as caught:
+            check_ports(UpSettings(0, port, 0))
+    assert f"port {port}" in caught.value.message
+    assert "process " in caught.value.message
+    assert "--session-manager-port" in caught.value.way_out
+
+
+def test_one_port_for_two_services_is_refused():
+    with pytest.raises(LocalError, match="more than one service"):
+        check_ports(UpSettings(7999, 7999, 0))
+
+
+def test_free_ports_are_chosen_apart_and_outside_the_ephemeral_range():
+    chosen = check_ports(UpSettings(0, 0, 0))
+    numbers = {chosen.registry_port, chosen.session_manager_port, chosen.inference_router_port}
+    assert len(numbers) == 3
+    assert not numbers & set(ports.ephemeral_ports())
+    assert all(ports.is_free("127.0.0.1", number) for number in numbers)
+
+
+def test_stable_ports_are_what_outgoing_connections_never_get():
+    assert ports.stable_ports(range(32768, 61000))[-1] == 65535
+    assert 40000 not in ports.stable_ports(range(32768, 61000))
+    # Where everything is ephemeral, any port is better than none.
+    assert ports.stable_ports(range(1024, 65536))
+
+
+def test_a_host_of_another_machine_is_refused():
+    with pytest.raises(LocalError, match="no address of this machine"):
+        ports.is_free("192.0.2.1", 7101)
+
+
+def test_an_ipv6_host_is_written_in_brackets():
+    assert ports.join("::1", 7101) == "[::1]:7101"
