@@ -27,7 +27,10 @@ class ProbeState:
     answered: bool = False
     """Whether the last probe was answered with 2xx."""
     failures: int = 0
-    """How many probes in a row failed since."""
+    """How many probes were refused, or answered with another status, since the last 2xx."""
+    silences: int = 0
+    """How many probes got no answer in their time since the last 2xx. A server that does one thing
+    at a time is silent while it works on a call."""
     seen: str = ""
     """What the last failed probe met, for people."""
 

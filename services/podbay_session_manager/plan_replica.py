@@ -214,12 +214,14 @@ class _Stepper:
         probe = self._probe(replica)
         path = self._session.serving.readiness_path
         if replica.phase is _P.READY:
-            if probe.failures < _FAILED_PROBES:
+            refuses = probe.failures >= _FAILED_PROBES
+            if not refuses and probe.silences < self._policy.silent_probes:
                 return replica
+            limit = self._policy.unready_limit if refuses else self._policy.silent_limit
             return replica.moved(
                 _P.UNREADY,
                 self._now,
-                deadline=self._now + self._policy.unready_limit,
+                deadline=self._now + limit,
                 reason=Reason.PROBE_FAILED,
                 message=probe_failed_message(path, probe.seen),
             )

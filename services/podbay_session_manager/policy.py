@@ -31,7 +31,13 @@ class Policy:
     """How long a replica stays up after it left the routes, where no router says sooner that it
     knows. The calls that it has then finish within its stop grace."""
     unready_limit: float = 30.0
-    """How long a replica may fail its probe before it is replaced."""
+    """How long a replica may refuse its probe before it is replaced."""
+    silent_probes: int = 20
+    """How many probes in a row, each about 3 s, may go without an answer before a replica takes no
+    new calls. Silence is not refusal: a server that does one thing at a time gives none while it
+    works on a long call, and must not be killed in the middle of it."""
+    silent_limit: float = 600.0
+    """How long a replica may stay silent after that before it is replaced."""
     first_backoff: float = 0.2
     last_backoff: float = 30.0
     stable_after: float = 60.0

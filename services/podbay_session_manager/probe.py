@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from podbay_kit.tasks import TaskSet
@@ -38,14 +38,36 @@ class ProbeTarget:
 
 async def probe_once(
     target: ProbeTarget,
+    before: ProbeState,
     timeout: float = _TIMEOUT,  # noqa: ASYNC109 # the end of the time is an answer
-) -> str:
-    """Ask once; return an empty text for 2xx, else what was met, for people."""
+) -> ProbeState:
+    """Ask once.
+
+    Args:
+        target: What to ask.
+        before: What was known before.
+        timeout: How long an answer may take, in seconds.
+
+    Returns:
+        What is known now.
+    """
     try:
         async with asyncio.timeout(timeout):
-            return await _ask(target)
+            seen = await _meet(target)
     except TimeoutError:
-        return f"no answer within {timeout:g} s"
+        seen = f"no answer within {timeout:g} s"
+        return replace(before, answered=False, silences=before.silences + 1, seen=seen)
+    if seen:
+        return replace(before, answered=False, failures=before.failures + 1, seen=seen)
+    return ProbeState(answered=True)
+
+
+async def _meet(target: ProbeTarget) -> str:
+    """Return an empty text for 2xx, else what was met, for people."""
+    try:
+        return await _ask(target)
+    except TimeoutError:
+        raise  # an OSError, too
     except ConnectionRefusedError:
         return "nothing listens there (connection refused)"
     except ConnectionError:
@@ -125,10 +147,9 @@ class Prober:
         pause = _FIRST_PAUSE
         serving = target.serving
         while True:
-            seen = await probe_once(target)
             before = self._states.get(replica_id, ProbeState())
-            answered = not seen
-            state = ProbeState(answered, 0 if answered else before.failures + 1, seen)
+            state = await probe_once(target, before)
+            answered = state.answered
             self._states[replica_id] = state
             if state.answered != before.answered or (serving and not answered):
                 self._on_change()

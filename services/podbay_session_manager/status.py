@@ -13,7 +13,7 @@ from podbay_session_manager.machine import ReplicaPhase
 from podbay_session_manager.plan_input import NodeRecord
 from podbay_session_manager.records import ReplicaRecord, SessionRecord
 from podbay_session_manager.routes import reason_number
-from podbay_session_manager.texts import explanation
+from podbay_session_manager.texts import explanation, whole_message
 
 __all__ = ["node_messages", "replica_message", "session_status"]
 
@@ -40,8 +40,9 @@ def session_status(
     status = common_pb2.Status(status=session.status)
     if session.status_reason is not None:
         status.reason = session.status_reason
-    if session.status_message:
-        status.message = session.status_message
+    message = whole_message(session)
+    if message:
+        status.message = message
     return inference_session_pb2.InferenceSessionStatus(
         session_id=session.id,
         status=status,

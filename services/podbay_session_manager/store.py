@@ -30,6 +30,7 @@ from podbay_session_manager.tables import (
     SESSIONS,
     SIGNING_KEYS,
 )
+from podbay_session_manager.texts import whole_message
 
 __all__ = ["SessionStore", "SigningKeyRow"]
 
@@ -297,13 +298,14 @@ class SessionStore:
         )
         entity = self.resources.get(conn, SESSION_KIND, session.id)
         shown = (entity.status, entity.reason, entity.message)
-        wanted = (session.status, session.status_reason, session.status_message)
+        message = whole_message(session)
+        wanted = (session.status, session.status_reason, message)
         if shown != wanted:
             changed = entity.model_copy(
                 update={
                     "status": session.status,
                     "reason": session.status_reason,
-                    "message": session.status_message,
+                    "message": message,
                     "lastTransitionTime": now.astimezone(UTC),
                 }
             )

@@ -16,6 +16,7 @@ __all__ = [
     "failure_message",
     "never_ready_message",
     "probe_failed_message",
+    "whole_message",
 ]
 
 _SIGNAL_BASE = 128
@@ -110,6 +111,17 @@ def failure_message(session: SessionRecord, replica: ReplicaRecord) -> str:
         f"{start}{replica.message} Mend the service {session.service.name!r}, and create a new "
         "session."
     )
+
+
+def whole_message(session: SessionRecord) -> str | None:
+    """Return the message of a session's status, with what its replica wrote last.
+
+    For where the message stands alone; errors carry the log beside it.
+    """
+    log = session.evidence.get("log")
+    if not session.status_message or not log:
+        return session.status_message
+    return f"{session.status_message}\nIt wrote last:\n{log}"
 
 
 def evidence_of(replica: ReplicaRecord) -> dict[str, str]:

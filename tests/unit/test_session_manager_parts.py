@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from podbay_session_manager.__main__ import _drivers, _parser
 from podbay_session_manager.auth import RegistryAuthenticator
 from podbay_session_manager.codec import read_replica, read_session, write_record
 from podbay_session_manager.commands import check_open, delete, revoke_tokens, terminate
+from podbay_session_manager.drivers.contract import ObservedReplica
 from podbay_session_manager.logs import split_lines
 from podbay_session_manager.machine import (
     PASSING_PHASES,
@@ -31,8 +34,10 @@ from podbay_session_manager.machine import (
     check_replica_transition,
     check_session_transition,
 )
-from podbay_session_manager.plan_input import NodeRecord
+from podbay_session_manager.plan import plan_pass
+from podbay_session_manager.plan_input import NodeRecord, ProbeState, World
 from podbay_session_manager.policy import Policy
+from podbay_session_manager.probe import ProbeTarget, probe_once
 from podbay_session_manager.records import (
     Reason,
     ReplicaRecord,
@@ -44,7 +49,7 @@ from podbay_session_manager.registry_client import RegistryUnavailableError
 from podbay_session_manager.routes import reason_number
 from podbay_session_manager.status import node_messages, session_status
 from podbay_session_manager.tables import METADATA
-from podbay_session_manager.texts import bounded_tail, exit_reason, explanation
+from podbay_session_manager.texts import bounded_tail, exit_reason, explanation, whole_message
 from podbay_session_manager.tokens import TokenSigner, make_key
 from tests.support.clock import FakeClock
 
@@ -168,6 +173,59 @@ def test_exit_codes_have_reasons(code: int | None, reason: Reason, word: str) ->
     found, message = exit_reason(code)
     assert found is reason
     assert word in message
+
+
+def test_a_failed_session_tells_what_its_replica_wrote() -> None:
+    failed = replace(SESSION, status_message="It failed.", evidence={"log": "a\nb"})
+    assert whole_message(failed) == "It failed.\nIt wrote last:\na\nb"
+    assert whole_message(replace(failed, evidence={})) == "It failed."
+    assert whole_message(SESSION) is None
+
+
+@pytest.mark.parametrize(
+    ("probe", "phase", "patience"),
+    [
+        (ProbeState(failures=2), ReplicaPhase.READY, None),
+        (ProbeState(failures=3), ReplicaPhase.UNREADY, 30.0),
+        (ProbeState(silences=19), ReplicaPhase.READY, None),
+        (ProbeState(silences=20), ReplicaPhase.UNREADY, 600.0),
+        (ProbeState(failures=3, silences=30), ReplicaPhase.UNREADY, 30.0),
+    ],
+)
+def test_a_replica_that_is_silent_has_more_time_than_one_that_refuses(
+    probe: ProbeState, phase: ReplicaPhase, patience: float | None
+) -> None:
+    ready = replace(REPLICA, phase=ReplicaPhase.READY, ready_at=100.0, node="local")
+    seen = ObservedReplica("r1", "s1", running=True)
+    world = World(
+        sessions={"s1": replace(SESSION, desired=1)},
+        replicas={"s1": {"r1": ready}},
+        observed={"process": {"r1": seen}},
+        probes={"r1": probe},
+    )
+    plan = plan_pass(world, 200.0, Policy())
+    after = plan.replicas.get("r1", ready)
+    assert after.phase is phase
+    assert after.deadline == (None if patience is None else 200.0 + patience)
+
+
+async def test_a_probe_tells_silence_from_refusal() -> None:
+    async def hold(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await ended.wait()
+        writer.close()
+
+    ended = asyncio.Event()
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    target = ProbeTarget("127.0.0.1", port, "/ready", serving=True)
+    silent = await probe_once(target, ProbeState(answered=True), timeout=0.05)
+    assert (silent.answered, silent.failures, silent.silences) == (False, 0, 1)
+    ended.set()
+    server.close()
+    await server.wait_closed()
+    refused = await probe_once(target, silent)
+    assert (refused.answered, refused.failures, refused.silences) == (False, 1, 1)
+    assert "connection refused" in refused.seen
 
 
 def test_a_tail_keeps_the_last_lines_that_fit() -> None:
