@@ -1,0 +1,191 @@
+"""Measure Podbay beside a direct call and Envoy, and write docs/performance.md.
+
+All cases run in turn, several rounds, against the same replica; the table gives medians and the
+ratios within this run. Absolute figures say more about the machine than about Podbay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from benchmarks.envoy import ENVOY_VERSION, envoy, h2load, missing_tools
+from benchmarks.figures import Figure, Sample
+from benchmarks.report import page
+from podbay import Client
+from podbay.local.mocks import Echo
+
+ROOT = Path(__file__).resolve().parent.parent
+PODBAY = Path(sys.executable).with_name("podbay")
+
+Case = Callable[[int], Sample]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument(
+        "--requests", type=int, default=2000, help="per round and case (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "docs" / "performance.md", help="the page to write"
+    )
+    arguments = parser.parse_args()
+    missing = missing_tools()
+    if missing:
+        print(f"The comparison with Envoy needs a tool: {missing}", file=sys.stderr)
+        return 2
+    with _platform() as up, contextlib.ExitStack() as stack:
+        client = stack.enter_context(Client())
+        session, token, replica = _session(client)
+        proxy, envoy_process = stack.enter_context(envoy(replica))
+        router = client.installation().inference_router_endpoint
+        cases = _cases(replica, proxy, router, f"{session} {token}")
+        figures = _measure(
+            cases,
+            {"envoy": [envoy_process], "podbay": _processes(up, "podbay_inference_router")},
+            arguments.rounds,
+            arguments.requests,
+        )
+    arguments.output.write_text(page(figures, _machine(arguments)), encoding="utf-8")
+    print(f"\nwritten: {arguments.output}")
+    return 0
+
+
+@contextlib.contextmanager
+def _platform() -> Iterator[int]:
+    """Run `podbay up` with one router worker; yield its process id."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "PODBAY_DATA_DIR": folder, "PYTHONPATH": str(ROOT)}
+        ports = [
+            "--registry-port=0",
+            "--session-manager-port=0",
+            "--inference-router-port=0",
+        ]
+        subprocess.run(
+            [PODBAY, "up", *ports, "--workers=1", "--detach"], env=environment, check=True
+        )
+        try:
+            state = json.loads((Path(folder) / "up.json").read_text(encoding="utf-8"))
+            addresses = {record["name"]: record["endpoint"] for record in state["services"]}
+            os.environ["PODBAY_API_ENDPOINT"] = addresses["registry"]
+            os.environ["PODBAY_API_TOKEN"] = (
+                (Path(folder) / "admin-token").read_text(encoding="utf-8").strip()
+            )
+            yield int(state["pid"])
+        finally:
+            subprocess.run([PODBAY, "down"], env=environment, check=True)
+
+
+def _session(client: Client) -> tuple[str, str, str]:
+    """Start the echo replica as a session; return its id, a token, and the replica's address."""
+    service = client.inferenceservices.create_process(
+        [sys.executable, "-m", "benchmarks.echo_replica"],
+        Echo().interface,
+        account=client.installation().account,
+        name="benchmark-echo",
+    )
+    made = client.inferencesessions.create(
+        {"account": service.account, "inferenceService": service.id}
+    )
+    session = made.inferencesession
+    status = client.inferencesessions.wait_ready(session.id, timeout=60)
+    return session.id, made.token, status.replicas[0].address
+
+
+def _cases(replica: str, proxy: str, router: str, session: str) -> dict[tuple[str, int], Case]:
+    def load(name: str, target: str, in_flight: int) -> Case:
+        def run(requests: int) -> Sample:
+            result = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.load",
+                    name,
+                    target,
+                    str(in_flight),
+                    str(requests),
+                ],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                check=True,
+            )
+            return Sample(**json.loads(result.stdout))
+
+        return run
+
+    cases: dict[tuple[str, int], Case] = {
+        ("direct (http.client)", 1): load("direct", replica, 1),
+        ("podbay sync infer", 1): load("sync_infer", session, 1),
+    }
+    for n in (1, 32):
+        cases["direct (h2load)", n] = lambda r, n=n: h2load(replica, n, r, http1=True)  # type: ignore[misc] # n is bound per case
+        cases["envoy h2→h1 (h2load)", n] = lambda r, n=n: h2load(proxy, n, r, http1=False)  # type: ignore[misc] # as above
+        cases["podbay Exchange", n] = load("async_infer", session, n)
+        cases["podbay unary Infer", n] = load("unary", f"{router} {session}", n)
+        cases["podbay pieces (50 events)", n] = load("async_pieces", session, n)
+    return cases
+
+
+def _processes(up: int, module: str) -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process(up).children(recursive=True)
+        if any(module in part for part in process.cmdline())
+    ]
+
+
+def _measure(
+    cases: dict[tuple[str, int], Case],
+    proxies: dict[str, list[psutil.Process]],
+    rounds: int,
+    requests: int,
+) -> list[Figure]:
+    figures = {key: Figure(*key) for key in cases}
+    for number in range(rounds):
+        for (name, in_flight), case in cases.items():
+            # Each round of each case shall last about as long: seconds, not milliseconds.
+            share = requests * (5 if in_flight > 1 else 1) // (10 if "pieces" in name else 1)
+            watched = proxies.get(name.split()[0], [])
+            before = _cpu(watched)
+            sample = case(share)
+            used = _cpu(watched) - before
+            figures[name, in_flight].samples.append(
+                Sample(sample.requests, sample.seconds, sample.p50, sample.p99, sample.items, used)
+            )
+            print(
+                f"round {number + 1}/{rounds}  {name:<28} {in_flight:>3} in flight  "
+                f"{sample.requests / sample.seconds:>9.0f}/s  p50 {sample.p50 * 1e3:.3f} ms",
+                flush=True,
+            )
+    return list(figures.values())
+
+
+def _cpu(processes: list[psutil.Process]) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def _machine(arguments: argparse.Namespace) -> dict[str, str]:
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "cores": str(os.cpu_count()),
+        "envoy": ENVOY_VERSION,
+        "rounds": str(arguments.rounds),
+        "requests": str(arguments.requests),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

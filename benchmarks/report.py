@@ -1,0 +1,88 @@
+"""The page that a run writes."""
+
+from __future__ import annotations
+
+from benchmarks.figures import Figure, table
+
+__all__ = ["page"]
+
+_PAGE = """# Performance
+
+Written by `make bench` on {date}: Python {python}, {cores} cores that the client, the router, the
+replica and Envoy {envoy} share; medians of {rounds} rounds of {requests} requests, all cases in
+turn in one run. Figures of another machine differ; the ratios are what to compare. To run it
+again: `make bench` (it needs h2load: Debian's nghttp2-client; Envoy comes from PyPI).
+
+Every case calls the same echo replica (`benchmarks/echo_replica.py`) with the same body. *direct*
+goes straight to it, *envoy* through Envoy as a plain proxy from HTTP/2 to HTTP/1.1 with one worker
+thread, *podbay* through one router worker. h2load is written in C; Podbay's loads are Python, and
+what their clients cost is part of their figures. The CPU column is what the proxy alone used, so it
+compares the proxies whatever stands in front of them.
+
+{main}
+
+{summary}
+
+## How to read it
+- **podbay sync infer, 1 in flight** against **direct (http.client)** is what a person with a
+  notebook sees: the same Python, the same loop, with Podbay in between.
+- **Exchange** carries all calls over one stream and puts what is queued into one message; the
+  Python client uses it for every call. **unary Infer** is a plain gRPC call, as from grpcurl and
+  other languages.
+- **pieces** are answers of 50 server-sent events; their rate is in pieces.
+"""
+
+
+def page(figures: list[Figure], machine: dict[str, str]) -> str:
+    """Return the page of a run."""
+    by_case = {(figure.case, figure.in_flight): figure for figure in figures}
+    rows = [
+        _row(figure, by_case["direct (h2load)", in_flight])
+        for in_flight in (1, 32)
+        for figure in figures
+        if figure.in_flight == in_flight
+    ]
+    headers = [
+        "case",
+        "in flight",
+        "p50 ms",
+        "p99 ms",
+        "requests/s",
+        "of direct (h2load)",
+        "pieces/s",
+        "proxy CPU s per 1,000",
+    ]
+    return _PAGE.format(main=table(headers, rows), summary=_summary(by_case), **machine)
+
+
+def _row(figure: Figure, reference: Figure) -> list[str]:
+    pieces = "pieces" in figure.case
+    proxied = not figure.case.startswith("direct")
+    return [
+        figure.case,
+        str(figure.in_flight),
+        f"{figure.p50() * 1e3:.3f}",
+        f"{figure.p99() * 1e3:.3f}",
+        f"{figure.rate():,.0f}",
+        "" if pieces else f"{figure.rate() / reference.rate():.2f}",
+        f"{figure.items_rate():,.0f}" if pieces else "",
+        f"{figure.cpu_per_1000():.3f}" if proxied else "",
+    ]
+
+
+def _summary(by_case: dict[tuple[str, int], Figure]) -> str:
+    added = by_case["podbay sync infer", 1].p50() - by_case["direct (http.client)", 1].p50()
+    exchange, unary = by_case["podbay Exchange", 32], by_case["podbay unary Infer", 32]
+    proxy = by_case["envoy h2→h1 (h2load)", 32]
+    verdict = "within" if added <= 1e-3 else "OVER"
+    whole_call = (
+        f"A whole call, 1 in flight, adds **{added * 1e3:.2f} ms** to the direct call ({verdict} "
+        "the limit of 1 ms)."
+    )
+    over_stream = (
+        "Exchange at 32 in flight, Python client included: "
+        f"**{exchange.rate() / proxy.rate():.2f}×** Envoy's requests per second, "
+        f"**{exchange.cpu_per_1000() / proxy.cpu_per_1000():.2f}×** its CPU a request."
+    )
+    plain = f"Unary Infer at 32 in flight: **{unary.rate() / proxy.rate():.2f}×** Envoy's."
+    return "\n".join(f"- {line}" for line in (whole_call, over_stream, plain))
