@@ -1,0 +1,1 @@
+"""The inference router: calls go in as gRPC, and out to a session's replicas as HTTP."""

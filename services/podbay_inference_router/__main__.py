@@ -1,0 +1,148 @@
+"""The command line of the inference router."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from podbay_inference_router.settings import Settings
+from podbay_inference_router.worker import serve
+from podbay_inference_router.workers import supervise
+from podbay_kit.process import Stop, common_options, run
+
+__all__ = ["main"]
+
+_MAX_DEFAULT_WORKERS = 4
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the router and return its exit code.
+
+    Args:
+        arguments: The command line without the program; that of the process unless given.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    workers = options.workers or default_workers(os.cpu_count() or 1)
+    settings = Settings(
+        queue_length=options.queue_length,
+        queue_timeout=options.queue_timeout,
+        settle_seconds=options.settle_seconds,
+        call_timeout=options.call_timeout,
+        max_body_bytes=options.max_body_bytes,
+        max_answer_bytes=options.max_answer_bytes,
+        workers=workers,
+        worker_index=options.worker or 0,
+    )
+
+    async def serve_until(stop: Stop) -> None:
+        if workers == 1 or options.worker is not None:
+            await serve(options, settings, stop)
+        else:
+            await supervise(arguments, options, workers, stop)
+
+    name = "router" if options.worker is None else f"router-worker-{options.worker}"
+    return run(
+        serve_until,
+        name=name,
+        log_level=options.log_level,
+        exit_with_parent=options.exit_with_parent,
+    )
+
+
+def default_workers(cpus: int) -> int:
+    """Give the number of workers for a machine, unless somebody says."""
+    return max(1, min(_MAX_DEFAULT_WORKERS, cpus))
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = Settings()
+    parser = argparse.ArgumentParser(
+        prog="podbay-inference-router",
+        description="Passes calls to the replicas of sessions.",
+        allow_abbrev=False,
+    )
+    common_options(parser, port=7103)
+    parser.add_argument(
+        "--session-manager-endpoint",
+        required=True,
+        metavar="HOST:PORT",
+        help="the session manager, which tells the routes",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_at_least(0),
+        default=0,
+        metavar="N",
+        help="processes that share the port (default: one a processor, at most 4)",
+    )
+    parser.add_argument(
+        "--queue-length",
+        type=_at_least(0),
+        default=defaults.queue_length,
+        metavar="N",
+        help="the most calls of a session that wait (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--queue-timeout",
+        type=_seconds,
+        default=defaults.queue_timeout,
+        metavar="S",
+        help="how long a call waits for a replica; 0 refuses at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--settle-seconds",
+        type=_seconds,
+        default=defaults.settle_seconds,
+        metavar="S",
+        help="how long a call waits for news of a session not known yet (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--call-timeout",
+        type=_seconds,
+        default=defaults.call_timeout,
+        metavar="S",
+        help="how long a call without a deadline may take (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-body-bytes",
+        type=_at_least(1),
+        default=defaults.max_body_bytes,
+        metavar="N",
+        help="the largest request body (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-answer-bytes",
+        type=_at_least(1),
+        default=defaults.max_answer_bytes,
+        metavar="N",
+        help="the largest answer, and the largest piece of one (default: %(default)s)",
+    )
+    # What the parent tells its workers: their number, and whether they replace one that died.
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--replacement", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+class _at_least:  # noqa: N801 # read as a function: the type of an option
+    """The type of an option: an integer from a smallest one on."""
+
+    def __init__(self, smallest: int) -> None:
+        self._smallest = smallest
+
+    def __call__(self, text: str) -> int:
+        value = int(text)
+        if value < self._smallest:
+            raise argparse.ArgumentTypeError(f"must be at least {self._smallest}")
+        return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("must be a number of seconds, 0 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

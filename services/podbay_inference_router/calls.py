@@ -1,0 +1,330 @@
+"""The life of one call: wait, send, collect or stream, and end exactly once.
+
+A call is driven by callbacks, so that none needs a task of its own. All its paths end in `_finish`,
+which gives back what the call holds; the counters of the table are exact because nothing else does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from podbay_inference_router import failures
+from podbay_inference_router.answers import Answer, AnswerError
+from podbay_inference_router.errors_map import refused
+from podbay_inference_router.requests import JSON_TYPE, Request
+
+if TYPE_CHECKING:
+    from podbay.v1.errors_pb2 import CallError
+    from podbay_inference_router.dispatch import Dispatcher
+    from podbay_inference_router.framing import Piece
+    from podbay_inference_router.ports import Flight, TimerHandle
+    from podbay_inference_router.table import Endpoint, SessionRoute
+
+__all__ = ["Call", "Sink"]
+
+_WAITING, _RUNNING, _DONE = range(3)
+
+# After `[DONE]`, how long the replica has to end its HTTP answer, so that the connection can be
+# used again; then the connection is closed.
+_TAIL_SECONDS: Final = 1.0
+
+
+class Sink(Protocol):
+    """Where a call's results go."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether the caller is slower than the replicas: answers are then not read on."""
+        ...
+
+    def on_pieces(self, call: Call, pieces: list[Piece]) -> None:
+        """Take pieces of a streamed call, in order."""
+
+    def on_done(self, call: Call, pieces: list[Piece], error: CallError | None) -> None:
+        """Take the end of a call, once: the last pieces, or the failure."""
+
+
+class Call:
+    """One call.
+
+    Args:
+        dispatcher: Who chooses its replica.
+        session: Its session.
+        sink: Where its results go.
+        call_id: The caller's name for it.
+        request: What is sent.
+        epoch: The epoch of the token that it came with.
+        stream: Whether pieces are wanted as they come.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_dispatcher",
+        "_pieces",
+        "_retried",
+        "_size",
+        "_state",
+        "call_id",
+        "connect_failure",
+        "endpoint",
+        "epoch",
+        "excluded",
+        "expires_at",
+        "flight",
+        "replica_id",
+        "request",
+        "sent",
+        "session",
+        "sink",
+        "stream",
+        "timer",
+        "wait_timer",
+        "waiting_since",
+    )
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        session: SessionRoute,
+        sink: Sink,
+        call_id: int,
+        request: Request,
+        *,
+        epoch: int,
+        stream: bool,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._answer: Answer | None = None
+        self._pieces: list[Piece] | None = None
+        self._size = 0
+        self._retried = False
+        self._state = _WAITING
+        self.session = session
+        self.sink = sink
+        self.call_id = call_id
+        self.request = request
+        self.epoch = epoch
+        self.stream = stream
+        self.replica_id = ""
+        self.endpoint: Endpoint | None = None
+        self.excluded: Endpoint | None = None
+        self.flight: Flight | None = None
+        self.sent = False
+        self.timer: TimerHandle | None = None
+        self.expires_at = 0.0
+        self.wait_timer: TimerHandle | None = None
+        self.waiting_since: float | None = None
+        self.connect_failure: tuple[str, str] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._state == _DONE
+
+    def cancel(self) -> None:
+        """End it because the caller no longer wants it; the replica's connection closes at once."""
+        if self._state != _DONE:
+            self.fail(failures.cancelled(not_started=not self.sent))
+
+    def fail(self, error: CallError) -> None:
+        """End it with a failure; nothing happens where it has ended already."""
+        if self._state != _DONE:
+            flight, self.flight = self.flight, None
+            if flight is not None:
+                flight.abort()
+            if self.sent:
+                error.not_started = False
+            self._finish([], error)
+
+    def on_deadline(self) -> None:
+        """End it because its time ran out."""
+        self.timer = None
+        self.fail(
+            failures.deadline_exceeded(
+                self.session.session_id, self.replica_id if self.sent else "", waiting=not self.sent
+            )
+        )
+
+    def pause(self) -> None:
+        """Stop reading the answer, because the caller is slow."""
+        if self.flight is not None:
+            self.flight.pause()
+
+    def resume(self) -> None:
+        """Go on reading the answer."""
+        if self.flight is not None:
+            self.flight.resume()
+
+    # What the dispatcher says.
+
+    def begin(self, endpoint: Endpoint) -> None:
+        """Send it to an endpoint, which counts it from now on."""
+        self._state = _RUNNING
+        self.endpoint = endpoint
+        self.replica_id = endpoint.replica_id
+        endpoint.outstanding += 1
+        if endpoint.failures:
+            endpoint.probing = True
+        request = self.request
+        endpoint.upstream.send(self, request.path, request.content_type, request.body)
+
+    def _leave_endpoint(self) -> None:
+        endpoint, self.endpoint = self.endpoint, None
+        if endpoint is not None:
+            endpoint.outstanding -= 1
+            endpoint.probing = False
+
+    # What the connection says.
+
+    def on_connected(self) -> None:
+        """The endpoint can be connected to: others that wait for it may go."""
+        endpoint = self.endpoint
+        if endpoint is not None and endpoint.failures:
+            endpoint.failures = 0
+            endpoint.probing = False
+            self._dispatcher.pump(self.session)
+
+    def on_connect_failed(self, detail: str) -> None:
+        """No replica has seen the call: it moves on, or waits for one that can be reached."""
+        self.flight = None
+        endpoint = self.endpoint
+        if endpoint is not None:
+            self._dispatcher.note_connect_failure(endpoint)
+            self.connect_failure = (endpoint.replica_id, detail)
+        self._move_on()
+
+    def on_head(self, status: int, content_type: str, encoding: str, retry_after: str) -> None:
+        """The answer begins."""
+        settings = self._dispatcher.settings
+        answer = self._answer = Answer(settings.max_answer_bytes, settings.max_error_bytes)
+        try:
+            answer.head(status, content_type, encoding, retry_after)
+        except AnswerError as error:
+            self.on_bad_answer(str(error))
+
+    def on_body(self, data: bytes) -> None:
+        """The answer goes on."""
+        answer = self._answer
+        if answer is None or self._state == _DONE:
+            return
+        try:
+            pieces = answer.feed(data)
+        except AnswerError as error:
+            self.on_bad_answer(str(error))
+            return
+        if pieces:
+            self._take(pieces)
+        if answer.complete and self._state != _DONE:
+            if answer.refused:
+                self._end_early()
+            elif self.wait_timer is None:
+                self.wait_timer = self._dispatcher.scheduler.call_later(
+                    _TAIL_SECONDS, self._end_early
+                )
+
+    def on_end(self) -> None:
+        """The answer is complete."""
+        self.flight = None
+        answer = self._answer
+        if answer is None or self._state == _DONE:
+            return
+        if answer.refused:
+            self._finish([], self._refusal(answer))
+            return
+        try:
+            pieces = answer.end()
+        except AnswerError as error:
+            self.on_bad_answer(str(error))
+            return
+        if self._pieces is not None:
+            self._pieces.extend(pieces)
+            pieces = self._pieces
+        self._finish(pieces, None)
+
+    def on_lost(self, *, answering: bool) -> None:
+        """The replica closed the connection too early."""
+        self.flight = None
+        session = self.session
+        if self._answer is not None and self._answer.complete:
+            self.on_end()
+        elif session.ended:
+            self.fail(
+                failures.session_ended(
+                    session.session_id,
+                    session.ended,
+                    session.message,
+                    session.evidence,
+                    not_started=False,
+                )
+            )
+        elif not answering and session.safe_to_retry and not self._retried:
+            self._retried = True
+            self.excluded = self.endpoint
+            self._move_on()
+        else:
+            self.fail(
+                failures.connection_lost(session.session_id, self.replica_id, answering=answering)
+            )
+
+    def on_bad_answer(self, detail: str) -> None:
+        """The answer cannot be passed on."""
+        self.fail(failures.bad_answer(self.session.session_id, self.replica_id, detail))
+
+    def on_defect(self, incident: str) -> None:
+        """The router itself failed."""
+        self.fail(failures.internal(incident))
+
+    def _take(self, pieces: list[Piece]) -> None:
+        if self.stream:
+            self.sink.on_pieces(self, pieces)
+            if self.sink.paused:
+                self.pause()
+            return
+        for text, _ in pieces:
+            self._size += len(text)
+        if self._size > self._dispatcher.settings.max_answer_bytes:
+            limit = self._dispatcher.settings.max_answer_bytes
+            self.on_bad_answer(f"it is larger than {limit} bytes")
+        elif self._pieces is None:
+            self._pieces = pieces
+        else:
+            self._pieces.extend(pieces)
+
+    def _refusal(self, answer: Answer) -> CallError:
+        request = self.request
+        return refused(
+            answer.status,
+            answer.body,
+            retry_after=answer.retry_after,
+            session_id=self.session.session_id,
+            replica_id=self.replica_id,
+            request_json=request.body if request.content_type == JSON_TYPE else None,
+        )
+
+    def _end_early(self) -> None:
+        """Take the answer as complete although the connection is not done with it."""
+        self.wait_timer = None
+        flight, self.flight = self.flight, None
+        if flight is not None:
+            flight.abort()
+        self.on_end()
+
+    def _move_on(self) -> None:
+        """Leave the endpoint and look for another."""
+        if self._state != _DONE:
+            self._leave_endpoint()
+            self._state = _WAITING
+            self._answer = None
+            self._dispatcher.route(self, again=True)
+
+    def _finish(self, pieces: list[Piece], error: CallError | None) -> None:
+        self._state = _DONE
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        self._dispatcher.stop_waiting(self)
+        self._leave_endpoint()
+        self._dispatcher.count_done(self.session)
+        self.sink.on_done(self, pieces, error)
+        if self.session.waiting:
+            self._dispatcher.pump(self.session)

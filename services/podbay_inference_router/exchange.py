@@ -1,0 +1,261 @@
+"""One Exchange stream: many calls in, their results out, all that is queued in one message."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from podbay.v1.errors_pb2 import CallError
+from podbay.v1.inference_router_service_pb2 import Call as CallMessage
+from podbay.v1.inference_router_service_pb2 import (
+    CallResult,
+    ExchangeRequest,
+    ExchangeResponse,
+)
+from podbay_inference_router import failures
+from podbay_inference_router.calls import Call
+from podbay_inference_router.dispatch import Dispatcher
+from podbay_inference_router.framing import Piece
+from podbay_inference_router.requests import RequestError, prepare
+from podbay_inference_router.tokens import Claims
+
+__all__ = ["ExchangeStream"]
+
+# A message is closed when it is about this large.
+_MESSAGE_BYTES: Final = 1 << 20
+# Above the first mark of what is not written yet the replicas are not read on, until it has fallen
+# below the second; above the third not even new calls are read.
+_HIGH_BYTES: Final = 4 << 20
+_LOW_BYTES: Final = 1 << 20
+_STOP_BYTES: Final = 64 << 20
+_ITEM_OVERHEAD: Final = 32
+# How long a stream without calls stays open while the router drains, for the client to end it.
+_LINGER_SECONDS: Final = 1.0
+
+
+class ExchangeStream:
+    """The sink of all calls of one stream.
+
+    Args:
+        dispatcher: Where the calls go.
+        claims: What the stream's token says.
+        wall_clock: Gives the time of day in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        claims: Claims,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._claims = claims
+        self._wall_clock = wall_clock
+        self._calls: dict[int, Call] = {}
+        self._batch = ExchangeResponse()
+        self._batch_bytes = 0
+        # The results of streamed calls in the batch, so that further pieces join them.
+        self._open: dict[int, CallResult] = {}
+        # Streamed calls whose replica was told.
+        self._told: set[int] = set()
+        self._closed_batches: deque[tuple[ExchangeResponse, int]] = deque()
+        self._backlog = 0
+        self._wake = asyncio.Event()
+        self._readable = asyncio.Event()
+        self._readable.set()
+        self._half_closed = False
+        self._draining = False
+        self._linger_over = False
+        self.paused = False
+        """Whether the client is slower than the replicas."""
+
+    # What the client says.
+
+    def accept(self, message: ExchangeRequest) -> None:
+        """Begin the calls of a message, and cancel those it names."""
+        refusal = (
+            failures.token_expired() if not self._claims.expires > self._wall_clock() else None
+        )
+        for item in message.calls:
+            call_id = item.id
+            if call_id in self._calls:
+                self._refuse(call_id, failures.duplicate_id(call_id))
+            elif refusal is not None:
+                self._refuse(call_id, refusal)
+            else:
+                self._begin(call_id, item)
+        for call_id in message.cancels:
+            call = self._calls.get(call_id)
+            if call is not None:
+                call.cancel()
+
+    def half_close(self) -> None:
+        """Take the news that no more calls come."""
+        self._half_closed = True
+        self._wake.set()
+
+    def _begin(self, call_id: int, item: CallMessage) -> None:
+        dispatcher = self._dispatcher
+        settings = dispatcher.settings
+        try:
+            request = prepare(item, settings.max_body_bytes)
+        except RequestError as error:
+            self._refuse(call_id, error.failure)
+            return
+        timeout = settings.call_timeout
+        if item.HasField("timeout"):
+            duration = item.timeout
+            timeout = duration.seconds + duration.nanos * 1e-9
+        claims = self._claims
+        call = self._calls[call_id] = Call(
+            dispatcher,
+            dispatcher.table.expect(claims.session_id),
+            self,
+            call_id,
+            request,
+            epoch=claims.epoch,
+            stream=item.stream,
+        )
+        dispatcher.submit(call, timeout)
+
+    def _refuse(self, call_id: int, error: CallError) -> None:
+        result = self._batch.results.add(id=call_id, done=True)
+        result.error.CopyFrom(error)
+        self._count(len(error.message) + _ITEM_OVERHEAD)
+
+    # What the calls say.
+
+    def on_pieces(self, call: Call, pieces: list[Piece]) -> None:
+        """Queue pieces of a streamed call."""
+        call_id = call.call_id
+        result = self._open.get(call_id)
+        if result is None:
+            result = self._open[call_id] = self._batch.results.add(id=call_id)
+            if call_id not in self._told:
+                self._told.add(call_id)
+                result.replica_id = call.replica_id
+        self._fill(result, pieces)
+
+    def on_done(self, call: Call, pieces: list[Piece], error: CallError | None) -> None:
+        """Queue the end of a call."""
+        call_id = call.call_id
+        del self._calls[call_id]
+        result = self._open.pop(call_id, None) if call.stream else None
+        if result is None:
+            result = self._batch.results.add(id=call_id)
+            if call_id not in self._told:
+                result.replica_id = call.replica_id
+        if call.stream:
+            self._told.discard(call_id)
+        if error is not None:
+            result.error.CopyFrom(error)
+            result.done = True
+            self._count(len(error.message) + _ITEM_OVERHEAD)
+        else:
+            self._fill(result, pieces, done=True)
+
+    def _fill(self, result: CallResult, pieces: list[Piece], *, done: bool = False) -> None:
+        size = _ITEM_OVERHEAD
+        call_id = result.id
+        for text, event in pieces:
+            if self._batch_bytes + size >= _MESSAGE_BYTES and len(result.items):
+                self._count(size)
+                size = _ITEM_OVERHEAD
+                result = self._batch.results.add(id=call_id)
+                if not done:
+                    self._open[call_id] = result
+            item = result.items.add(json=text)
+            if event:
+                item.event = event
+            size += len(text) + _ITEM_OVERHEAD
+        if done:
+            result.done = True
+        self._count(size)
+
+    def _count(self, size: int) -> None:
+        """Count what was put into the batch, close it where it is full, and wake the writer."""
+        self._batch_bytes += size
+        self._backlog += size
+        if self._batch_bytes >= _MESSAGE_BYTES:
+            self._close_batch()
+        if self._backlog > _HIGH_BYTES and not self.paused:
+            self.paused = True
+            for call in self._calls.values():
+                call.pause()
+        if self._backlog > _STOP_BYTES:
+            self._readable.clear()
+        self._wake.set()
+
+    def _close_batch(self) -> None:
+        self._closed_batches.append((self._batch, self._batch_bytes))
+        self._batch = ExchangeResponse()
+        self._batch_bytes = 0
+        self._open.clear()
+
+    # What the router says.
+
+    def drain(self) -> None:
+        """Tell the client that new calls belong elsewhere."""
+        self._draining = True
+        self._batch.draining = True
+        self._count(_ITEM_OVERHEAD)
+        asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._end_linger)
+
+    def _end_linger(self) -> None:
+        self._linger_over = True
+        self._wake.set()
+
+    def fail_all(self, error: CallError) -> None:
+        """End what runs with a failure."""
+        for call in list(self._calls.values()):
+            call.fail(error)
+
+    def abort(self) -> None:
+        """End what runs because nobody hears the answers any more."""
+        for call in list(self._calls.values()):
+            call.cancel()
+
+    # The two loops.
+
+    async def read_from(self, read: Callable[[], Awaitable[object]]) -> None:
+        """Take messages until the client half-closes.
+
+        Args:
+            read: Returns the next message, or something else at the end.
+        """
+        while True:
+            if not self._readable.is_set():
+                await self._readable.wait()
+            message = await read()
+            if not isinstance(message, ExchangeRequest):
+                break
+            self.accept(message)
+        self.half_close()
+
+    async def write_to(self, write: Callable[[ExchangeResponse], Awaitable[None]]) -> None:
+        """Write what is queued until the stream is done.
+
+        Args:
+            write: Writes one message, and returns when the next may be written.
+        """
+        while True:
+            self._wake.clear()
+            while self._backlog:
+                if not self._closed_batches:
+                    self._close_batch()
+                batch, size = self._closed_batches.popleft()
+                await write(batch)
+                self._written(size)
+            if not self._calls and (self._half_closed or (self._draining and self._linger_over)):
+                return
+            await self._wake.wait()
+
+    def _written(self, size: int) -> None:
+        self._backlog -= size
+        if self._backlog < _STOP_BYTES:
+            self._readable.set()
+        if self.paused and self._backlog <= _LOW_BYTES:
+            self.paused = False
+            for call in self._calls.values():
+                call.resume()

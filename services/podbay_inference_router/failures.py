@@ -1,0 +1,349 @@
+"""How each failure of a call is told: reason, evidence, way out. Pure.
+
+A failure is a `CallError`: the message of an Exchange stream, and the same facts that the status of
+a unary call carries.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from google.rpc import code_pb2
+
+from podbay.v1 import errors_pb2
+from podbay.v1.errors_pb2 import CallError, FieldViolation
+
+__all__ = [
+    "CODES",
+    "bad_answer",
+    "body_too_large",
+    "cancelled",
+    "connection_lost",
+    "deadline_exceeded",
+    "draining",
+    "duplicate_id",
+    "failure",
+    "internal",
+    "invalid",
+    "not_synced",
+    "queue_full",
+    "queue_timeout",
+    "session_ended",
+    "session_not_found",
+    "session_not_ready",
+    "stopped",
+    "token_expired",
+    "token_for_other_session",
+    "token_invalid",
+    "token_revoked",
+    "unreachable",
+]
+
+
+CODES: Final[Mapping[errors_pb2.ErrorReason.ValueType, int]] = {
+    errors_pb2.ERROR_REASON_INVALID_REQUEST: code_pb2.INVALID_ARGUMENT,
+    errors_pb2.ERROR_REASON_MALFORMED_JSON: code_pb2.INVALID_ARGUMENT,
+    errors_pb2.ERROR_REASON_BODY_TOO_LARGE: code_pb2.RESOURCE_EXHAUSTED,
+    errors_pb2.ERROR_REASON_TOKEN_INVALID: code_pb2.UNAUTHENTICATED,
+    errors_pb2.ERROR_REASON_TOKEN_EXPIRED: code_pb2.UNAUTHENTICATED,
+    errors_pb2.ERROR_REASON_TOKEN_REVOKED: code_pb2.UNAUTHENTICATED,
+    errors_pb2.ERROR_REASON_TOKEN_FOR_OTHER_SESSION: code_pb2.PERMISSION_DENIED,
+    errors_pb2.ERROR_REASON_INFERENCE_SESSION_NOT_FOUND: code_pb2.NOT_FOUND,
+    errors_pb2.ERROR_REASON_SESSION_NOT_READY: code_pb2.UNAVAILABLE,
+    errors_pb2.ERROR_REASON_SESSION_TERMINATED: code_pb2.FAILED_PRECONDITION,
+    errors_pb2.ERROR_REASON_SESSION_EXPIRED: code_pb2.FAILED_PRECONDITION,
+    errors_pb2.ERROR_REASON_SESSION_FAILED: code_pb2.FAILED_PRECONDITION,
+    errors_pb2.ERROR_REASON_REPLICA_UNREACHABLE: code_pb2.UNAVAILABLE,
+    errors_pb2.ERROR_REASON_REPLICA_CONNECTION_LOST: code_pb2.UNAVAILABLE,
+    errors_pb2.ERROR_REASON_REPLICA_BAD_ANSWER: code_pb2.ABORTED,
+    errors_pb2.ERROR_REASON_DEADLINE_EXCEEDED: code_pb2.DEADLINE_EXCEEDED,
+    errors_pb2.ERROR_REASON_QUEUE_FULL: code_pb2.RESOURCE_EXHAUSTED,
+    errors_pb2.ERROR_REASON_CANCELLED: code_pb2.CANCELLED,
+    errors_pb2.ERROR_REASON_ROUTER_DRAINING: code_pb2.UNAVAILABLE,
+    errors_pb2.ERROR_REASON_ROUTER_NOT_SYNCED: code_pb2.UNAVAILABLE,
+    errors_pb2.ERROR_REASON_DUPLICATE_CALL_ID: code_pb2.INVALID_ARGUMENT,
+    errors_pb2.ERROR_REASON_INTERNAL: code_pb2.INTERNAL,
+}
+"""The google.rpc.Code of each reason that the router itself gives."""
+
+_ENDED_WORDS: Final[Mapping[int, str]] = {
+    errors_pb2.ERROR_REASON_SESSION_TERMINATED: "was terminated",
+    errors_pb2.ERROR_REASON_SESSION_EXPIRED: "has expired",
+    errors_pb2.ERROR_REASON_SESSION_FAILED: "has failed",
+}
+
+
+def failure(
+    reason: errors_pb2.ErrorReason.ValueType,
+    message: str,
+    *,
+    code: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    retry_after: float | None = None,
+    violations: Sequence[tuple[str, str]] = (),
+    not_started: bool = False,
+) -> CallError:
+    """Build a failure.
+
+    Args:
+        reason: Why, for programs.
+        message: Why, for people.
+        code: The google.rpc.Code; that of the reason unless said.
+        metadata: The evidence.
+        retry_after: Seconds after which another try may help; None where it does not.
+        violations: Paths and descriptions of broken rules.
+        not_started: True where no replica has seen the call.
+
+    Returns:
+        The failure.
+    """
+    error = CallError(
+        code=CODES[reason] if code is None else code,
+        reason=reason,
+        message=message,
+        metadata=metadata,
+        violations=[FieldViolation(field=path, description=text) for path, text in violations],
+        not_started=not_started,
+    )
+    if retry_after is not None:
+        seconds, rest = divmod(max(0.0, retry_after), 1)
+        error.retry_delay.seconds = int(seconds)
+        error.retry_delay.nanos = int(rest * 1e9)
+    return error
+
+
+def invalid(path: str, description: str) -> CallError:
+    """Tell that the field at `path` breaks a rule."""
+    return failure(
+        errors_pb2.ERROR_REASON_INVALID_REQUEST,
+        f"{path}: {description}",
+        violations=[(path, description)],
+        not_started=True,
+    )
+
+
+def body_too_large(size: int, limit: int) -> CallError:
+    """Tell that a request's body of `size` bytes is over the limit."""
+    return failure(
+        errors_pb2.ERROR_REASON_BODY_TOO_LARGE,
+        f"The body has {size} bytes, and the router takes {limit}. Send less at once, or start the "
+        "router with a larger --max-body-bytes.",
+        metadata={"size": str(size), "limit": str(limit)},
+        violations=[("body", f"larger than {limit} bytes")],
+        not_started=True,
+    )
+
+
+def token_invalid(why: str) -> CallError:
+    """Tell that a session token cannot be trusted."""
+    return failure(
+        errors_pb2.ERROR_REASON_TOKEN_INVALID,
+        f"The session token is not valid: {why}. Ask for a new one with CreateSessionToken.",
+        not_started=True,
+    )
+
+
+def token_expired() -> CallError:
+    """Tell that a session token has ended."""
+    return failure(
+        errors_pb2.ERROR_REASON_TOKEN_EXPIRED,
+        "The session token has expired. Ask for a new one with CreateSessionToken.",
+        not_started=True,
+    )
+
+
+def token_revoked(session_id: str) -> CallError:
+    """Tell that a session token is of an earlier epoch."""
+    return failure(
+        errors_pb2.ERROR_REASON_TOKEN_REVOKED,
+        f"The tokens of session {session_id} were revoked, this one among them. Ask for a new one "
+        "with CreateSessionToken.",
+        metadata={"session": session_id},
+        not_started=True,
+    )
+
+
+def token_for_other_session(session_id: str) -> CallError:
+    """Tell that a session token is for another session than the one that was called."""
+    return failure(
+        errors_pb2.ERROR_REASON_TOKEN_FOR_OTHER_SESSION,
+        f"The token is for another session than {session_id}. Each session has tokens of its own.",
+        metadata={"session": session_id},
+        not_started=True,
+    )
+
+
+def session_not_found(session_id: str) -> CallError:
+    """Tell that the router knows no such session."""
+    return failure(
+        errors_pb2.ERROR_REASON_INFERENCE_SESSION_NOT_FOUND,
+        f"There is no session {session_id}: it never was here, or it ended long ago.",
+        metadata={"session": session_id},
+        not_started=True,
+    )
+
+
+def session_not_ready(session_id: str, message: str, evidence: Mapping[str, str]) -> CallError:
+    """Tell that a session has no ready replica, with what the session manager knows of it."""
+    why = message or "its replicas are starting"
+    return failure(
+        errors_pb2.ERROR_REASON_SESSION_NOT_READY,
+        f"Session {session_id} has no ready replica: {why.rstrip('.')}. Try again, or follow its "
+        "status.",
+        metadata={**evidence, "session": session_id},
+        retry_after=1.0,
+        not_started=True,
+    )
+
+
+def session_ended(
+    session_id: str,
+    reason: errors_pb2.ErrorReason.ValueType,
+    message: str,
+    evidence: Mapping[str, str],
+    *,
+    not_started: bool = True,
+) -> CallError:
+    """Tell that a session has ended, and why."""
+    if reason not in _ENDED_WORDS:
+        reason = errors_pb2.ERROR_REASON_SESSION_TERMINATED
+    text = f"Session {session_id} {_ENDED_WORDS[reason]}"
+    if message:
+        text += f": {message.rstrip('.')}"
+    return failure(
+        reason,
+        f"{text}. Create a new session.",
+        metadata={**evidence, "session": session_id},
+        not_started=not_started,
+    )
+
+
+def queue_full(session_id: str, length: int) -> CallError:
+    """Tell that `length` calls of a session wait already, which is all that may."""
+    return failure(
+        errors_pb2.ERROR_REASON_QUEUE_FULL,
+        f"All replicas of session {session_id} are at their limit, and {length} calls wait, which "
+        "is all that may. Send fewer calls at once, or run more replicas.",
+        metadata={"session": session_id, "waiting": str(length)},
+        retry_after=1.0,
+        not_started=True,
+    )
+
+
+def queue_timeout(session_id: str, seconds: float, length: int) -> CallError:
+    """Tell that a call waited as long as it may for a busy replica."""
+    return failure(
+        errors_pb2.ERROR_REASON_QUEUE_FULL,
+        f"All replicas of session {session_id} were at their limit for the {seconds:g} s that a "
+        f"call may wait; {length} calls wait. Send fewer calls at once, or run more replicas.",
+        metadata={"session": session_id, "waiting": str(length)},
+        retry_after=1.0,
+        not_started=True,
+    )
+
+
+def deadline_exceeded(session_id: str, replica_id: str, *, waiting: bool) -> CallError:
+    """Tell that a call's time ran out, in the queue or at a replica."""
+    if waiting:
+        text = f"The call's time ran out while it waited for a replica of session {session_id}."
+    else:
+        text = (
+            f"The call's time ran out while replica {replica_id} worked on it; the replica was "
+            "told to stop."
+        )
+    metadata = {"session": session_id}
+    if replica_id:
+        metadata["replica"] = replica_id
+    return failure(
+        errors_pb2.ERROR_REASON_DEADLINE_EXCEEDED,
+        f"{text} Allow more time.",
+        metadata=metadata,
+        not_started=waiting,
+    )
+
+
+def cancelled(*, not_started: bool) -> CallError:
+    """Tell that the caller cancelled."""
+    return failure(
+        errors_pb2.ERROR_REASON_CANCELLED, "The call was cancelled.", not_started=not_started
+    )
+
+
+def draining() -> CallError:
+    """Tell that the router is about to stop."""
+    return failure(
+        errors_pb2.ERROR_REASON_ROUTER_DRAINING,
+        "The router is about to stop and has not begun the call. Send it again on a new stream.",
+        retry_after=0.1,
+        not_started=True,
+    )
+
+
+def stopped() -> CallError:
+    """Tell that the router stopped before a call's answer was complete."""
+    return failure(
+        errors_pb2.ERROR_REASON_ROUTER_DRAINING,
+        "The router stopped before the answer was complete. The replica may have worked on the "
+        "call: send it again only if that is safe.",
+    )
+
+
+def not_synced() -> CallError:
+    """Tell that the router has not heard from the session manager since it started."""
+    return failure(
+        errors_pb2.ERROR_REASON_ROUTER_NOT_SYNCED,
+        "The router has not reached the session manager since it started, so it knows no session. "
+        "Try again; if this goes on, look whether the session manager runs.",
+        retry_after=0.5,
+        not_started=True,
+    )
+
+
+def unreachable(session_id: str, replica_id: str, detail: str) -> CallError:
+    """Tell that no replica could be connected to."""
+    return failure(
+        errors_pb2.ERROR_REASON_REPLICA_UNREACHABLE,
+        f"No replica of session {session_id} could be reached; of {replica_id}, {detail}. No "
+        "replica has seen the call.",
+        metadata={"session": session_id, "replica": replica_id, "detail": detail},
+        retry_after=1.0,
+        not_started=True,
+    )
+
+
+def connection_lost(session_id: str, replica_id: str, *, answering: bool) -> CallError:
+    """Tell that a replica closed the connection before its answer was complete."""
+    when = "in the middle of its answer" if answering else "before it answered"
+    return failure(
+        errors_pb2.ERROR_REASON_REPLICA_CONNECTION_LOST,
+        f"The connection to replica {replica_id} was lost {when}. It may have worked on the call: "
+        "send it again only if that is safe. The session's logs may tell why.",
+        metadata={"session": session_id, "replica": replica_id},
+    )
+
+
+def bad_answer(session_id: str, replica_id: str, detail: str) -> CallError:
+    """Tell that a replica's answer cannot be passed on."""
+    return failure(
+        errors_pb2.ERROR_REASON_REPLICA_BAD_ANSWER,
+        f"The answer of replica {replica_id} cannot be used: {detail}.",
+        metadata={"session": session_id, "replica": replica_id, "detail": detail},
+    )
+
+
+def duplicate_id(call_id: int) -> CallError:
+    """Tell that a call's id is in use on its stream."""
+    return failure(
+        errors_pb2.ERROR_REASON_DUPLICATE_CALL_ID,
+        f"The id {call_id} belongs to a call of this stream that is not answered yet.",
+        metadata={"id": str(call_id)},
+        not_started=True,
+    )
+
+
+def internal(incident: str) -> CallError:
+    """Tell of a defect in the router, logged under `incident`."""
+    return failure(
+        errors_pb2.ERROR_REASON_INTERNAL,
+        f"A defect in the router, logged as incident {incident}. Please report it.",
+        metadata={"incident": incident},
+    )

@@ -1,0 +1,254 @@
+"""One keep-alive HTTP/1.1 connection to a replica, driven by callbacks."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable
+from typing import Final, cast
+
+import httptools
+
+from podbay_inference_router.ports import Sendable
+
+__all__ = ["Connection"]
+
+_LOG = logging.getLogger(__name__)
+
+_MAX_HEAD_BYTES: Final = 64 << 10
+# Up to this size head and body are joined: one small copy is cheaper than another system call.
+_JOIN_BYTES: Final = 64 << 10
+_NO_BODY: Final = frozenset({204, 304})
+
+
+class Connection(asyncio.Protocol):
+    """A connection that carries one request after the other.
+
+    Args:
+        release: Takes the connection back when it is free for the next request.
+        forget: Told when the connection has ended.
+    """
+
+    __slots__ = (
+        "_body_sized",
+        "_call",
+        "_complete",
+        "_content_type",
+        "_encoding",
+        "_forget",
+        "_head_bytes",
+        "_head_done",
+        "_keep_alive",
+        "_parser",
+        "_received",
+        "_release",
+        "_retry_after",
+        "_status",
+        "_stray",
+        "_transport",
+        "idle_since",
+    )
+
+    def __init__(
+        self, release: Callable[["Connection"], None], forget: Callable[["Connection"], None]
+    ) -> None:
+        self._release = release
+        self._forget = forget
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._call: Sendable | None = None
+        self._stray = False
+        self._received = False
+        self.idle_since = 0.0
+        self._complete = False
+        self._head_done = False
+        self._body_sized = False
+        self._keep_alive = False
+        self._expect_head()
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request can be written to it."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def start(self, call: Sendable, head: bytes, body: bytes) -> None:
+        """Write a request.
+
+        Args:
+            call: Told how the answer goes.
+            head: The request's head up to the value of Content-Length.
+            body: The body.
+        """
+        transport = self._transport
+        if transport is None:
+            raise RuntimeError("a request was given to a connection that is not open")
+        self._call = call
+        self._received = False
+        call.flight = self
+        call.sent = True
+        if len(body) <= _JOIN_BYTES:
+            transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        else:
+            transport.writelines((b"%b%d\r\n\r\n" % (head, len(body)), body))
+
+    # What the call says.
+
+    def abort(self) -> None:
+        """Close at once: this is what tells a replica to stop."""
+        self._call = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause(self) -> None:
+        """Stop reading."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and transport.is_reading():
+            transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and not transport.is_reading():
+            transport.resume_reading()
+
+    def close(self) -> None:
+        """Close it while it is free."""
+        if self._transport is not None:
+            self._transport.close()
+
+    # What the transport says.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come, and end the request where its answer is complete."""
+        call = self._call
+        if call is None:
+            # Nothing was asked, or the one who asked is gone.
+            self.abort()
+            return
+        self._received = True
+        if not self._head_done:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            incident = uuid.uuid4().hex
+            _LOG.exception("incident %s while an answer was read", incident)
+            self._give_up(call).on_defect(incident)
+            return
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if self._complete and self._call is call:
+                # The answer was whole; what follows it is not HTTP.
+                self._stray = True
+            elif self._call is call:
+                self._give_up(call).on_bad_answer("it is not HTTP/1.1")
+                return
+        if self._call is not call:
+            return
+        if self._complete:
+            self._end_answer(call)
+        elif not self._head_done and self._head_bytes > _MAX_HEAD_BYTES:
+            self._give_up(call).on_bad_answer(f"its head is larger than {_MAX_HEAD_BYTES} bytes")
+
+    def eof_received(self) -> bool:
+        """Let the transport close; `connection_lost` tells the call."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End the request, if there is one: with its answer, where that goes up to the end."""
+        self._forget(self)
+        call, self._call = self._call, None
+        if call is None:
+            return
+        if error is None and self._head_done and not self._body_sized:
+            call.on_end()
+        else:
+            call.on_lost(answering=self._received)
+
+    # What the parser says.
+
+    def on_message_begin(self) -> None:
+        """Note an answer that nobody asked for, behind the one that was."""
+        if self._complete:
+            self._stray = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep the few headers that matter."""
+        if self._complete:
+            return
+        match name.lower():
+            case b"content-type":
+                self._content_type = value.decode("latin-1").strip()
+            case b"content-length" | b"transfer-encoding":
+                self._body_sized = True
+            case b"content-encoding":
+                self._encoding = value.decode("latin-1").strip()
+            case b"retry-after":
+                self._retry_after = value.decode("latin-1").strip()
+
+    def on_headers_complete(self) -> None:
+        """Tell the call of the answer, unless it is an interim one."""
+        if self._complete:
+            return
+        self._status = status = self._parser.get_status_code()
+        if status < 200:
+            return
+        self._head_done = True
+        if status in _NO_BODY:
+            self._body_sized = True
+        if self._call is not None:
+            self._call.on_head(status, self._content_type, self._encoding, self._retry_after)
+
+    def on_body(self, data: bytes) -> None:
+        """Pass a part of the body on."""
+        if self._call is not None and not self._complete:
+            self._call.on_body(data)
+
+    def on_message_complete(self) -> None:
+        """Note the end; the call is told when the parser has returned."""
+        if self._complete:
+            return
+        if self._status < 200:
+            self._expect_head()
+            return
+        self._complete = True
+        self._keep_alive = self._parser.should_keep_alive()
+
+    def _expect_head(self) -> None:
+        self._head_done = False
+        self._head_bytes = 0
+        self._complete = False
+        self._keep_alive = False
+        self._body_sized = False
+        self._status = 0
+        self._content_type = ""
+        self._encoding = ""
+        self._retry_after = ""
+
+    def _give_up(self, call: Sendable) -> Sendable:
+        """Close without an answer; returns the call, which is to be told."""
+        call.flight = None
+        self.abort()
+        return call
+
+    def _end_answer(self, call: Sendable) -> None:
+        self._call = None
+        transport = self._transport
+        # Whatever follows an answer, or a request that is not fully written, would be taken for
+        # part of the next exchange.
+        reusable = (
+            transport is not None
+            and self._keep_alive
+            and not self._stray
+            and not transport.is_closing()
+            and not transport.get_write_buffer_size()
+        )
+        if reusable:
+            self._expect_head()
+            self.resume()
+            self._release(self)
+        elif transport is not None:
+            transport.abort()
+        call.on_end()

@@ -1,0 +1,230 @@
+"""InferenceRouterService: converts between the wire and calls, and checks who calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import grpc
+
+from podbay.v1 import inference_router_service_pb2 as pb
+from podbay.v1 import inference_router_service_pb2_grpc as pb_grpc
+from podbay_inference_router import failures
+from podbay_inference_router.calls import Call, Sink
+from podbay_inference_router.exchange import ExchangeStream
+from podbay_inference_router.requests import RequestError, prepare
+from podbay_inference_router.unary import PieceSink, WholeSink
+from podbay_inference_router.values import ValueFormError, from_json
+from podbay_kit.auth import bearer_token
+from podbay_kit.errors import ServiceError
+
+if TYPE_CHECKING:
+    from podbay.v1.errors_pb2 import CallError
+    from podbay_inference_router.dispatch import Dispatcher
+    from podbay_inference_router.framing import Piece
+    from podbay_inference_router.tokens import Claims, TokenVerifier
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+__all__ = ["RouterServicer", "to_service_error"]
+
+_STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+# From 8 KiB of metadata on, gRPC refuses a part of all answers by lot. The message is in them
+# twice: percent-encoded (three bytes for one that is not ASCII), and in base64 with the evidence.
+_MAX_ENCODED_MESSAGE: Final = 2200
+_MAX_EVIDENCE: Final = 1200
+
+
+def to_service_error(error: CallError) -> ServiceError:
+    """Return a call's failure as an RPC raises it, cut to what the metadata of an answer hold."""
+    delay = error.retry_delay
+    left = _MAX_EVIDENCE
+    metadata: dict[str, str] = {}
+    for key, value in sorted(error.metadata.items(), key=lambda item: len(item[1])):
+        metadata[key] = _cut(value, left, 1)
+        left = max(0, left - len(key) - len(metadata[key].encode()))
+    return ServiceError(
+        error.reason,
+        _cut(error.message, _MAX_ENCODED_MESSAGE, 3),
+        code=_STATUS_CODES[error.code],
+        metadata=metadata,
+        retry_after=delay.seconds + delay.nanos * 1e-9 if error.HasField("retry_delay") else None,
+        violations=[(item.field, item.description) for item in error.violations],
+        not_started=error.not_started,
+    )
+
+
+def _cut(text: str, limit: int, cost: int) -> str:
+    """Cut a text to `limit` bytes, where a byte that is not ASCII counts `cost` times."""
+    data = text.encode()
+    size = 0
+    for index, byte in enumerate(data[: limit + 1]):
+        size += cost if byte >= 0x7F or byte < 0x20 else 1
+        if size > limit:
+            return data[:index].decode(errors="ignore") + "..."
+    return text
+
+
+class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
+    """The service.
+
+    Args:
+        dispatcher: Where calls go.
+        verifier: Whom to believe.
+        wall_clock: Gives the time of day in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        verifier: TokenVerifier,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._verifier = verifier
+        self._wall_clock = wall_clock
+        self._streams: set[ExchangeStream] = set()
+        self._single: set[Call] = set()
+        self._news = asyncio.Event()
+
+    async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
+        """Send one request and return the whole answer."""
+        sink = WholeSink()
+        call = self._begin(request, context, sink, stream=False)
+        try:
+            pieces, error = await sink.result()
+        finally:
+            self._end(call)
+        if error is not None:
+            raise to_service_error(error)
+        return pb.InferResponse(items=self._items(call, pieces), replica_id=call.replica_id)
+
+    async def StreamInfer(  # type: ignore[override]  # a coroutine that writes
+        self, request: pb.StreamInferRequest, context: Context
+    ) -> None:
+        """Send one request and return the answer in pieces."""
+        sink = PieceSink()
+        call = self._begin(request, context, sink, stream=True)
+        try:
+            first = True
+            while pieces := await sink.next():
+                response = pb.StreamInferResponse(items=self._items(call, pieces))
+                if first:
+                    response.replica_id = call.replica_id
+                    first = False
+                await context.write(response)
+        finally:
+            self._end(call)
+        if sink.error is not None:
+            raise to_service_error(sink.error)
+
+    async def Exchange(  # type: ignore[override]  # a coroutine that writes
+        self, request_iterator: object, context: Context
+    ) -> None:
+        """Carry many calls of one session."""
+        del request_iterator  # context.read() does without an iterator's costs
+        claims = self._authenticate(context)
+        self._check_epoch(claims)
+        stream = ExchangeStream(self._dispatcher, claims, self._wall_clock)
+        self._streams.add(stream)
+        if self._dispatcher.draining:
+            stream.drain()
+        reader = asyncio.create_task(stream.read_from(context.read), name="exchange-reader")
+        reader.add_done_callback(lambda _: stream.half_close())
+        try:
+            await stream.write_to(context.write)
+        finally:
+            self._streams.discard(stream)
+            self._news.set()
+            stream.abort()
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reader
+
+    def drain(self) -> None:
+        """Refuse what is new, and tell the clients of open streams."""
+        self._dispatcher.drain()
+        for stream in self._streams:
+            stream.drain()
+
+    async def finished(self) -> None:
+        """Return when nothing runs."""
+        while self._streams or self._single:
+            self._news.clear()
+            await self._news.wait()
+
+    def abandon(self) -> None:
+        """End what still runs, because the time for it is over."""
+        error = failures.stopped()
+        for call in list(self._single):
+            call.fail(error)
+        for stream in self._streams:
+            stream.fail_all(error)
+
+    def _authenticate(self, context: Context) -> Claims:
+        if not self._dispatcher.table.synced:
+            raise to_service_error(failures.not_synced())
+        token = bearer_token(context.invocation_metadata() or ())
+        try:
+            return self._verifier.verify(token, self._wall_clock())
+        except RequestError as error:
+            raise to_service_error(error.failure) from error
+
+    def _check_epoch(self, claims: Claims) -> None:
+        session = self._dispatcher.table.find(claims.session_id)
+        if session is not None and claims.epoch < session.epoch:
+            raise to_service_error(failures.token_revoked(claims.session_id))
+
+    def _begin(
+        self,
+        request: pb.InferRequest | pb.StreamInferRequest,
+        context: Context,
+        sink: Sink,
+        *,
+        stream: bool,
+    ) -> Call:
+        claims = self._authenticate(context)
+        if not request.session_id:
+            raise to_service_error(failures.invalid("sessionId", "is required"))
+        if request.session_id != claims.session_id:
+            raise to_service_error(failures.token_for_other_session(request.session_id))
+        dispatcher = self._dispatcher
+        try:
+            prepared = prepare(request, dispatcher.settings.max_body_bytes)
+        except RequestError as error:
+            raise to_service_error(error.failure) from error
+        call = Call(
+            dispatcher,
+            dispatcher.table.expect(claims.session_id),
+            sink,
+            0,
+            prepared,
+            epoch=claims.epoch,
+            stream=stream,
+        )
+        self._single.add(call)
+        # None without a deadline, whatever the stubs say.
+        remaining = cast("float | None", context.time_remaining())
+        limit = dispatcher.settings.call_timeout
+        dispatcher.submit(call, limit if remaining is None else remaining)
+        return call
+
+    def _end(self, call: Call) -> None:
+        """Forget a call; where its RPC was cancelled, the replica is told to stop."""
+        self._single.discard(call)
+        self._news.set()
+        call.cancel()
+
+    def _items(self, call: Call, pieces: list[Piece]) -> list[pb.Item]:
+        if not call.request.wants_values:
+            return [pb.Item(json=text, event=event) for text, event in pieces]
+        try:
+            return [pb.Item(value=from_json(text), event=event) for text, event in pieces]
+        except ValueFormError as error:
+            raise to_service_error(
+                failures.bad_answer(call.session.session_id, call.replica_id, str(error))
+            ) from error

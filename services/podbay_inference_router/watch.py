@@ -1,0 +1,136 @@
+"""Follows the session manager's routes, for ever, and tells how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+from podbay.v1.session_manager_service_pb2 import (
+    AcknowledgeRoutesRequest,
+    WatchRoutesRequest,
+    WatchRoutesResponse,
+)
+from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceStub
+
+if TYPE_CHECKING:
+    from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceAsyncStub
+
+__all__ = ["RouteWatcher", "pause_after"]
+
+_LOG = logging.getLogger(__name__)
+
+_FIRST_PAUSE: Final = 0.1
+_LAST_PAUSE: Final = 2.0
+_ACKNOWLEDGE_SECONDS: Final = 5.0
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", int(_LAST_PAUSE * 1000)),
+)
+
+
+def pause_after(failures: int) -> float:
+    """Give the seconds before the next try after so many failures in a row."""
+    return float(min(_LAST_PAUSE, _FIRST_PAUSE * 2 ** min(max(failures - 1, 0), 10)))
+
+
+class RouteWatcher:
+    """Watches `WatchRoutes`, and watches again whenever the stream ends.
+
+    Args:
+        endpoint: The session manager's "host:port".
+        token: The token of the services.
+        name: Who watches, for the session manager's log.
+        on_message: Takes each message.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        token: str,
+        name: str,
+        on_message: Callable[[WatchRoutesResponse], None],
+    ) -> None:
+        self._endpoint = endpoint
+        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._request = WatchRoutesRequest(router=name)
+        self._on_message = on_message
+        self._failures = 0
+        # How far this router is in the watch that runs.
+        self._watch_id = ""
+        self._applied = 0
+        self._news = asyncio.Event()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with grpc.aio.insecure_channel(self._endpoint, options=_OPTIONS) as channel:
+            stub = SessionManagerServiceStub(channel)
+            while True:
+                acknowledging = asyncio.create_task(
+                    self._acknowledge(stub), name="acknowledge-routes"
+                )
+                try:
+                    await self._watch(stub)
+                except grpc.aio.AioRpcError as error:
+                    self._note_failure(error)
+                finally:
+                    acknowledging.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await acknowledging
+                self._failures += 1
+                # Routers that lost the same session manager shall not come back all at once.
+                jitter = 1 + 0.2 * random.random()  # noqa: S311 # no secret depends on it
+                await asyncio.sleep(jitter * pause_after(self._failures))
+
+    async def _watch(self, stub: SessionManagerServiceAsyncStub) -> None:
+        async for message in stub.WatchRoutes(self._request, metadata=self._metadata):
+            if self._failures:
+                _LOG.info("the session manager at %s is back", self._endpoint)
+                self._failures = 0
+            self._on_message(message)
+            if message.watch_id:
+                self._watch_id = message.watch_id
+            self._applied = message.revision
+            self._news.set()
+
+    async def _acknowledge(self, stub: SessionManagerServiceAsyncStub) -> None:
+        """Tell the newest revision, one after the other, for as long as the watch runs."""
+        self._watch_id = ""
+        self._news.clear()
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if not self._watch_id:
+                continue
+            request = AcknowledgeRoutesRequest(watch_id=self._watch_id, revision=self._applied)
+            try:
+                await stub.AcknowledgeRoutes(
+                    request, metadata=self._metadata, timeout=_ACKNOWLEDGE_SECONDS
+                )
+            except grpc.aio.AioRpcError as error:
+                # A session manager without a sign of this router reports sessions as ready later,
+                # so it is told again, whether or not anything changes.
+                _LOG.warning("routes cannot be acknowledged (%s)", error.code().name)
+                self._news.set()
+                await asyncio.sleep(pause_after(1))
+
+    def _note_failure(self, error: grpc.aio.AioRpcError) -> None:
+        if self._failures == 0:
+            _LOG.warning(
+                "the session manager at %s does not tell routes (%s: %s): serving with those "
+                "known, and trying again",
+                self._endpoint,
+                error.code().name,
+                error.details(),
+            )

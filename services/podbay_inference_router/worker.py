@@ -1,0 +1,160 @@
+"""One worker: the parts put together, served, and ended in order."""
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import random
+import sys
+from typing import Final
+
+from podbay.v1.inference_router_service_pb2_grpc import (
+    add_InferenceRouterServiceServicer_to_server,
+)
+from podbay.v1.session_manager_service_pb2 import WatchRoutesResponse
+from podbay_inference_router.dispatch import Dispatcher
+from podbay_inference_router.servicer import RouterServicer
+from podbay_inference_router.settings import Settings
+from podbay_inference_router.table import RouteTable
+from podbay_inference_router.tokens import TokenVerifier
+from podbay_inference_router.upstream import ConnectionPools
+from podbay_inference_router.watch import RouteWatcher
+from podbay_kit.process import Stop, read_secret, write_address_file
+from podbay_kit.serving import GrpcServer, ServiceRegistration, split_address
+from podbay_kit.tasks import TaskSet
+
+__all__ = ["READY_LINE", "Worker", "serve"]
+
+READY_LINE: Final = "ready"
+"""What a worker tells the process that started it, on its standard output."""
+
+_SERVICE: Final = "podbay.v1.InferenceRouterService"
+# What still runs is ended this long before the grace is over, so that its callers hear why.
+_ABANDON_SECONDS: Final = 0.5
+# How long the first start waits for the session manager before it listens nevertheless.
+_SYNC_SECONDS: Final = 1.0
+
+
+class Worker:
+    """A router in this process.
+
+    Args:
+        listen: The address, as "127.0.0.1:0".
+        session_manager: The session manager's "host:port".
+        service_token: The token of the services.
+        settings: The limits.
+    """
+
+    def __init__(
+        self, *, listen: str, session_manager: str, service_token: str, settings: Settings
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._pools = ConnectionPools(settings, loop)
+        self._table = RouteTable(self._pools.connect, settings.share_of)
+        self._verifier = TokenVerifier()
+        self.dispatcher = Dispatcher(
+            self._table,
+            settings,
+            loop,
+            random.random,
+        )
+        self._servicer = RouterServicer(self.dispatcher, self._verifier)
+        self._server = GrpcServer(
+            listen=listen,
+            services=[
+                ServiceRegistration(
+                    _SERVICE,
+                    functools.partial(add_InferenceRouterServiceServicer_to_server, self._servicer),
+                )
+            ],
+            authenticator=None,
+            reuse_port=settings.workers > 1,
+            # A body that is too large must get in to be refused with a reason, and a message may
+            # carry several calls.
+            max_message_bytes=2 * settings.max_body_bytes,
+        )
+        self._watcher = RouteWatcher(
+            session_manager, service_token, f"worker-{settings.worker_index}", self._on_routes
+        )
+        self._tasks = TaskSet()
+        self._synced = asyncio.Event()
+        self._listening = False
+
+    async def start(self, *, sync_seconds: float | None = _SYNC_SECONDS) -> int:
+        """Serve, and return the port.
+
+        Args:
+            sync_seconds: How long to wait for the routes before it listens; None for as long as
+                that takes. A worker that listens without routes takes calls away from others, only
+                to refuse them.
+        """
+        self._tasks.spawn_forever("watch-routes", self._watcher.run)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(sync_seconds):
+                await self._synced.wait()
+        port = await self._server.start()
+        self._listening = True
+        self._server.set_serving(self._table.synced)
+        return port
+
+    async def stop(self, grace: float) -> None:
+        """Finish what runs within `grace` seconds, refuse what is new, and end."""
+        self._server.set_serving(False)
+        self._servicer.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, grace - _ABANDON_SECONDS)):
+                await self._servicer.finished()
+        self._servicer.abandon()
+        # Only now: a gRPC server that is told to stop while calls run can crash the process when
+        # somebody connects (seen with 1.78), and would take those calls along.
+        await self._server.stop(min(grace, _ABANDON_SECONDS))
+        await self._tasks.close()
+        await self._pools.close()
+
+    def _on_routes(self, message: WatchRoutesResponse) -> None:
+        was_synced = self._table.synced
+        changes = self._table.apply(message, asyncio.get_running_loop().time())
+        if changes.keys:
+            self._verifier.set_keys(self._table.keys)
+        self.dispatcher.on_changes(changes)
+        if self._table.synced and not was_synced:
+            self._synced.set()
+            if self._listening and not self.dispatcher.draining:
+                self._server.set_serving(True)
+
+
+async def serve(options: argparse.Namespace, settings: Settings, stop: Stop) -> None:
+    """Run a worker until it is asked to stop.
+
+    Args:
+        options: The command line.
+        settings: The limits.
+        stop: The wish to stop.
+    """
+    worker = Worker(
+        listen=options.listen,
+        session_manager=options.session_manager_endpoint,
+        service_token=read_secret(options.service_token_file),
+        settings=settings,
+    )
+    start = asyncio.ensure_future(
+        worker.start(sync_seconds=None if options.replacement else _SYNC_SECONDS)
+    )
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({start, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not start.done():
+        start.cancel()
+        await asyncio.gather(start, return_exceptions=True)
+        await worker.stop(0)
+        return
+    port = start.result()
+    host, _ = split_address(options.listen)
+    if options.worker is None:
+        if options.address_file is not None:
+            write_address_file(options.address_file, host, port)
+    else:
+        sys.stdout.write(f"{READY_LINE}\n")
+        sys.stdout.flush()
+    await stop.wait()
+    await worker.stop(options.drain_seconds)
