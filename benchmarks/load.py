@@ -135,7 +135,7 @@ async def unary(target: str, in_flight: int, requests: int) -> Sample:
     """A plain gRPC stub calling Infer, as other languages would."""
     address, session_id, token = target.split()
     async with grpc.aio.insecure_channel(address) as channel:
-        stub: rpc.InferenceRouterServiceAsyncStub = rpc.InferenceRouterServiceStub(channel)  # type: ignore[assignment] # aio by its channel
+        stub: rpc.InferenceRouterServiceAsyncStub = rpc.InferenceRouterServiceStub(channel)
         metadata = (("authorization", f"Bearer {token}"),)
         request = pb.InferRequest(
             session_id=session_id, endpoint="echo", json=json.dumps(BODY).encode()
@@ -156,7 +156,7 @@ def main() -> None:
     if asyncio.iscoroutinefunction(case):
         sample = uvloop.run(case(target, int(in_flight), int(requests)))
     else:
-        sample = case(target, int(in_flight), int(requests))  # type: ignore[assignment] # sync
+        sample = case(target, int(in_flight), int(requests))
     print(json.dumps(dataclasses.asdict(sample)))
 
 

@@ -531,7 +531,7 @@ class InferenceSessionStatus(_message.Message):
     explanation: _builtins.str
     """What the session waits for or fails by, for people; empty where all is well."""
     revision: _builtins.int
-    """The revision of the store that this shows."""
+    """The session manager's own count of changes; grows with each. Not a revision to watch from."""
     @_builtins.property
     def status(self) -> _common_pb2.Status:
         """Its status, as in InferenceSession."""
