@@ -33,40 +33,19 @@ __all__ = ["RouterServicer", "to_service_error"]
 
 _STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
-# From 8 KiB of metadata on, gRPC refuses a part of all answers by lot. The message is in them
-# twice: percent-encoded (three bytes for one that is not ASCII), and in base64 with the evidence.
-_MAX_ENCODED_MESSAGE: Final = 2200
-_MAX_EVIDENCE: Final = 1200
-
 
 def to_service_error(error: CallError) -> ServiceError:
-    """Return a call's failure as an RPC raises it, cut to what the metadata of an answer hold."""
+    """Return a call's failure as an RPC raises it."""
     delay = error.retry_delay
-    left = _MAX_EVIDENCE
-    metadata: dict[str, str] = {}
-    for key, value in sorted(error.metadata.items(), key=lambda item: len(item[1])):
-        metadata[key] = _cut(value, left, 1)
-        left = max(0, left - len(key) - len(metadata[key].encode()))
     return ServiceError(
         error.reason,
-        _cut(error.message, _MAX_ENCODED_MESSAGE, 3),
+        error.message,
         code=_STATUS_CODES[error.code],
-        metadata=metadata,
+        metadata=error.metadata,
         retry_after=delay.seconds + delay.nanos * 1e-9 if error.HasField("retry_delay") else None,
         violations=[(item.field, item.description) for item in error.violations],
         not_started=error.not_started,
     )
-
-
-def _cut(text: str, limit: int, cost: int) -> str:
-    """Cut a text to `limit` bytes, where a byte that is not ASCII counts `cost` times."""
-    data = text.encode()
-    size = 0
-    for index, byte in enumerate(data[: limit + 1]):
-        size += cost if byte >= 0x7F or byte < 0x20 else 1
-        if size > limit:
-            return data[:index].decode(errors="ignore") + "..."
-    return text
 
 
 class RouterServicer(pb_grpc.InferenceRouterServiceServicer):

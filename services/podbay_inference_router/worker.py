@@ -92,7 +92,7 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(sync_seconds):
                 await self._synced.wait()
-        port = await self._server.start()
+        port = await self._server.start(serving=self._table.synced)
         self._listening = True
         self._server.set_serving(self._table.synced)
         return port
@@ -105,8 +105,6 @@ class Worker:
             async with asyncio.timeout(max(0.0, grace - _ABANDON_SECONDS)):
                 await self._servicer.finished()
         self._servicer.abandon()
-        # Only now: a gRPC server that is told to stop while calls run can crash the process when
-        # somebody connects (seen with 1.78), and would take those calls along.
         await self._server.stop(min(grace, _ABANDON_SECONDS))
         await self._tasks.close()
         await self._pools.close()

@@ -34,12 +34,14 @@ ERROR_DOMAIN: Final = "podbay.dev"
 
 _PREFIX: Final = "ERROR_REASON_"
 
-# gRPC allows 16 KiB for all metadata of a response, and the status message and details are part
-# of it (percent-encoded and in base64). Longer texts are cut, and say so.
-_MAX_MESSAGE: Final = 3000
-_MAX_METADATA_VALUE: Final = 2000
-_MAX_METADATA_TOTAL: Final = 4000
+# From 8 KiB of metadata on, gRPC refuses a part of all answers by lot. The message is in them
+# twice: percent-encoded (three bytes for one that is not ASCII), and in base64 with the evidence.
+_MAX_ENCODED_MESSAGE: Final = 2000
+_MAX_METADATA: Final = 1200
 _MAX_VIOLATIONS: Final = 20
+_MAX_VIOLATION_BYTES: Final = 800
+_PERCENT_ENCODED: Final = 3
+_CUT: Final = "…"
 
 _C = grpc.StatusCode
 _R = errors_pb2
@@ -112,23 +114,51 @@ def reason_name(reason: int) -> str:
     )
 
 
-def _cut(text: str, limit: int) -> str:
-    if len(text.encode()) <= limit:
+def _cut(text: str, limit: int, *, cost: int = 1, keep_end: bool = False) -> str:
+    """Cut a text to `limit` bytes of UTF-8.
+
+    Args:
+        text: The text.
+        limit: The most bytes.
+        cost: What a byte that is not printable ASCII counts.
+        keep_end: Whether the end is worth more than the beginning.
+    """
+    data = text.encode()
+    if len(data) * cost <= limit:
         return text
-    kept = text.encode()[: limit - 20].decode(errors="ignore")
-    return f"{kept}… (cut)"
+    size = 0
+    for index, byte in enumerate(reversed(data) if keep_end else data):
+        size += 1 if 0x20 <= byte < 0x7F else cost
+        if size > limit - len(_CUT.encode()) * cost:
+            # At most the mark's own bytes are given away where the text would just have fitted.
+            kept = data[len(data) - index :] if keep_end else data[:index]
+            shown = kept.decode(errors="ignore")
+            return _CUT + shown if keep_end else shown + _CUT
+    return text
 
 
 def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Cut metadata to what fits into a response; the first entries matter most."""
-    left = _MAX_METADATA_TOTAL
+    """Cut evidence to what fits into a response: the longest parts first, of a log the start."""
+    left = _MAX_METADATA
     bounded: dict[str, str] = {}
-    for key, value in metadata.items():
-        text = _cut(value, min(_MAX_METADATA_VALUE, max(left, 40)))
-        left -= len(key) + len(text.encode())
-        if left < 0:
+    for key, value in sorted(metadata.items(), key=lambda item: len(item[1])):
+        left -= len(key)
+        if left <= len(_CUT.encode()):
             break
-        bounded[key] = text
+        bounded[key] = _cut(value, left, keep_end=key == "log")
+        left -= len(bounded[key].encode())
+    return bounded
+
+
+def _bounded_violations(violations: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    left = _MAX_VIOLATION_BYTES
+    bounded: list[tuple[str, str]] = []
+    for field, description in violations[:_MAX_VIOLATIONS]:
+        pair = _cut(field, 200), _cut(description, 200)
+        left -= len(pair[0].encode()) + len(pair[1].encode())
+        if left < 0 and bounded:
+            break
+        bounded.append(pair)
     return bounded
 
 
@@ -213,15 +243,17 @@ class ServiceError(Exception):
                     error_details_pb2.BadRequest(
                         field_violations=[
                             error_details_pb2.BadRequest.FieldViolation(
-                                field=_cut(field, 200), description=_cut(description, 200)
+                                field=field, description=description
                             )
-                            for field, description in self.violations[:_MAX_VIOLATIONS]
+                            for field, description in _bounded_violations(self.violations)
                         ]
                     )
                 )
             )
         return status_pb2.Status(
-            code=self.code.value[0], message=_cut(self.message, _MAX_MESSAGE), details=details
+            code=self.code.value[0],
+            message=_cut(self.message, _MAX_ENCODED_MESSAGE, cost=_PERCENT_ENCODED),
+            details=details,
         )
 
 

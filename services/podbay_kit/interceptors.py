@@ -52,6 +52,19 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, authenticator: Authenticator | None, *, reject_unknown_fields: bool) -> None:
         self._authenticator = authenticator
         self._reject_unknown_fields = reject_unknown_fields
+        self._wrappers: dict[str, Handler] = {}
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._refusing = False
+
+    def refuse(self) -> None:
+        """Refuse new RPCs from now on, with SERVICE_STOPPING."""
+        self._refusing = True
+
+    async def idle(self) -> None:
+        """Return when no RPC runs."""
+        await self._idle.wait()
 
     async def intercept_service(
         self,
@@ -59,13 +72,17 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
         """Wrap the handler of one RPC."""
+        known = self._wrappers.get(handler_call_details.method)
+        if known is not None:
+            return known
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None:
             return _unknown_method(method)
         if method.startswith(_OPEN_PREFIXES):
             return handler
-        return self._wrapped(handler, method)
+        wrapped = self._wrappers[method] = self._wrapped(handler, method)
+        return wrapped
 
     def _wrapped(self, handler: Handler, method: str) -> Handler:
         behaviour: Any = (
@@ -101,13 +118,11 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
         streams_in = bool(handler.request_streaming)
 
         async def handle(received: bytes | AsyncIterator[Message], context: Context) -> Any:
+            self._running += 1
+            self._idle.clear()
             try:
-                if self._authenticator is not None:
-                    token = bearer_token(context.invocation_metadata() or ())
-                    set_principal(await self._authenticator.authenticate(token))
-                request = received if streams_in else parse(received)
-                if self._reject_unknown_fields and not streams_in:
-                    _refuse_unknown_fields(request)
+                await self._admit(context)
+                request = received if streams_in else self._parsed(parse, received)
                 return await behaviour(request, context)
             except grpc.aio.AbortError:
                 raise
@@ -127,8 +142,26 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
             except Exception:  # noqa: BLE001 # the edge: nothing may pass it unexplained
                 # Whatever it is, its text may hold what the caller must not see.
                 await abort_with(context, _internal(method))
+            finally:
+                self._running -= 1
+                if not self._running:
+                    self._idle.set()
 
         return handle
+
+    async def _admit(self, context: Context) -> None:
+        """Let an RPC pass whose caller is known, unless the server is about to stop."""
+        if self._refusing:
+            raise _stopping()
+        if self._authenticator is not None:
+            token = bearer_token(context.invocation_metadata() or ())
+            set_principal(await self._authenticator.authenticate(token))
+
+    def _parsed(self, parse: Any, received: Any) -> Message:
+        request: Message = parse(received)
+        if self._reject_unknown_fields:
+            _refuse_unknown_fields(request)
+        return request
 
 
 def _internal(method: str) -> ServiceError:
@@ -139,6 +172,15 @@ def _internal(method: str) -> ServiceError:
         "This is a defect in Podbay, not in the request. The service's log has the details under "
         f"incident {incident}; please report it.",
         metadata={"incident": incident},
+    )
+
+
+def _stopping() -> ServiceError:
+    return ServiceError(
+        errors_pb2.ERROR_REASON_SERVICE_STOPPING,
+        "The service is about to stop and has not begun the call. Try again.",
+        retry_after=0.2,
+        not_started=True,
     )
 
 
@@ -164,13 +206,12 @@ def _unknown_method(method: str) -> Handler:
     return handler
 
 
-def _refuse_unknown_fields(request: object) -> None:
-    if isinstance(request, Message):
-        path = _unknown_field(request, "")
-        if path is not None:
-            raise invalid(
-                path, "is not a field that this version knows; the request may be of a newer one"
-            )
+def _refuse_unknown_fields(request: Message) -> None:
+    path = _unknown_field(request, "")
+    if path is not None:
+        raise invalid(
+            path, "is not a field that this version knows; the request may be of a newer one"
+        )
 
 
 def _unknown_field(message: Message, path: str) -> str | None:

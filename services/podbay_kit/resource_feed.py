@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import pydantic
-import sqlalchemy as sa
 
 from podbay.v1 import common_pb2, errors_pb2
 from podbay_kit.auth import Scope
@@ -24,7 +23,7 @@ from podbay_kit.errors import ServiceError, invalid
 from podbay_kit.resource_filters import CompiledFilter, ResourceKind
 from podbay_kit.resource_log_store import Change
 from podbay_kit.resources import ResourceStore
-from podbay_kit.storage import Database
+from podbay_kit.storage import Connection, Database
 
 __all__ = ["ChangeFeed", "Watch", "WatchEvent"]
 
@@ -88,7 +87,7 @@ class ChangeFeed:
         self._read_at = float("-inf")
         self._news = asyncio.Event()
 
-    async def write(self, function: Callable[[sa.Connection], T]) -> T:
+    async def write(self, function: Callable[[Connection], T]) -> T:
         """Run a writing transaction of the database, and wake the watchers after its commit."""
         try:
             return await self._database.write(function)

@@ -26,7 +26,10 @@ from alembic.util.exc import CommandError
 from podbay.v1 import errors_pb2
 from podbay_kit.errors import ServiceError, StartError
 
-__all__ = ["Database", "DatabaseUnusableError", "migrate", "sqlite_url"]
+Connection = sa.Connection
+"""What a transaction is given: for those that hand it on and speak no SQL themselves."""
+
+__all__ = ["Connection", "Database", "DatabaseUnusableError", "migrate", "sqlite_url"]
 
 _LOG = logging.getLogger(__name__)
 

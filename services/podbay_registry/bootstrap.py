@@ -7,11 +7,10 @@ import logging
 from pathlib import Path
 from typing import Final
 
-import sqlalchemy as sa
-
 from podbay.schema.ids import generate_entity_id
 from podbay_kit.clock import Clock
 from podbay_kit.process import SettingsError, write_private
+from podbay_kit.storage import Connection
 from podbay_registry.account_store import Installation
 from podbay_registry.grants import ADMIN_GRANTS
 from podbay_registry.store import RegistryStore
@@ -56,7 +55,7 @@ async def _first_start(store: RegistryStore, clock: Clock, path: Path) -> Instal
     await asyncio.to_thread(_write, path, secret)
     installation = Installation(generate_entity_id(), secret.id)
 
-    def install(conn: sa.Connection) -> None:
+    def install(conn: Connection) -> None:
         store.accounts.add(conn, ADMIN_ACCOUNT, clock.now())
         store.tokens.add(conn, _admin_token(secret, clock), secret.digest)
         store.accounts.install(conn, installation)
@@ -72,7 +71,7 @@ async def _reset(
     secret = new_secret()
     await asyncio.to_thread(_write, path, secret)
 
-    def replace(conn: sa.Connection) -> None:
+    def replace(conn: Connection) -> None:
         store.tokens.add(conn, _admin_token(secret, clock), secret.digest)
         store.tokens.revoke(conn, installation.admin_token_id, clock.now())
         store.accounts.set_admin_token(conn, secret.id)

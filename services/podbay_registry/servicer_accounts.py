@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import grpc
 import pydantic
-import sqlalchemy as sa
 
 from podbay.schema.requests import CreateRequest
 from podbay.v1 import account_pb2
@@ -18,6 +17,7 @@ from podbay_kit.auth import Principal, current_principal, require, require_servi
 from podbay_kit.clock import Clock
 from podbay_kit.errors import invalid, reason_name
 from podbay_kit.resource_pages import page_query
+from podbay_kit.storage import Connection
 from podbay_registry import grants
 from podbay_registry.account_store import Account
 from podbay_registry.authentication import RegistryAuthenticator
@@ -84,7 +84,7 @@ class AccountServicer:
         require(principal, "apitokens", "create", account=token.account)
         grants.check_grantable(principal, token.grants)
 
-        def insert(conn: sa.Connection) -> None:
+        def insert(conn: Connection) -> None:
             self._store.accounts.check(conn, token.account)
             self._store.tokens.add(conn, token, secret.digest)
 
@@ -126,7 +126,7 @@ class AccountServicer:
             self._authenticator.forget()
         return pb.RevokeApiTokenResponse(api_token=_token_message(token))
 
-    def _revoke(self, conn: sa.Connection, token_id: str, principal: Principal) -> ApiToken:
+    def _revoke(self, conn: Connection, token_id: str, principal: Principal) -> ApiToken:
         token = self._store.tokens.get(conn, token_id)
         require(principal, "apitokens", "delete", account=token.account, entity=token.id)
         return self._store.tokens.revoke(conn, token_id, self._clock.now())

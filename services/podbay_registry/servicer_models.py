@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-import sqlalchemy as sa
 
 from podbay.schema import convert, platform
 from podbay.schema.ids import generate_entity_id
@@ -16,6 +15,7 @@ from podbay_kit.auth import current_principal, require
 from podbay_kit.clock import Clock
 from podbay_kit.resource_messages import read_creatable
 from podbay_kit.resource_request_store import RequestKey
+from podbay_kit.storage import Connection
 from podbay_registry import entities
 from podbay_registry.operations import ResourceOperations
 from podbay_registry.page_messages import page_info
@@ -42,7 +42,7 @@ class ModelServicer:
         now = self._clock.now()
         model = entities.new_model(specification, generate_entity_id(), now)
 
-        def insert(conn: sa.Connection) -> platform.Model:
+        def insert(conn: Connection) -> platform.Model:
             return self._store.add_model(conn, model, now=now, request=key).entity
 
         return pb.CreateModelResponse(model=convert.to_proto(await self._store.feed.write(insert)))

@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-import sqlalchemy as sa
 
 from podbay.schema import convert, platform, requests
 from podbay.schema.ids import generate_entity_id
@@ -18,6 +17,7 @@ from podbay_kit.auth import Principal, current_principal, require
 from podbay_kit.clock import Clock
 from podbay_kit.resource_messages import read_creatable, read_valid
 from podbay_kit.resource_request_store import RequestKey
+from podbay_kit.storage import Connection
 from podbay_registry import entities
 from podbay_registry.kinds import MODELS, SERVICES
 from podbay_registry.operations import ResourceOperations
@@ -73,7 +73,7 @@ class InferenceServiceServicer:
         require(principal, "inferenceservices", "create", account=specification.account)
         now = self._clock.now()
 
-        def insert(conn: sa.Connection) -> platform.InferenceService:
+        def insert(conn: Connection) -> platform.InferenceService:
             # First: the model may have been deleted since the request was made.
             if key is not None:
                 before = self._store.resources.replay(conn, SERVICES, key, now=now)
@@ -91,7 +91,7 @@ class InferenceServiceServicer:
         return await self._store.feed.write(insert)
 
     def _model(
-        self, conn: sa.Connection, model_id: str | None, principal: Principal
+        self, conn: Connection, model_id: str | None, principal: Principal
     ) -> platform.ForeignModel | None:
         if model_id is None:
             return None

@@ -63,22 +63,33 @@ class Misbehaving(rpc.RegistryServiceServicer):
         await context.write(pb.WatchModelsResponse(revision=1))
         raise ServiceError(errors_pb2.ERROR_REASON_REVISION_COMPACTED, "List again.")
 
+    def __init__(self):
+        self.begun = asyncio.Event()
+        self.may_finish = asyncio.Event()
+
+    async def ListInferenceServices(self, request, context):
+        self.begun.set()
+        await self.may_finish.wait()
+        return pb.ListInferenceServicesResponse()
+
     async def ListModels(self, request, context):
         return pb.ListModelsResponse()
 
 
 @pytest.fixture
 async def server():
+    servicer = Misbehaving()
     server = GrpcServer(
         listen="127.0.0.1:0",
         services=[
             ServiceRegistration(
-                NAME, lambda s: rpc.add_RegistryServiceServicer_to_server(Misbehaving(), s)
+                NAME, lambda s: rpc.add_RegistryServiceServicer_to_server(servicer, s)
             )
         ],
         authenticator=OneToken(),
     )
     server.port = await server.start()
+    server.servicer = servicer
     yield server
     await server.stop(0)
 
@@ -205,6 +216,33 @@ async def test_reflection_tells_json_names(channel):
     assert names["ModelSource.git_lfs"] == "gitLFS"
     assert names["ModelSourceHuggingFaceHub.repo_id"] == "repoID"
     assert names["Status.reason"] == "reason"
+
+
+async def test_stop_lets_what_runs_finish_and_refuses_what_is_new(server, channel):
+    stub = rpc.RegistryServiceStub(channel)
+    running = stub.ListInferenceServices(pb.ListInferenceServicesRequest(), metadata=GOOD)
+    await server.servicer.begun.wait()
+    stop = asyncio.create_task(server.stop(60))
+    await server.stopping.wait()
+    error = await failure(stub.GetInstallation(pb.GetInstallationRequest(), metadata=GOOD))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    info, _ = details_of(error)
+    assert (info.reason, info.metadata["notStarted"]) == ("SERVICE_STOPPING", "true")
+    assert not stop.done()
+    server.servicer.may_finish.set()
+    assert await running == pb.ListInferenceServicesResponse()
+    await stop
+
+
+async def test_stop_ends_what_does_not_finish(server, channel):
+    stub = rpc.RegistryServiceStub(channel)
+    running = stub.ListInferenceServices(pb.ListInferenceServicesRequest(), metadata=GOOD)
+    await server.servicer.begun.wait()
+    await server.stop(0.05)
+    assert (await failure(running)).code() in {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.CANCELLED,
+    }
 
 
 async def test_stop_does_not_wait_for_a_health_watch(server, channel):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import urllib.parse
+
 import grpc
 import pydantic
 import pytest
@@ -60,16 +63,37 @@ def test_call_error_carries_the_same_facts():
     assert dict(error.metadata) == {"k": "v"}
 
 
-def test_status_fits_into_metadata_whatever_the_evidence():
+@pytest.mark.parametrize("letter", ["ü", "x", "\n", "\U0001d54f"])
+def test_status_fits_into_metadata_whatever_the_evidence(letter):
     error = ServiceError(
         errors_pb2.ERROR_REASON_SESSION_FAILED,
-        "ü" * 100_000,
-        metadata={f"key{i}": "é" * 50_000 for i in range(100)},
-        violations=[("x" * 10_000, "y" * 10_000)] * 100,
+        letter * 100_000,
+        metadata={f"key{i}": letter * 50_000 for i in range(100)},
+        violations=[(letter * 10_000, letter * 10_000)] * 100,
+        not_started=True,
+        retry_after=1,
     )
-    # Percent-encoding triples the message, base64 adds a third to the details.
-    assert len(error.to_status().message.encode()) * 3 < 10_000
-    assert len(error.to_status().SerializeToString()) < 16_000
+    status = error.to_status()
+    message = urllib.parse.quote(status.message, safe="")
+    details = base64.b64encode(status.SerializeToString())
+    assert len(message) + len(details) < 8000
+    assert len(status.message) > 100
+
+
+def test_short_evidence_is_kept_and_of_a_long_log_the_end():
+    log = "\n".join(f"line {n}" for n in range(10_000))
+    error = ServiceError(
+        errors_pb2.ERROR_REASON_SESSION_FAILED,
+        "It failed.",
+        metadata={"log": log, "exitCode": "3", "reason": "REPLICA_EXITED"},
+    )
+    info = error_details_pb2.ErrorInfo()
+    error.to_status().details[0].Unpack(info)
+    assert info.metadata["exitCode"] == "3"
+    assert info.metadata["reason"] == "REPLICA_EXITED"
+    assert info.metadata["log"].startswith("…")
+    assert info.metadata["log"].endswith("line 9998\nline 9999")
+    assert len(info.metadata["log"]) > 1000
 
 
 def test_validation_errors_become_paths_without_values():
