@@ -33,7 +33,7 @@ gen: $(STAMP) ## Generate the code of client/podbay/v1 from protos/
 lint: $(STAMP) ## Check style, types, directions, protos, and that `make gen` changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy client/podbay services tests/support benchmarks examples
+	$(BIN)/mypy client/podbay services tests/support benchmarks
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code

@@ -229,9 +229,10 @@ async def test_stop_ends_it_and_is_idempotent(driver: ReplicaDriver, harness: Ha
     await driver.stop("not-known", 5)
 
 
+# Nothing within one process can ignore its end: an in-process server is stopped by its own loop.
+@pytest.mark.parametrize("harness", ["fake", "process"], indirect=True)
 async def test_what_ignores_being_asked_is_forced(driver: ReplicaDriver, harness: Harness) -> None:
-    if harness.stubborn is None:
-        pytest.skip("nothing within one process can ignore its end")
+    assert harness.stubborn is not None
     await driver.start(launch(harness.stubborn))
     await until(lambda: with_pid(driver))
     await driver.stop("r1", 1000)

@@ -151,7 +151,7 @@ _PATTERNED: list[tuple[str, SearchStrategy[str]]] = [
 ]
 
 
-def _matching(pattern: str) -> SearchStrategy[str]:
+def _matching(pattern: str | re.Pattern[str]) -> SearchStrategy[str]:
     """The texts for the pattern of a field, told by an example that only it matches."""
     return next(values for example, values in _PATTERNED if re.fullmatch(pattern, example))
 

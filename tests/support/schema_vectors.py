@@ -13,11 +13,12 @@ _FOLDER = Path(__file__).parent.parent / "vectors"
 
 @cache
 def vectors(name: str) -> dict[str, Any]:
-    return json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return found
 
 
 def model_named(name: str) -> type[PodbayModel]:
-    found = getattr(platform, name, None) or getattr(requests, name)
+    found: type[PodbayModel] = getattr(platform, name, None) or getattr(requests, name)
     assert issubclass(found, PodbayModel)
     return found
 
