@@ -7,13 +7,11 @@ a unary call carries.
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from google.rpc import code_pb2
-
 from podbay.v1 import errors_pb2
 from podbay.v1.errors_pb2 import CallError, FieldViolation
+from podbay_kit.errors import CODES
 
 __all__ = [
-    "CODES",
     "bad_answer",
     "body_too_large",
     "cancelled",
@@ -37,33 +35,6 @@ __all__ = [
     "token_revoked",
     "unreachable",
 ]
-
-
-CODES: Final[Mapping[errors_pb2.ErrorReason.ValueType, int]] = {
-    errors_pb2.ERROR_REASON_INVALID_REQUEST: code_pb2.INVALID_ARGUMENT,
-    errors_pb2.ERROR_REASON_MALFORMED_JSON: code_pb2.INVALID_ARGUMENT,
-    errors_pb2.ERROR_REASON_BODY_TOO_LARGE: code_pb2.RESOURCE_EXHAUSTED,
-    errors_pb2.ERROR_REASON_TOKEN_INVALID: code_pb2.UNAUTHENTICATED,
-    errors_pb2.ERROR_REASON_TOKEN_EXPIRED: code_pb2.UNAUTHENTICATED,
-    errors_pb2.ERROR_REASON_TOKEN_REVOKED: code_pb2.UNAUTHENTICATED,
-    errors_pb2.ERROR_REASON_TOKEN_FOR_OTHER_SESSION: code_pb2.PERMISSION_DENIED,
-    errors_pb2.ERROR_REASON_INFERENCE_SESSION_NOT_FOUND: code_pb2.NOT_FOUND,
-    errors_pb2.ERROR_REASON_SESSION_NOT_READY: code_pb2.UNAVAILABLE,
-    errors_pb2.ERROR_REASON_SESSION_TERMINATED: code_pb2.FAILED_PRECONDITION,
-    errors_pb2.ERROR_REASON_SESSION_EXPIRED: code_pb2.FAILED_PRECONDITION,
-    errors_pb2.ERROR_REASON_SESSION_FAILED: code_pb2.FAILED_PRECONDITION,
-    errors_pb2.ERROR_REASON_REPLICA_UNREACHABLE: code_pb2.UNAVAILABLE,
-    errors_pb2.ERROR_REASON_REPLICA_CONNECTION_LOST: code_pb2.UNAVAILABLE,
-    errors_pb2.ERROR_REASON_REPLICA_BAD_ANSWER: code_pb2.ABORTED,
-    errors_pb2.ERROR_REASON_DEADLINE_EXCEEDED: code_pb2.DEADLINE_EXCEEDED,
-    errors_pb2.ERROR_REASON_QUEUE_FULL: code_pb2.RESOURCE_EXHAUSTED,
-    errors_pb2.ERROR_REASON_CANCELLED: code_pb2.CANCELLED,
-    errors_pb2.ERROR_REASON_ROUTER_DRAINING: code_pb2.UNAVAILABLE,
-    errors_pb2.ERROR_REASON_ROUTER_NOT_SYNCED: code_pb2.UNAVAILABLE,
-    errors_pb2.ERROR_REASON_DUPLICATE_CALL_ID: code_pb2.INVALID_ARGUMENT,
-    errors_pb2.ERROR_REASON_INTERNAL: code_pb2.INTERNAL,
-}
-"""The google.rpc.Code of each reason that the router itself gives."""
 
 _ENDED_WORDS: Final[Mapping[int, str]] = {
     errors_pb2.ERROR_REASON_SESSION_TERMINATED: "was terminated",
@@ -97,7 +68,7 @@ def failure(
         The failure.
     """
     error = CallError(
-        code=CODES[reason] if code is None else code,
+        code=CODES[reason].value[0] if code is None else code,
         reason=reason,
         message=message,
         metadata=metadata,

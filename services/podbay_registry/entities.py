@@ -8,13 +8,12 @@ from typing import Final, TypeVar
 from podbay.schema import platform, requests
 from podbay.schema.serving import ServingOptions
 from podbay.v1 import errors_pb2
-from podbay_kit.errors import ServiceError, invalid
+from podbay_kit.errors import ServiceError
 
-__all__ = ["deleted", "documented", "embedded", "labelled", "new_model", "new_service", "status_of"]
+__all__ = ["deleted", "documented", "embedded", "new_model", "new_service", "status_of"]
 
 _Entity = TypeVar("_Entity", bound=platform.DyffEntity)
 
-_MAX_LABELS: Final = 256
 _NOT_FETCHED: Final = (
     "Registered. This version does not fetch model files; an inference service can name the "
     "model, and must bring the files in its image or on its node."
@@ -91,23 +90,6 @@ def new_service(
             "outputViews": request.outputViews,
         }
     )
-
-
-def labelled(entity: _Entity, edit: requests.LabelsEditRequest) -> _Entity:
-    """Return a resource with changed labels: a null removes, what is not mentioned stays.
-
-    Raises:
-        ServiceError: INVALID_REQUEST, where there would be too many labels.
-    """
-    labels: dict[str, str] = dict(entity.labels)
-    for key, value in edit.labels.items():
-        if value is None:
-            labels.pop(key, None)
-        else:
-            labels[key] = value
-    if len(labels) > _MAX_LABELS:
-        raise invalid("labels", f"would leave the resource with more than {_MAX_LABELS} labels")
-    return entity.model_copy(update={"labels": labels})
 
 
 def documented(entity: _Entity, edit: requests.DocumentationEditRequest) -> _Entity:

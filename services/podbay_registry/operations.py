@@ -12,6 +12,7 @@ from podbay_kit.auth import Principal, current_principal, require, scope_of
 from podbay_kit.clock import Clock
 from podbay_kit.resource_feed import Watch
 from podbay_kit.resource_filters import ResourceKind, compile_filter
+from podbay_kit.resource_labels import labelled
 from podbay_kit.resource_messages import filter_of, read_valid
 from podbay_kit.resource_pages import page_query
 from podbay_kit.resources import Page
@@ -86,7 +87,7 @@ class ResourceOperations(Generic[E]):
 
         def change(entity: E) -> E:
             self._require(principal, "edit", entity)
-            return entities.labelled(entity, edit)
+            return labelled(entity, edit)
 
         return await self._store.feed.write(
             lambda conn: self._store.resources.modify(

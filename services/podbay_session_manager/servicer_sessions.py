@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from google.protobuf import timestamp_pb2
 
-from podbay.schema import convert, platform, requests
+from podbay.schema import convert, requests
 from podbay.v1 import common_pb2
 from podbay.v1 import session_manager_service_pb2 as pb
 from podbay_kit.auth import current_principal, require, scope_of
-from podbay_kit.errors import invalid
 from podbay_kit.resource_filters import compile_filter
+from podbay_kit.resource_labels import labelled
 from podbay_kit.resource_messages import filter_of, read_creatable, read_valid
 from podbay_kit.resource_pages import page_query
 from podbay_kit.resources import RequestKey
@@ -22,8 +22,6 @@ from podbay_session_manager.records import SessionRecord
 from podbay_session_manager.servicer_base import PLURAL, Context, ServicerBase
 
 __all__ = ["SessionServicer"]
-
-_MAX_LABELS = 100
 
 
 class SessionServicer(ServicerBase):
@@ -108,7 +106,7 @@ class SessionServicer(ServicerBase):
         edit = convert.labels_edit_from_proto(request.labels)
         await self._session_for(request.id, "edit")
         entity = await self._parts.store.modify(
-            request.id, lambda before: _labelled(before, edit), self._parts.clock.now()
+            request.id, lambda before: labelled(before, edit), self._parts.clock.now()
         )
         return pb.LabelInferenceSessionResponse(inference_session=convert.to_proto(entity))
 
@@ -158,20 +156,6 @@ class SessionServicer(ServicerBase):
         await self._session_for(request.id, "edit")
         session = await self._parts.state.change(request.id, commands.revoke_tokens)
         return pb.RevokeSessionTokensResponse(epoch=session.epoch)
-
-
-def _labelled(
-    entity: platform.InferenceSession, edit: requests.LabelsEditRequest
-) -> platform.InferenceSession:
-    labels = dict(entity.labels)
-    for key, value in edit.labels.items():
-        if value is None:
-            labels.pop(key, None)
-        else:
-            labels[key] = value
-    if len(labels) > _MAX_LABELS:
-        raise invalid("labels", f"would leave the session with more than {_MAX_LABELS} labels")
-    return entity.model_copy(update={"labels": labels})
 
 
 def _status(session: SessionRecord) -> common_pb2.Status:

@@ -7,6 +7,7 @@ import pytest
 from podbay.schema import convert, platform, requests
 from podbay.schema.serving import ServingOptions
 from podbay.v1 import errors_pb2
+from podbay_kit import resource_labels
 from podbay_kit.errors import ServiceError
 from podbay_registry import entities
 from podbay_registry.kinds import MODELS, SERVICES
@@ -58,7 +59,9 @@ def test_deleting_twice_changes_nothing() -> None:
 
 def test_edits_leave_the_original_alone() -> None:
     first = model()
-    labelled = entities.labelled(first, requests.LabelsEditRequest(labels={"a": "1", "b": None}))
+    labelled = resource_labels.labelled(
+        first, requests.LabelsEditRequest(labels={"a": "1", "b": None})
+    )
     edit = requests.DocumentationEditRequest(
         documentation=requests.DocumentationEdit(title="T", summary=None)
     )
