@@ -4,19 +4,54 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import TYPE_CHECKING
 
 import pytest
 
-_TOOLS = {
-    "needs_grpcurl": ("grpcurl", "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3")
+from tests.support.reference import ReferenceUnavailableError, reference_python
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _no_grpcurl() -> str | None:
+    if shutil.which("grpcurl") is None:
+        install = "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3"
+        return f"grpcurl is not installed: {install}"
+    return None
+
+
+def _no_reference() -> str | None:
+    try:
+        reference_python()
+    except ReferenceUnavailableError as error:
+        return str(error)
+    return None
+
+
+# What a marker asks for, and what says why it is not there.
+_NEEDS: dict[str, Callable[[], str | None]] = {
+    "needs_grpcurl": _no_grpcurl,
+    "needs_reference": _no_reference,
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a tool that is not there, with a clear line; fail instead where asked."""
-    if os.environ.get("PODBAY_TEST_REQUIRE_ALL") == "1":
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs_reference: needs the packages of the platform")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Skip what needs a tool that is not there, with a clear line; fail instead where asked.
+
+    What is needed is looked for here, before the first test: making an environment takes longer
+    than a test may.
+    """
+    if session.config.option.collectonly:
         return
-    for item in items:
-        for marker, (tool, install) in _TOOLS.items():
-            if item.get_closest_marker(marker) and shutil.which(tool) is None:
-                item.add_marker(pytest.mark.skip(reason=f"{tool} is not installed: {install}"))
+    for marker, missing in _NEEDS.items():
+        items = [item for item in session.items if item.get_closest_marker(marker)]
+        why = missing() if items else None
+        if why is None or os.environ.get("PODBAY_TEST_REQUIRE_ALL") == "1":
+            continue
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=why))
