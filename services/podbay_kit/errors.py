@@ -277,7 +277,9 @@ def from_validation_error(error: pydantic.ValidationError, prefix: str = "") -> 
     violations = []
     for detail in error.errors(include_url=False, include_context=False, include_input=False):
         parts = [prefix, *(str(part) for part in detail["loc"])]
-        violations.append((".".join(part for part in parts if part), detail["msg"]))
+        # Pydantic's own word before the text of a validator says nothing to the caller.
+        description = detail["msg"].removeprefix("Value error, ")
+        violations.append((".".join(part for part in parts if part), description))
     return _invalid(violations)
 
 

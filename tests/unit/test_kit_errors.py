@@ -102,11 +102,24 @@ def test_validation_errors_become_paths_without_values():
 
     class Outer(pydantic.BaseModel, extra="forbid"):
         items: list[Inner]
+        name: str = "ok"
+
+        @pydantic.field_validator("name")
+        @classmethod
+        def _refuse(cls, value: str) -> str:
+            raise ValueError("has a bad form")
 
     with pytest.raises(pydantic.ValidationError) as caught:
-        Outer.model_validate({"items": [{"count": "secret-value"}], "other": "secret-value"})
+        Outer.model_validate(
+            {"items": [{"count": "secret-value"}], "other": "secret-value", "name": "x"}
+        )
     error = from_validation_error(caught.value, "request")
-    assert {field for field, _ in error.violations} == {"request.items.0.count", "request.other"}
+    assert {field for field, _ in error.violations} == {
+        "request.items.0.count",
+        "request.other",
+        "request.name",
+    }
+    assert ("request.name", "has a bad form") in error.violations
     assert "secret-value" not in str(error)
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
 

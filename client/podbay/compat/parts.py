@@ -1,0 +1,77 @@
+"""The parts of the platform's packages that Podbay has: where each name comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["PARTS", "Part", "missing_name", "missing_part"]
+
+_ERRORS = {
+    "HTTPError": "podbay.errors:PodbayError",
+    "HttpResponseError": "podbay.errors:PodbayError",
+    "TransportError": "podbay.errors:UnavailableError",
+}
+_CLIENT = {"Client": "podbay.compat.remote:Client"}
+_LOCAL = {"DyffLocalPlatform": "podbay.compat.local:DyffLocalPlatform"}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A module of the platform's.
+
+    Attributes:
+        source: The module of Podbay's whose public names it has; None for none.
+        names: Further names, each with "module:name" of where it comes from.
+        package: Whether it has modules of its own.
+    """
+
+    source: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    package: bool = False
+
+
+_PLATFORM = Part("podbay.schema.platform")
+_REQUESTS = Part("podbay.schema.requests")
+_ADAPTERS = Part("podbay.schema.adapters")
+_PACKAGE = Part(package=True)
+
+PARTS: Mapping[str, Part] = {
+    "dyff": _PACKAGE,
+    "dyff.audit": _PACKAGE,
+    "dyff.audit.local": Part(names=_LOCAL, package=True),
+    "dyff.audit.local.mocks": Part("podbay.local.mocks"),
+    "dyff.audit.local.platform": Part(names=_LOCAL),
+    "dyff.client": Part(
+        names={**_CLIENT, "Timeout": "podbay.compat.timeouts:Timeout", **_ERRORS},
+        package=True,
+    ),
+    "dyff.client.client": Part(names=_CLIENT),
+    "dyff.client.errors": Part(names=_ERRORS),
+    "dyff.schema": _PACKAGE,
+    "dyff.schema.adapters": _ADAPTERS,
+    "dyff.schema.ids": Part("podbay.schema.ids"),
+    "dyff.schema.platform": _PLATFORM,
+    "dyff.schema.requests": _REQUESTS,
+    # The same by the names of their version.
+    "dyff.schema.v0": _PACKAGE,
+    "dyff.schema.v0.r1": _PACKAGE,
+    "dyff.schema.v0.r1.adapters": _ADAPTERS,
+    "dyff.schema.v0.r1.platform": _PLATFORM,
+    "dyff.schema.v0.r1.requests": _REQUESTS,
+}
+"""Every module that can be imported."""
+
+
+def missing_part(module: str) -> str:
+    """Say that a module is not there, and which are."""
+    there = ", ".join(name for name, part in PARTS.items() if part.source or part.names)
+    return f"Podbay has no {module}: of the platform's packages it has {there}"
+
+
+def missing_name(module: str, name: str) -> str:
+    """Say that a name of a module is not there."""
+    return (
+        f"Podbay has no {name!r} in {module}: it has what models, inference services and "
+        "inference sessions need, and not the rest of the platform"
+    )

@@ -1,0 +1,212 @@
+"""Scripts of the platform, run as they stand: what they print, raise and return."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from podbay import Client
+from podbay.local import mocks
+from podbay.local.processes import find_by_environment
+from podbay.local.state import DataDir
+from tests.support.platform import Platform
+
+LOCAL = """\
+from dyff.audit.local import DyffLocalPlatform, mocks
+from dyff.schema.requests import InferenceSessionCreateRequest
+
+dyffapi = DyffLocalPlatform(storage_root="{storage_root}")
+ACCOUNT = "auditors"
+
+service = dyffapi.inferenceservices.create_mock(mocks.TextCompletion, account=ACCOUNT)
+print(service.json(indent=2))
+
+session_request = InferenceSessionCreateRequest(
+    account=ACCOUNT, inferenceService=service.id
+)
+session_and_token = dyffapi.inferencesessions.create(session_request)
+session = session_and_token.inferencesession
+token = session_and_token.session
+print(session.json(indent=2))
+
+inference_client = dyffapi.inferencesessions.client(
+    session.id, token, interface=session.inferenceService.interface
+)
+
+completion = inference_client.infer({{"text": "Open the pod bay doors, Hal!"}})
+print(completion)
+"""
+
+REMOTE = """\
+import time
+from dyff.client import Client
+from dyff.schema.platform import is_status_terminal
+from dyff.schema.requests import InferenceSessionCreateRequest
+
+dyffapi = Client()
+ACCOUNT = "{account}"
+
+service = dyffapi.inferenceservices.get("{service}")
+
+session_request = InferenceSessionCreateRequest(
+    account=ACCOUNT, inferenceService=service.id
+)
+session_and_token = dyffapi.inferencesessions.create(session_request)
+session = session_and_token.inferencesession
+token = session_and_token.session
+
+inference_client = dyffapi.inferencesessions.client(
+    session.id, token, interface=session.inferenceService.interface
+)
+
+while True:
+    try:
+        completion = inference_client.infer({{"text": "Open the pod bay doors, Hal!"}})
+        print(completion)
+        break
+    except Exception:
+        if is_status_terminal(dyffapi.inferencesessions.get(session.id).status):
+            print("session terminated")
+            break
+        print("not ready")
+        time.sleep({pause})
+"""
+
+OWN_MOCK = """\
+import sys
+from dyff.audit.local import DyffLocalPlatform, mocks
+
+class Shout(mocks.Echo):
+    def infer(self, endpoint, request):
+        return {"text": request["text"].upper()}
+
+if __name__ == "__main__":
+    dyffapi = DyffLocalPlatform(sys.argv[1])
+    service = dyffapi.inferenceservices.create_mock(Shout, account="local")
+    made = dyffapi.inferencesessions.create({"account": "a", "inferenceService": service.id})
+    session = made.inferencesession
+    client = dyffapi.inferencesessions.client(
+        session.id, "whatever", interface=session.inferenceService.interface
+    )
+    print(client.infer({"text": "hal"}))
+    try:
+        dyffapi.evaluations
+    except AttributeError as error:
+        print(error)
+    raise SystemExit(7)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder for scripts, beside which stands a package of the platform's name."""
+    for package in (tmp_path / "installed" / "dyff", tmp_path / "scripts" / "dyff"):
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("raise RuntimeError('the package that is installed')")
+    return tmp_path / "scripts"
+
+
+def python(
+    folder: Path, source: str, *arguments: str, plain: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    (folder / "audit.py").write_text(source, encoding="utf-8")
+    compat = [] if plain else ["-m", "podbay.compat"]
+    inherited = {name: value for name, value in os.environ.items() if "_API_" not in name}
+    return subprocess.run(
+        [sys.executable, "-W", "error", *compat, "scripts/audit.py", *arguments],
+        cwd=folder.parent,
+        env={**inherited, "PYTHONPATH": str(folder.parent / "installed"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_local_listing(folder: Path):
+    root = folder.parent / "store"
+    done = python(folder, LOCAL.format(storage_root=root))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"account": "auditors"' in done.stdout
+    assert '"kind": "InferenceSession"' in done.stdout
+    completion = done.stdout.splitlines()[-1]
+    assert completion.startswith("[{'text': 'Open the pod bay doors, Hal!")
+    assert completion.count("'text': ") == 2
+    assert list(find_by_environment(DataDir(root).mark)) == []
+
+
+def test_the_listing_for_the_platform(
+    folder: Path, platform: Platform, client: Client, account: str
+):
+    service = client.inferenceservices.create_mock(
+        mocks.LateStart, account=account, env={"PODBAY_MOCK_START_SECONDS": "3"}
+    )
+    done = python(
+        folder,
+        REMOTE.format(account=account, service=service.id, pause=0.2),
+        DYFF_API_ENDPOINT=platform.endpoint(),
+        DYFF_API_TOKEN=platform.token,
+    )
+    for session in client.inferencesessions.query(inferenceService=service.id):
+        client.inferencesessions.terminate(session.id)
+    assert (done.returncode, done.stderr) == (0, "")
+    *waited, completion = done.stdout.splitlines()
+    assert set(waited) == {"not ready"}
+    assert completion == "[{'text': 'Open the pod bay doors, Hal!'}]"
+
+
+def test_a_mock_of_the_script_itself(folder: Path):
+    done = python(folder, OWN_MOCK, str(folder.parent / "store"))
+    assert (done.returncode, done.stderr) == (7, "")
+    answer, refusal = done.stdout.splitlines()
+    assert answer == "[{'text': 'HAL'}]"
+    assert refusal.startswith("Podbay's DyffLocalPlatform has no 'evaluations'")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import sys, helper\nprint(__name__, sys.argv, __file__, sys.path[0], helper.VALUE)",
+        "import sys\nsys.exit(5)",
+        "import sys\nsys.exit('a last word')",
+        "def fail():\n    raise ValueError('no')\n\nfail()\n",
+        "try:\n    1 / 0\nexcept ZeroDivisionError as error:\n    raise KeyError('x') from error\n",
+        "this is no Python\n",
+        "raise KeyboardInterrupt\n",
+        "import __main__\nassert __main__.__dict__ is globals()\nassert __spec__ is None\n",
+        "import atexit\natexit.register(print, 'at the end')\nprint('first')\n",
+    ],
+)
+def test_it_runs_as_with_python(folder: Path, source: str):
+    (folder / "helper.py").write_text("VALUE = 'from the helper'\n")
+    ours = python(folder, source, "--one", "two")
+    theirs = python(folder, source, "--one", "two", plain=True)
+    assert ours.stdout == theirs.stdout
+    assert ours.stderr == theirs.stderr
+    assert ours.returncode == theirs.returncode
+
+
+def test_what_cannot_be_run(folder: Path):
+    done = python(folder, "from dyff.schema.platform import Evaluation\n")
+    assert done.returncode == 1
+    assert "ImportError: Podbay has no 'Evaluation' in dyff.schema.platform" in done.stderr
+    assert "podbay/compat/script.py" not in done.stderr
+    for arguments, text in (
+        ([], "usage: python -m podbay.compat SCRIPT [ARGS]"),
+        (["--what"], "there is no option --what"),
+        (["missing.py"], "missing.py': [Errno 2] No such file"),
+    ):
+        refused = subprocess.run(
+            [sys.executable, "-m", "podbay.compat", *arguments],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert text in refused.stderr
