@@ -45,7 +45,8 @@ fmt: $(STAMP) ## Format the code and the protos
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format -w
 
-bench: $(STAMP) ## Measure Podbay beside a direct call and Envoy; writes docs/performance.md
+bench: $(STAMP) ## Measure Podbay beside a direct call, Envoy, dyff-schema; writes docs/performance*.md
+	$(BIN)/python -m benchmarks.adapters
 	$(BIN)/python -m benchmarks
 
 lock: ## Resolve pyproject.toml into requirements/dev.txt, with hashes and without addresses

@@ -30,6 +30,8 @@ compares the proxies whatever stands in front of them.
   Python client uses it for every call. **unary Infer** is a plain gRPC call, as from grpcurl and
   other languages.
 - **pieces** are answers of 50 server-sent events; their rate is in pieces.
+
+The adapters have [a page of their own](performance-adapters.md).
 """
 
 

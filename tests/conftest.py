@@ -6,6 +6,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from tests.support.reference import ReferenceUnavailableError, reference_python
@@ -29,15 +30,17 @@ def _no_reference() -> str | None:
     return None
 
 
+# No deadlines: speed belongs into benchmarks. In CI the cases are the same each time: a rare case
+# is found where somebody can look into it, and fails no change that has nothing to do with it.
+hypothesis.settings.register_profile("podbay", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "podbay")
+
 # What a marker asks for, and what says why it is not there.
 _NEEDS: dict[str, Callable[[], str | None]] = {
     "needs_grpcurl": _no_grpcurl,
     "needs_reference": _no_reference,
 }
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "needs_reference: needs the packages of the platform")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -13,6 +13,7 @@ from podbay.schema.adapters import (
     AdapterOptions,
     ItemIndexError,
     ItemPatternError,
+    ItemTypeError,
     PatternGuardError,
     PatternTimeoutError,
     _regex,
@@ -131,6 +132,14 @@ def test_without_a_process_a_risky_pattern_is_refused(monkeypatch: pytest.Monkey
     with pytest.raises(PatternGuardError, match="no process can be started"):
         value("aaa", **{"$func": "findall"}, pattern=RUNAWAY)
     assert value("aaa", **{"$func": "findall"}, pattern="a") == ["a", "a", "a"]
+
+
+def test_a_bad_replacement_fails_before_a_value_that_is_no_text() -> None:
+    bad_repl = adapter(**{"$func": "sub"}, pattern="a", repl="\\1")
+    with pytest.raises(ItemPatternError):
+        bad_repl.push({"t": [1]})
+    with pytest.raises(ItemTypeError):
+        adapter(**{"$func": "sub"}, pattern="a", repl="b").push({"t": [1]})
 
 
 def test_a_process_that_died_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

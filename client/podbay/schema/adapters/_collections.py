@@ -80,7 +80,11 @@ def _explode_one(name: Any) -> Many:
     def explode(item: Any) -> Iterator[Any]:
         collection = item[name]
         len(collection)
-        rest = {key: value for key, value in item.items() if key != name}
+        if type(item) is dict:
+            rest = item.copy()
+            del rest[name]
+        else:
+            rest = {key: value for key, value in item.items() if key != name}
         return _records(rest, name, collection)
 
     return explode

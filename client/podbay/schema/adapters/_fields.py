@@ -3,7 +3,7 @@
 from typing import Any
 
 from podbay.schema.adapters._errors import ItemAttributeError, ItemTypeError, json_type
-from podbay.schema.adapters._stages import Building, Stage, member, names_of
+from podbay.schema.adapters._stages import Building, One, Stage, member, names_of
 
 
 def build_drop(configuration: Any, building: Building) -> Stage:
@@ -52,7 +52,17 @@ def build_rename(configuration: Any, building: Building) -> Stage:
             renamed[new] = renamed.pop(old)
         return renamed
 
-    return Stage("Rename", one=rename, explain=explain_item)
+    one = _rename_one(*pairs[0]) if pairs is not None and len(pairs) == 1 else rename
+    return Stage("Rename", one=one, explain=explain_item)
+
+
+def _rename_one(old: Any, new: Any) -> One:
+    def rename(item: Any) -> Any:
+        renamed = item.copy()
+        renamed[new] = renamed.pop(old)
+        return renamed
+
+    return rename
 
 
 def explain_item(item: Any) -> str:

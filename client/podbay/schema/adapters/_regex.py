@@ -61,6 +61,9 @@ class Regex:
         if self.problem:
             raise self._failure(self.problem)
         if not isinstance(text, str):
+            if operation == "sub":
+                # A replacement that is not valid fails first, whatever it is applied to.
+                apply(operation, self._pattern, "", list(arguments))
             raise ItemTypeError(f"needs a string, not {json_type(text)}")
         if len(text) <= self._safe:
             return apply(operation, self._pattern, text, list(arguments))
