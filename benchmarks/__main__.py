@@ -22,6 +22,7 @@ import psutil
 
 from benchmarks.envoy import ENVOY_VERSION, envoy, h2load, missing_tools
 from benchmarks.figures import Figure, Sample
+from benchmarks.hop import rates
 from benchmarks.report import page
 from podbay import Client
 from podbay.local.mocks import Echo
@@ -58,7 +59,8 @@ def main() -> int:
             arguments.rounds,
             arguments.requests,
         )
-    arguments.output.write_text(page(figures, _machine(arguments)), encoding="utf-8")
+        hop = rates(replica, 32, 10 * arguments.requests, arguments.rounds)
+    arguments.output.write_text(page(figures, hop, _machine(arguments)), encoding="utf-8")
     print(f"\nwritten: {arguments.output}")
     return 0
 

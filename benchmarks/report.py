@@ -22,6 +22,7 @@ compares the proxies whatever stands in front of them.
 {main}
 
 {summary}
+{hop}
 
 ## How to read it
 - **podbay sync infer, 1 in flight** against **direct (http.client)** is what a person with a
@@ -35,8 +36,14 @@ The adapters have [a page of their own](performance-adapters.md).
 """
 
 
-def page(figures: list[Figure], machine: dict[str, str]) -> str:
-    """Return the page of a run."""
+def page(figures: list[Figure], hop: tuple[float, float], machine: dict[str, str]) -> str:
+    """Return the page of a run.
+
+    Args:
+        figures: The cases.
+        hop: Requests per second of the router's own HTTP client, and of aiohttp's.
+        machine: What the run was made on.
+    """
     by_case = {(figure.case, figure.in_flight): figure for figure in figures}
     rows = [
         _row(figure, by_case["direct (h2load)", in_flight])
@@ -54,7 +61,9 @@ def page(figures: list[Figure], machine: dict[str, str]) -> str:
         "pieces/s",
         "proxy CPU s per 1,000",
     ]
-    return _PAGE.format(main=table(headers, rows), summary=_summary(by_case), **machine)
+    return _PAGE.format(
+        main=table(headers, rows), summary=_summary(by_case), hop=_hop(*hop), **machine
+    )
 
 
 def _row(figure: Figure, reference: Figure) -> list[str]:
@@ -88,3 +97,11 @@ def _summary(by_case: dict[tuple[str, int], Figure]) -> str:
     )
     plain = f"Unary Infer at 32 in flight: **{unary.rate() / proxy.rate():.2f}×** Envoy's."
     return "\n".join(f"- {line}" for line in (whole_call, over_stream, plain))
+
+
+def _hop(own: float, aiohttp: float) -> str:
+    return (
+        f"- The hop alone, 32 in flight: the router's own HTTP client **{own:,.0f}** requests/s, "
+        f"aiohttp's {aiohttp:,.0f}: **{own / aiohttp:.1f}×** "
+        "([why there is one](decisions/0007-own-http-client-for-the-hop.md))."
+    )
