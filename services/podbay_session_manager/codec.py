@@ -8,8 +8,10 @@ from typing import Any
 
 from podbay_session_manager.machine import ReplicaPhase, SessionState
 from podbay_session_manager.records import (
+    DataMount,
     Reason,
     ReplicaRecord,
+    ScratchMount,
     ServiceSpec,
     Serving,
     SessionRecord,
@@ -34,15 +36,24 @@ def read_session(text: str) -> SessionRecord:
             "state": SessionState(data["state"]),
             "ended_reason": Reason(data["ended_reason"]),
         },
-        service=ServiceSpec(
-            kind=service["kind"],
-            name=service["name"],
-            command=tuple(service["command"]),
-            args=tuple(service["args"]),
-            env=tuple((name, value) for name, value in service["env"]),
-            working_dir=service["working_dir"],
-        ),
+        service=_read_service(service),
         serving=Serving(**serving),
+    )
+
+
+def _read_service(data: dict[str, Any]) -> ServiceSpec:
+    # Members that an earlier release did not write have their defaults.
+    return ServiceSpec(
+        **{
+            **data,
+            "command": tuple(data["command"]),
+            "args": tuple(data["args"]),
+            "env": tuple((name, value) for name, value in data["env"]),
+            "mounts": tuple(
+                ScratchMount(**mount) if "capacity_bytes" in mount else DataMount(**mount)
+                for mount in data.get("mounts", ())
+            ),
+        }
     )
 
 

@@ -21,8 +21,10 @@ from podbay_session_manager.machine import (
 __all__ = [
     "LOCAL_NODE",
     "PORT_VARIABLE",
+    "DataMount",
     "Reason",
     "ReplicaRecord",
+    "ScratchMount",
     "ServiceSpec",
     "Serving",
     "SessionRecord",
@@ -65,6 +67,28 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class DataMount:
+    """A resource whose files a replica reads."""
+
+    name: str
+    path: str
+    """Where they are mounted in the replica, read-only."""
+    source_kind: str
+    """The kind of the resource, as "Model"."""
+    source_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchMount:
+    """Empty space for a replica, gone with it."""
+
+    name: str
+    path: str
+    """Where it is mounted in the replica."""
+    capacity_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceSpec:
     """What a replica runs."""
 
@@ -77,6 +101,15 @@ class ServiceSpec:
     args: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     working_dir: str | None = None
+    image: str = ""
+    """The image to run, as engines pull it: "host/name@sha256:..."; empty for a process."""
+    cpus: float = 0.0
+    """The processors that one replica may use; 0 for no limit."""
+    memory_bytes: int = 0
+    """The memory that one replica may use; 0 for the node's default limit."""
+    mounts: tuple[DataMount | ScratchMount, ...] = ()
+    egress: bool = False
+    """Whether a replica may open connections to the outside."""
 
     @property
     def is_mock(self) -> bool:

@@ -67,6 +67,8 @@ class LaunchSpec:
     serving: Serving
     node: str = ""
     """The node it was placed on; empty where the engine places."""
+    gpus: tuple[str, ...] = ()
+    """The ids of the GPUs that are the replica's alone, as the node declares them."""
 
 
 @dataclass(frozen=True, slots=True)
