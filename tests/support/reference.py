@@ -114,9 +114,9 @@ class Reference:
         found: list[dict[str, Any]] = self._ask("adapt", cases=cases)
         return found
 
-    def measure(self, specs: list[Any], item: Any, count: int) -> float:
-        """The seconds that a pipeline takes for so many times the same item."""
-        found: float = self._ask("measure", specs=specs, item=item, count=count)
+    def measure(self, specs: list[Any], item: Any, count: int, *, calls: bool) -> float:
+        """The seconds that a pipeline takes, as `seconds` measures them."""
+        found: float = self._ask("measure", specs=specs, item=item, count=count, calls=calls)
         return found
 
     def _ask(self, ask: str, **arguments: Any) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from functools import cached_property
 from typing import Any, Protocol
 
 from podbay.schema.adapters._collections import build_explode, build_map, needs_to_be_last
@@ -48,8 +49,13 @@ class _Applicable:
 
     def __init__(self, stages: Iterable[Stage], warnings: Iterable[str], *, numbered: bool) -> None:
         self._stages = tuple(stages)
-        self._runner = Runner(self._stages, numbered=numbered)
+        self._numbered = numbered
         self.warnings = tuple(warnings)
+
+    @cached_property
+    def _runner(self) -> Runner:
+        # At the first use, because the adapters of a pipeline are hardly ever used by themselves.
+        return Runner(self._stages, numbered=self._numbered)
 
     def apply(self, items: Iterable[Any]) -> Iterator[Any]:
         """Applies to items, lazily: an item is taken only when its outputs are asked for.
