@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from podbay.schema.adapters._compiled import compile_records
 from podbay.schema.adapters._errors import (
     AdapterError,
     ConfigurationAttributeError,
@@ -101,15 +102,6 @@ def _without(item: Any, names: str | tuple[Any, ...]) -> dict[Any, Any]:
     return {key: value for key, value in item.items() if key not in names}
 
 
-def _records(rest: dict[Any, Any], columns: dict[Any, Any]) -> Iterator[Any]:
-    names = tuple(columns)
-    for row in zip(*columns.values(), strict=False):
-        record = rest.copy()
-        for name, value in zip(names, row, strict=True):
-            record[name] = value
-        yield record
-
-
 def _explode(
     names: tuple[Any, ...] | None,
     taken: str | tuple[Any, ...],
@@ -125,6 +117,8 @@ def _explode(
 
         return fail
 
+    records = _records((*names, *(name for name, _ in indexes)))
+
     def explode(item: Any) -> Iterator[Any]:
         columns = {name: item[name] for name in names}
         rest = _without(item, taken)
@@ -136,9 +130,18 @@ def _explode(
             if strict and len(found) != size:
                 message = f"the query matches {len(found)} values for {size} positions"
                 raise ItemValueError(message, path=f".index{member_path(name)}")
-        return _records(rest, columns)
+        return records(rest, zip(*columns.values(), strict=False))
 
     return explode
+
+
+def _records(names: tuple[Any, ...]) -> Callable[[dict[Any, Any], Any], Iterator[Any]]:
+    """Returns the function that makes the records; a name that comes again has its first place."""
+    try:
+        columns = tuple(dict.fromkeys(names))
+    except TypeError:  # a name that no object has, so there are no records
+        columns = ()
+    return compile_records(columns or (None,))
 
 
 def _common_size(collections: Iterable[Any]) -> int:

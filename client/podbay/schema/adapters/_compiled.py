@@ -1,8 +1,7 @@
-"""From the adapters of a row to one function that does what all of them do.
+"""From adapters to functions that are written for just these, as lines of Python.
 
-The function is written as lines of Python and compiled. Python calls nothing between two adapters,
-copies an item once for all of them, and has no line that only looks for failures. So a row costs
-little more than what its adapters do.
+A row of adapters becomes one function. It calls nothing between two of them, and copies an item
+once for all of them, so it costs little more than what they do.
 
 No part of a specification gets into the lines: they name objects, as `c0`, that they are given.
 """
@@ -34,6 +33,15 @@ def collect(items):
             raise explain(failure, at, value) from None
         made.append(value)
     return made
+"""
+
+
+_RECORDS = """
+def records(rest, rows):
+    for {values}, in rows:
+        record = rest.copy()
+{lines}
+        yield record
 """
 
 
@@ -77,5 +85,29 @@ def compile_row(
         copied = stage.copies
     indented = "\n".join(f"            {line}" for line in lines)
     source = (_RUN + _COLLECT).format(lines=indented)
-    exec(compile(source, "<adapters>", "exec"), names)  # noqa: S102 - see above: no text from outside
+    _define(source, names)
     return Row(names["run"], names["collect"])
+
+
+def compile_records(
+    names: Sequence[Any],
+) -> Callable[[dict[Any, Any], Iterable[tuple[Any, ...]]], Iterator[dict[Any, Any]]]:
+    """Compiles the function that makes a record of each row of values.
+
+    Args:
+        names: The names of the values of a row, one or more.
+
+    Returns:
+        From the members that all records share, and the rows, to the records.
+    """
+    bound = {f"c{at}": name for at, name in enumerate(names)}
+    values = ", ".join(f"v{at}" for at in range(len(names)))
+    lines = "\n".join(f"        record[c{at}] = v{at}" for at in range(len(names)))
+    _define(_RECORDS.format(values=values, lines=lines), bound)
+    made: Callable[..., Iterator[dict[Any, Any]]] = bound["records"]
+    return made
+
+
+def _define(source: str, names: dict[str, Any]) -> None:
+    """Defines the functions of a source among the names that it may use."""
+    exec(compile(source, "<adapters>", "exec"), names)  # noqa: S102 - no text from outside: see above

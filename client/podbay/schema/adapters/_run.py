@@ -8,7 +8,6 @@ from podbay.schema.adapters._errors import (
     RUN_FAILURES,
     AdapterError,
     AdapterRunError,
-    ItemKeyError,
     quoted,
     run_error_type,
 )
@@ -22,7 +21,7 @@ class _Place(NamedTuple):
 
     stage: Stage
     step: int | None
-    around: tuple[str, ...]  # the kinds around it, the innermost first
+    kinds: str  # its kind, after those around it, as errors have them
     prefix: str  # its place in the outermost specification
 
 
@@ -53,7 +52,7 @@ class Runner:
         forks: list[_Fork] = []
         row: list[_Place] = []
         for step, stage in enumerate(stages):
-            for place in _leaves(_Place(stage, step if numbered else None, (), prefix)):
+            for place in _leaves(_Place(stage, step if numbered else None, stage.kind, prefix)):
                 if place.stage.many is not None:
                     forks.append(_Fork(_compiled(row), place.stage.many, place))
                     row = []
@@ -112,21 +111,16 @@ def _compiled(row: list[_Place]) -> Row:
 def _explained(failure: Exception, place: _Place, item: Any) -> AdapterError:
     """Says where a failure happened, in words that hold nothing of the item."""
     stage = place.stage
-    error: AdapterError
     if isinstance(failure, AdapterError):
-        error = failure
-    elif isinstance(failure, KeyError):
+        failure.within(".configuration" if failure.path else "").within(place.prefix)
+        return failure.of_kind(place.kinds).at_step(place.step)
+    if isinstance(failure, KeyError):
         # Adapters look up nothing but names from their configuration.
         name = failure.args[0] if failure.args else ""
-        error = ItemKeyError(f"the item has no member {quoted(name)}")
+        why = f"the item has no member {quoted(name)}"
     else:
         why = _too_deep(failure) or (stage.explain(item) if stage.explain else "does not fit")
-        error = run_error_type(failure)(why)
-    error.within(".configuration" if error.path else "").of_kind(stage.kind)
-    error.within(place.prefix)
-    for kind in place.around:
-        error.of_kind(kind)
-    return error.at_step(place.step)
+    return run_error_type(failure)(why, path=place.prefix, kind=place.kinds, step=place.step)
 
 
 def _too_deep(failure: Exception) -> str:
@@ -140,5 +134,6 @@ def _leaves(place: _Place) -> Iterator[_Place]:
         yield place
         return
     for position, inner in enumerate(stage.inner):
+        kinds = f"{place.kinds} > {inner.kind}"
         prefix = f"{place.prefix}.configuration{stage.inner_path}[{position}]"
-        yield from _leaves(_Place(inner, place.step, (stage.kind, *place.around), prefix))
+        yield from _leaves(_Place(inner, place.step, kinds, prefix))
