@@ -204,7 +204,7 @@ class AsyncInferenceSessionClient:
         try:
             while True:
                 _, part, done, error = await self._next(call, sink, allowed)
-                for result in self._shape.results(part):
+                for result in self._shape.pieces(part):
                     yield result
                 if error is not None:
                     raise error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pydantic
@@ -95,8 +95,22 @@ class CallShape:
             raise _too_large(len(text))
         return text
 
+    def pieces(self, items: Iterable[wire.Item]) -> Iterator[Any]:
+        """Yield the user's items of pieces of an answer, each piece by itself, as soon as made.
+
+        Raises:
+            ReplicaError: A piece is not JSON; what came before it has been yielded.
+            AdapterError: It does not fit the output pipeline; as above.
+        """
+        for item in items:
+            value = _value(item)
+            if self._output is None:
+                yield value
+            else:
+                yield from self._output([value])
+
     def results(self, items: Sequence[wire.Item]) -> list[Any]:
-        """Return the user's items of an answer, or of a piece of one.
+        """Return the user's items of a whole answer.
 
         Raises:
             ReplicaError: The replica's answer is not JSON.

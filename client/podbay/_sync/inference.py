@@ -195,8 +195,7 @@ class InferenceSessionClient:
         try:
             while True:
                 _, part, done, error = self._next(call, sink, allowed)
-                if part:
-                    yield from self._shape.results(part)
+                yield from self._shape.pieces(part)
                 if error is not None:
                     raise error
                 if done:
