@@ -159,6 +159,16 @@ _DEEP = {"a": {"b": {"c": {"d": 1, "e": 2}, "f": 3}}, "g": {"h": {"i": 4}}, "j":
 _WIDE = {f"name-{at}": {f"inner-{n}": n for n in range(10)} for at in range(10)}
 _QUESTION = {"text": "Open the pod bay doors, Hal!"}
 
+_ANSWER = {"text": "Let me think. " * 60 + "\nThe answer: 42, of course."}
+
+
+def _search(pattern: str) -> dict[str, Any]:
+    step = {"$func": "search", "pattern": pattern, "group": 1}
+    return _transform({"a": {"$compute": [{"$scalar": "$.text"}, step]}})
+
+
+_SAFE, _GUARDED = _search(r"answer: (\d+)"), _search(r"(?:\w+\s)+answer:\s*(\d+)")
+
 # Each kind by itself, what else a kind does, and what a user of a language model writes.
 KINDS = [
     Case("vLLM completions, input", _COMPLETION_IN, _QUESTION, 1),
@@ -232,8 +242,10 @@ KINDS = [
         _CHOICES,
         1,
     ),
+    Case("TransformJSON, a pattern that is safe", [_SAFE], _ANSWER, 1),
+    Case("TransformJSON, a pattern that may run away (limited)", [_GUARDED], _ANSWER, 1),
     Case(
-        "TransformJSON, a literal of 20 members",
+        "TransformJSON, a literal of 20 lists (copied, not shared)",
         [_transform({"a": {"$compute": {"$literal": {str(at): [at] for at in range(20)}}}})],
         _NESTED,
         1,

@@ -11,7 +11,7 @@ from collections.abc import (
     Sequence,
 )
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from podbay.schema.adapters._collections import build_explode, build_map, needs_to_be_last
 from podbay.schema.adapters._errors import (
@@ -42,6 +42,10 @@ class AdapterSpec(Protocol):
     @property
     def configuration(self) -> Mapping[str, Any] | None:
         """The configuration, as the kind wants it."""
+
+
+# A specification of its own, and its options: what an adapter is made from once more.
+_MadeFrom = tuple[Mapping[str, Any], AdapterOptions]
 
 
 class _Applicable:
@@ -80,6 +84,12 @@ class _Applicable:
         """Applies to items that arrive one by one; otherwise as `apply`."""
         return self._runner.run_async(items)
 
+    def __copy__(self) -> Self:
+        return self  # nothing of it can be changed
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        return self
+
     def push(self, item: Any) -> list[Any]:
         """Returns all outputs for one item: none, one or many.
 
@@ -90,7 +100,9 @@ class _Applicable:
 
 
 class Adapter(_Applicable):
-    """One adapter, made by `create_adapter`. It has no state between items.
+    """One adapter, made by `create_adapter`.
+
+    It is never changed, so threads can share it. Pickled, it is its specification.
 
     Attributes:
         kind: Its kind.
@@ -98,9 +110,13 @@ class Adapter(_Applicable):
             probably not meant.
     """
 
-    def __init__(self, stage: Stage, warnings: Iterable[str] = ()) -> None:
+    def __init__(self, stage: Stage, warnings: Iterable[str], made_from: _MadeFrom) -> None:
         super().__init__((stage,), warnings, numbered=False)
         self.kind = stage.kind
+        self._made_from = made_from
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (create_adapter, self._made_from)
 
     @property
     def stage(self) -> Stage:
@@ -109,7 +125,9 @@ class Adapter(_Applicable):
 
 
 class Pipeline(_Applicable):
-    """Adapters that are applied one after the other. It has no state between items.
+    """Adapters that are applied one after the other.
+
+    It is never changed, so threads can share it. Pickled, it is its specifications.
 
     Attributes:
         warnings: Remarks about the configurations, each with its place.
@@ -130,6 +148,10 @@ class Pipeline(_Applicable):
             for warning in adapter.warnings
         ]
         super().__init__(stages, warnings, numbered=True)
+        self._adapters = adapters
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Pipeline, (self._adapters,))
 
     def __len__(self) -> int:
         return len(self._stages)
@@ -159,8 +181,13 @@ def create_adapter(
             built-in type that fits: KeyError, ValueError, TypeError, AttributeError.
     """
     warnings: list[str] = []
-    stage = _build(spec, options or AdapterOptions(), "", warnings.append)
-    return Adapter(stage, warnings)
+    options = options or AdapterOptions()
+    kind, configuration = _read(spec)
+    try:
+        own = {"kind": kind, "configuration": copy.deepcopy(configuration)}
+    except RecursionError:
+        raise _too_deep(kind) from None
+    return Adapter(_build(own, options, "", warnings.append), warnings, (own, options))
 
 
 def create_pipeline(
@@ -192,7 +219,10 @@ def _check_last(stages: Sequence[Stage]) -> None:
 
 
 def _build(spec: Any, options: AdapterOptions, place: str, warn: Callable[[str], None]) -> Stage:
-    """Builds a stage; `place` is where its specification stands in the outermost one."""
+    """Builds a stage; `place` is where its specification stands in the outermost one.
+
+    The specification is the adapter's own, and stays as it is.
+    """
     kind, configuration = _read(spec)
     here = f"{place}.configuration"
 
@@ -209,12 +239,16 @@ def _build(spec: Any, options: AdapterOptions, place: str, warn: Callable[[str],
     try:
         if configuration is None and kind != "FlattenHierarchy":
             raise ConfigurationTypeError(f"{kind} needs a configuration")
-        return _BUILDERS[kind](copy.deepcopy(configuration), building)
+        return _BUILDERS[kind](configuration, building)
     except AdapterError as error:
         raise error.within(".configuration").of_kind(kind) from None
     except RecursionError:
-        message = "the configuration is nested too deeply"
-        raise ConfigurationDepthError(message, path=".configuration").of_kind(kind) from None
+        raise _too_deep(kind) from None
+
+
+def _too_deep(kind: str) -> ConfigurationDepthError:
+    message = "the configuration is nested too deeply"
+    return ConfigurationDepthError(message, path=".configuration", kind=kind)
 
 
 def _read(spec: Any) -> tuple[str, Any]:
