@@ -428,6 +428,10 @@ def test_rows_of_many_names_are_looped_over() -> None:
     assert list(renamed.items()) == [("rest", 1), *((f"{n}!", item[n]) for n in names)]
     explode = {"collections": names}
     lists = {name: [at, at + 1] for at, name in enumerate(names)}
+    wrap = {"collections": names, "adapter": transform(["$"])}
+    assert create_adapter({"kind": "Map", "configuration": wrap}).push(lists) == [
+        {name: [[at], [at + 1]] for at, name in enumerate(names)}
+    ]
     records = create_adapter({"kind": "ExplodeCollections", "configuration": explode}).push(lists)
     assert records == [{n: lists[n][at] for n in names} for at in range(2)]
 

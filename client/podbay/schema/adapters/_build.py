@@ -81,7 +81,11 @@ class _Applicable:
         return self._runner.run(items)
 
     def aapply(self, items: AsyncIterable[Any]) -> AsyncIterator[Any]:
-        """Applies to items that arrive one by one; otherwise as `apply`."""
+        """Applies to items that arrive one by one; otherwise as `apply`.
+
+        It runs in the event loop, which waits where a regular expression needs its time limit
+        (`AdapterOptions.pattern_seconds`).
+        """
         return self._runner.run_async(items)
 
     def __copy__(self) -> Self:

@@ -17,7 +17,7 @@ from podbay.schema.adapters._errors import (
     member_path,
     quoted,
 )
-from podbay.schema.adapters._fields import copy_lines, explain_item, no_list, raise_line
+from podbay.schema.adapters._fields import MOST_LINES, copy_lines, explain_item, no_list, raise_line
 from podbay.schema.adapters._query import Query
 from podbay.schema.adapters._run import Runner
 from podbay.schema.adapters._stages import Bind, Building, Many, Stage, member, names_of
@@ -181,9 +181,12 @@ def build_map(configuration: Any, building: Building) -> Stage:
         if names is None:
             return [*lines, raise_line(bind, no_list(".collections"))]
         function = bind(collect)
-        for name in map(bind, names):
-            lines.append(f"value[{name}] = {function}(value[{name}])")
-        return lines
+        if len(names) > MOST_LINES:
+            return [*lines, f"for name in {bind(names)}: value[name] = {function}(value[name])"]
+        return [
+            *lines,
+            *(f"value[{name}] = {function}(value[{name}])" for name in map(bind, names)),
+        ]
 
     return Stage("Map", lines=map_lines, explain=_explain(names), copies=True)
 

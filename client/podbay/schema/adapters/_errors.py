@@ -149,6 +149,10 @@ class ItemOverflowError(AdapterRunError, OverflowError):
     """A number is too large."""
 
 
+class ItemMemoryError(AdapterRunError, MemoryError):
+    """The output would be larger than the memory."""
+
+
 class ItemPatternError(AdapterRunError, re.error):
     """A regular expression or its replacement is not valid."""
 
@@ -181,6 +185,7 @@ _RUN_TYPES: tuple[tuple[type[Exception], type[AdapterRunError]], ...] = (
     (NotImplementedError, ItemNotImplementedError),
     (RecursionError, ItemDepthError),
     (OverflowError, ItemOverflowError),
+    (MemoryError, ItemMemoryError),
     (re.error, ItemPatternError),
 )
 _EXACT_RUN_TYPES = dict(_RUN_TYPES)

@@ -11,8 +11,8 @@ from podbay.schema.adapters._errors import (
 )
 from podbay.schema.adapters._stages import Bind, Building, Lines, Stage, member, names_of
 
-# More names than this are looped over, so that the lines of an adapter stay few.
-_MOST_LINES = 16
+MOST_LINES = 16
+"""More names than this are looped over, so that the lines of an adapter stay few."""
 
 
 def build_drop(configuration: Any, building: Building) -> Stage:
@@ -22,7 +22,7 @@ def build_drop(configuration: Any, building: Building) -> Stage:
     def drop(bind: Bind, copied: bool) -> list[str]:
         if names is None:
             return [*copy_lines(copied), raise_line(bind, no_list(".fields"))]
-        if len(names) > _MOST_LINES:
+        if len(names) > MOST_LINES:
             pops = [f"for name in {bind(names)}: value.pop(name, None)"]
         else:
             pops = [f"value.pop({bind(name)}, None)" for name in names]
@@ -38,7 +38,7 @@ def build_select(configuration: Any, building: Building) -> Stage:
     def select(bind: Bind, _copied: bool) -> list[str]:
         if names is None:
             return [raise_line(bind, no_list(".fields"))]
-        if len(names) > _MOST_LINES:
+        if len(names) > MOST_LINES:
             return [
                 "kept = {}",
                 f"for name in {bind(names)}: kept[name] = value[name]",
@@ -61,7 +61,7 @@ def build_rename(configuration: Any, building: Building) -> Stage:
     def rename(bind: Bind, copied: bool) -> list[str]:
         if pairs is None:
             return [*copy_lines(copied), raise_line(bind, _no_pairs)]
-        if len(pairs) > _MOST_LINES:
+        if len(pairs) > MOST_LINES:
             moves = [f"for old, new in {bind(pairs)}: value[new] = value.pop(old)"]
         else:
             moves = [f"value[{bind(new)}] = value.pop({bind(old)})" for old, new in pairs]

@@ -20,6 +20,7 @@ from podbay.schema.adapters._errors import (
     AdapterRunError,
     ItemDepthError,
     ItemIndexError,
+    ItemMemoryError,
     ItemOverflowError,
     ItemPatternError,
     ItemTypeError,
@@ -33,6 +34,7 @@ _CHUNK = 1 << 20
 
 _FAILURES: dict[str, type[AdapterRunError]] = {
     "IndexError": ItemIndexError,
+    "MemoryError": ItemMemoryError,
     "OverflowError": ItemOverflowError,
     "PatternError": ItemPatternError,
     "RecursionError": ItemDepthError,

@@ -14,6 +14,11 @@ from podbay.schema.adapters._errors import (
 from podbay.schema.adapters._stages import Many, Stage
 
 _FAILURES: tuple[type[Exception], ...] = (AdapterRunError, *RUN_FAILURES)
+# What an item is too much for, whatever the adapter is.
+_BEYOND: dict[type[Exception], str] = {
+    RecursionError: "the item is nested too deeply",
+    MemoryError: "the output does not fit into the memory",
+}
 
 
 class _Place(NamedTuple):
@@ -119,12 +124,10 @@ def _explained(failure: Exception, place: _Place, item: Any) -> AdapterError:
         name = failure.args[0] if failure.args else ""
         why = f"the item has no member {quoted(name)}"
     else:
-        why = _too_deep(failure) or (stage.explain(item) if stage.explain else "does not fit")
+        why = _BEYOND.get(type(failure)) or (
+            stage.explain(item) if stage.explain else "does not fit"
+        )
     return run_error_type(failure)(why, path=place.prefix, kind=place.kinds, step=place.step)
-
-
-def _too_deep(failure: Exception) -> str:
-    return "the item is nested too deeply" if isinstance(failure, RecursionError) else ""
 
 
 def _leaves(place: _Place) -> Iterator[_Place]:

@@ -30,6 +30,8 @@ class AdapterOptions:
             list of specifications (or an object whose member `adapters` is one), `null` as
             `$literal`, and texts that begin with `$$` in `$scalar` and `$list`.
         pattern_seconds: The longest time for one application of a regular expression, in seconds.
+            One that cannot take long is applied in place. Any other is applied in a process that
+            all share: who asks waits for it, an event loop too, and for those who asked before.
     """
 
     strict_index: bool = False
