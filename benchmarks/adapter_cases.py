@@ -162,12 +162,11 @@ _QUESTION = {"text": "Open the pod bay doors, Hal!"}
 _ANSWER = {"text": "Let me think. " * 60 + "\nThe answer: 42, of course."}
 
 
-def _search(pattern: str) -> dict[str, Any]:
+def _pattern(name: str, pattern: str) -> Case:
     step = {"$func": "search", "pattern": pattern, "group": 1}
-    return _transform({"a": {"$compute": [{"$scalar": "$.text"}, step]}})
+    template = {"a": {"$compute": [{"$scalar": "$.text"}, step]}}
+    return Case(f"{name}: `{pattern}`", [_transform(template)], _ANSWER, 1)
 
-
-_SAFE, _GUARDED = _search(r"answer: (\d+)"), _search(r"(?:\w+\s)+answer:\s*(\d+)")
 
 # Each kind by itself, what else a kind does, and what a user of a language model writes.
 KINDS = [
@@ -242,8 +241,9 @@ KINDS = [
         _CHOICES,
         1,
     ),
-    Case("TransformJSON, a pattern that is safe", [_SAFE], _ANSWER, 1),
-    Case("TransformJSON, a pattern that may run away (limited)", [_GUARDED], _ANSWER, 1),
+    _pattern("A pattern in place", r"answer:\s*(\w+)"),
+    _pattern("A pattern under its limit, that tries much", r"(\s*[^.]+)\.$"),
+    _pattern("A pattern under its limit, that tries little", r"\s*answer:\s*(.+)$"),
     Case(
         "TransformJSON, a literal of 20 lists (copied, not shared)",
         [_transform({"a": {"$compute": {"$literal": {str(at): [at] for at in range(20)}}}})],
