@@ -28,9 +28,10 @@ ROOT = Path(__file__).resolve().parent.parent
 _PAGE = """# Performance of the adapters
 
 Written by `python -m benchmarks.adapters` on {date}: Python {python}, {cores} cores, one of them
-used, of which only the time is counted that it worked for the process; medians of {rounds} rounds of
-{items:,} items, Podbay and {reference} in turn within each round, each in its own environment. Outputs are equal, which is checked first, and dropped one
-by one. Figures of another machine differ; the ratios are what to compare.
+used, and only the time counted that it worked for the process; medians of {rounds} rounds of
+{items:,} items, Podbay and {reference} in turn within each round, each in its own
+environment. Outputs are equal, which is checked first, and dropped one by one. Figures of another
+machine differ; the ratios are what to compare.
 
 {main}
 

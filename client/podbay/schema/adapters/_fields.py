@@ -11,7 +11,7 @@ from podbay.schema.adapters._errors import (
 )
 from podbay.schema.adapters._stages import Bind, Building, Lines, Stage, member, names_of
 
-MOST_LINES = 16
+MOST_LINES = 64
 """More names than this are looped over, so that the lines of an adapter stay few."""
 
 
