@@ -26,7 +26,8 @@ class AsyncClient:
         endpoint: The registry's address, as "127.0.0.1:7101" or "grpc://host:port";
             PODBAY_API_ENDPOINT unless given.
         api_token: An API token; PODBAY_API_TOKEN unless given.
-        timeout: How long one call may take, in seconds, further tries included.
+        timeout: How long one call may take, in seconds, further tries included; each method
+            takes a timeout of its own as well.
         retries: How often a call that does no harm twice is sent again; 0 for never.
 
     Attributes:
@@ -66,9 +67,9 @@ class AsyncClient:
         """The registry's address, as "host:port"."""
         return self._transport.settings.endpoint
 
-    async def installation(self) -> Installation:
+    async def installation(self, *, timeout: float | None = None) -> Installation:
         """Return what and where the installation is; asked once."""
-        return await self._transport.installation()
+        return await self._transport.installation(timeout)
 
     async def close(self) -> None:
         """Cancel what runs and close the channels. May be called more than once."""

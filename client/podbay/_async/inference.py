@@ -11,9 +11,10 @@ from podbay._async.exchange import Exchange
 from podbay._async.mailbox import Mailbox
 from podbay._async.transport import now
 from podbay._core.exchange import Call, Delivery
-from podbay._core.inference import CallShape, check_timeout
+from podbay._core.inference import CallShape
 from podbay._core.many import Many
 from podbay._core.retries import call_slack
+from podbay._core.timeouts import check_timeout
 from podbay.errors import SessionNotReadyError
 from podbay.types import InferResult, SessionStatus
 
@@ -54,7 +55,7 @@ class AsyncInferenceSessionClient:
         self,
         body: Any,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 # travels to the router with the call
+        timeout: float | None = None,
         wait: bool = False,
     ) -> list[Any]:
         """Send one request and return the items of its answer.
@@ -140,7 +141,7 @@ class AsyncInferenceSessionClient:
 
     async def wait_ready(
         self,
-        timeout: float | None = None,  # noqa: ASYNC109 # travels to the service as a deadline
+        timeout: float | None = None,
         progress: _Progress = None,
     ) -> SessionStatus:
         """Wait until the session takes calls; see `inferencesessions.wait_ready`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ from podbay.schema import adapters
 from podbay.schema.platform import InferenceInterface
 from podbay.v1 import inference_router_service_pb2 as wire
 
-__all__ = ["MAX_BODY_BYTES", "Adapter", "CallShape", "check_timeout"]
+__all__ = ["MAX_BODY_BYTES", "Adapter", "CallShape"]
 
 Adapter = Callable[[Iterable[Any]], Iterable[Any]]
 """From a stream of items to a stream of items."""
@@ -25,18 +24,6 @@ MAX_BODY_BYTES: Final = 64 << 20
 """The most bytes of one body: what one message of the router's may hold."""
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
-
-def check_timeout(timeout: float | None, default: float) -> float:
-    """Return how long a call may take, in seconds.
-
-    Raises:
-        InvalidRequestError: It is not a number above 0.
-    """
-    seconds = default if timeout is None else timeout
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise invalid("timeout", "must be a number of seconds above 0", "The call")
-    return float(seconds)
 
 
 class CallShape:

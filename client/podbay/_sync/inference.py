@@ -10,9 +10,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from podbay._core.exchange import Call, Delivery
-from podbay._core.inference import CallShape, check_timeout
+from podbay._core.inference import CallShape
 from podbay._core.many import Many
 from podbay._core.retries import call_slack
+from podbay._core.timeouts import check_timeout
 from podbay._sync.exchange import Exchange
 from podbay.errors import SessionNotReadyError
 from podbay.types import InferResult, SessionStatus

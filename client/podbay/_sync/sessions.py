@@ -43,50 +43,60 @@ class InferenceSessions(Resources[InferenceSession]):
         request: InferenceSessionCreateRequest | Mapping[str, Any],
         *,
         request_id: str | None = None,
+        timeout: float | None = None,
     ) -> InferenceSessionAndToken:
         """Start a session; return it with a token for its calls.
 
         Args:
             request: The specification, or its JSON form.
             request_id: Makes the call idempotent; made up unless given.
+            timeout: How long the call may take, in seconds, further tries included.
 
         Raises:
             InvalidRequestError: The specification breaks a rule.
             NotFoundError: There is no such service.
         """
-        return self._transport.run(create_ops.create_session(request, request_id))
+        return self._transport.run(create_ops.create_session(request, request_id), timeout)
 
-    def query(self, **filters: Unpack[SessionFilter]) -> list[InferenceSession]:
+    def query(
+        self, *, timeout: float | None = None, **filters: Unpack[SessionFilter]
+    ) -> list[InferenceSession]:
         """Return all sessions that match; see `SessionFilter` for the keywords."""
-        return self._query(filters)
+        return self._query(filters, timeout)
 
     def pages(
-        self, **filters: Unpack[SessionFilter]
+        self, *, timeout: float | None = None, **filters: Unpack[SessionFilter]
     ) -> Generator[list[InferenceSession], None, None]:
         """Yield the sessions that match, page by page."""
-        return self._pages(filters)
+        return self._pages(filters, timeout)
 
     def watch(
-        self, *, after_revision: int = 0, **filters: Unpack[SessionFilter]
+        self,
+        *,
+        after_revision: int = 0,
+        timeout: float | None = None,
+        **filters: Unpack[SessionFilter],
     ) -> Generator[Change[InferenceSession], None, None]:
         """Yield changes as they happen, like `Models.watch`."""
-        return self._watch(filters, after_revision)
+        return self._watch(filters, after_revision, timeout)
 
-    def terminate(self, session_id: str) -> Status:
+    def terminate(self, session_id: str, *, timeout: float | None = None) -> Status:
         """End a session; its replicas finish what they have. Return its status."""
-        return self._transport.run(session_ops.terminate(session_id))
+        return self._transport.run(session_ops.terminate(session_id), timeout)
 
-    def ready(self, session_id: str) -> bool:
+    def ready(self, session_id: str, *, timeout: float | None = None) -> bool:
         """Whether a session takes calls now."""
-        return self.status(session_id).ready
+        return self.status(session_id, timeout=timeout).ready
 
-    def status(self, session_id: str) -> SessionStatus:
+    def status(self, session_id: str, *, timeout: float | None = None) -> SessionStatus:
         """Return whether a session takes calls, and if not, why, with its replicas."""
-        return self._transport.run(session_ops.get_status(session_id))
+        return self._transport.run(session_ops.get_status(session_id), timeout)
 
-    def watch_status(self, session_id: str) -> Generator[SessionStatus, None, None]:
+    def watch_status(
+        self, session_id: str, *, timeout: float | None = None
+    ) -> Generator[SessionStatus, None, None]:
         """Yield a session's status, and then every change, until it is terminal."""
-        return self._transport.follow(partial(session_ops.watch_status, session_id))
+        return self._transport.follow(partial(session_ops.watch_status, session_id), timeout)
 
     def wait_ready(
         self,
@@ -128,18 +138,21 @@ class InferenceSessions(Resources[InferenceSession]):
             raise
         raise session_ops.ended_unexplained(session_id)
 
-    def token(self, session_id: str, *, expires: datetime | None = None) -> str:
+    def token(
+        self, session_id: str, *, expires: datetime | None = None, timeout: float | None = None
+    ) -> str:
         """Return another token for the calls of a session.
 
         Args:
             session_id: The session.
             expires: When the token shall end, with an offset; not later than the session.
+            timeout: How long the call may take, in seconds, further tries included.
         """
-        return self._transport.run(session_ops.create_token(session_id, expires))
+        return self._transport.run(session_ops.create_token(session_id, expires), timeout)
 
-    def revoke_tokens(self, session_id: str) -> int:
+    def revoke_tokens(self, session_id: str, *, timeout: float | None = None) -> int:
         """End all tokens of a session that were made so far; return its new epoch."""
-        return self._transport.run(session_ops.revoke_tokens(session_id))
+        return self._transport.run(session_ops.revoke_tokens(session_id), timeout)
 
     def logs(
         self,
@@ -148,6 +161,7 @@ class InferenceSessions(Resources[InferenceSession]):
         replica: str | None = None,
         tail: int | None = None,
         follow: bool = False,
+        timeout: float | None = None,
     ) -> Generator[LogLine, None, None]:
         """Yield the lines that replicas wrote, also those that are gone.
 
@@ -156,8 +170,11 @@ class InferenceSessions(Resources[InferenceSession]):
             replica: Only this replica.
             tail: Only the last lines of each replica.
             follow: Whether to go on with lines as they are written, until the session ends.
+            timeout: How long to go on, in seconds; without end unless given.
         """
-        return self._transport.stream(session_ops.stream_logs(session_id, replica, tail, follow))
+        return self._transport.stream(
+            session_ops.stream_logs(session_id, replica, tail, follow), timeout
+        )
 
     def client(
         self,
