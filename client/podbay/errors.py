@@ -2,6 +2,7 @@
 
     PodbayError
     ├── InvalidRequestError (also a ValueError)   the request breaks a rule
+    │   └── UnknownKindError (also a KeyError)    there are no resources of this kind
     ├── AuthenticationError                       no token, or one that is not valid
     ├── PermissionDeniedError                     the token does not grant this
     ├── NotFoundError (also a LookupError)        there is no such thing
@@ -44,6 +45,7 @@ __all__ = [
     "SessionFailedError",
     "SessionNotReadyError",
     "UnavailableError",
+    "UnknownKindError",
     "error_for",
 ]
 
@@ -139,6 +141,10 @@ def _entry(key: str, value: str) -> Iterable[str]:
 
 class InvalidRequestError(PodbayError, ValueError):
     """The request breaks a rule; `violations` names each field by its path."""
+
+
+class UnknownKindError(InvalidRequestError, KeyError):
+    """Podbay has no resources of this kind."""
 
 
 class AuthenticationError(PodbayError):

@@ -17,6 +17,7 @@ __all__ = [
     "LogLine",
     "NodeInfo",
     "ReplicaStatus",
+    "SessionExplanation",
     "SessionStatus",
 ]
 
@@ -112,6 +113,24 @@ class SessionStatus:
     replicas: tuple[ReplicaStatus, ...]
     explanation: str
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionExplanation:
+    """Why a session stands where it stands.
+
+    Attributes:
+        status: The status that is explained.
+        text: The explanation, in lines for people: what the session waits for or fails by, then
+            each replica with its reason, its exit code, when it is tried again, and the last
+            lines of its log.
+    """
+
+    status: SessionStatus
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True, slots=True)

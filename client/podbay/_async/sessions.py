@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Unpack
 from weakref import WeakSet
@@ -15,6 +15,7 @@ from podbay._async.resources import Resources
 from podbay._async.transport import Transport
 from podbay._core import create_ops, resource_ops, session_ops
 from podbay._core.channels import is_bare_deadline
+from podbay._core.explaining import explained
 from podbay._core.filters import SessionFilter
 from podbay._core.inference import Adapter, CallShape
 from podbay._core.session_tokens import check_session
@@ -26,7 +27,7 @@ from podbay.schema.platform import (
     Status,
 )
 from podbay.schema.requests import InferenceSessionCreateRequest
-from podbay.types import Change, LogLine, SessionStatus
+from podbay.types import Change, LogLine, SessionExplanation, SessionStatus
 
 __all__ = ["InferenceSessions"]
 
@@ -91,6 +92,11 @@ class InferenceSessions(Resources[InferenceSession]):
     async def status(self, session_id: str, *, timeout: float | None = None) -> SessionStatus:
         """Return whether a session takes calls, and if not, why, with its replicas."""
         return await self._transport.run(session_ops.get_status(session_id), timeout)
+
+    async def explain(self, session_id: str, *, timeout: float | None = None) -> SessionExplanation:
+        """Say why a session stands where it stands; `str()` of the answer is for people."""
+        status = await self.status(session_id, timeout=timeout)
+        return explained(status, datetime.now(UTC))
 
     def watch_status(
         self, session_id: str, *, timeout: float | None = None

@@ -189,11 +189,7 @@ def _local_request(
     values = {key: value for key, value in fields.items() if value is not None}
     if env is not None:
         values["env"] = [{"name": key, "value": value} for key, value in env.items()]
-    values["interface"] = (
-        interface.model_dump(mode="json", by_alias=True)
-        if hasattr(interface, "model_dump")
-        else interface
-    )
+    values["interface"] = interface
     return read(requests.LocalInferenceServiceCreateRequest, values, "The local inference service")
 
 

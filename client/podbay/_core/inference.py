@@ -9,6 +9,7 @@ from typing import Any, Final
 import pydantic
 from google.protobuf.json_format import MessageToDict
 
+from podbay._core.foreign import plain_form
 from podbay._core.wire_errors import from_validation_error, invalid
 from podbay.errors import PodbayError, error_for
 from podbay.schema import adapters
@@ -96,11 +97,8 @@ class CallShape:
 def _interface(interface: InferenceInterface | Mapping[str, Any]) -> InferenceInterface:
     if isinstance(interface, InferenceInterface):
         return interface
-    given: Any = interface
-    if hasattr(given, "model_dump"):  # another package's
-        given = given.model_dump(mode="json", by_alias=True)
     try:
-        return InferenceInterface.model_validate(given)
+        return InferenceInterface.model_validate(plain_form(interface, "The interface"))
     except pydantic.ValidationError as error:
         raise from_validation_error(error, "The interface") from None
 

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, TypeVar
 import pydantic
 
 from podbay._core.filters import query_arguments
+from podbay._core.foreign import plain_form
 from podbay._core.operations import Operation, Page, Service, StreamOperation
 from podbay._core.wire_errors import from_validation_error, invalid
 from podbay.schema import convert, platform, requests
@@ -47,11 +48,12 @@ def read(kind: type[M], value: Any, what: str) -> M:
     """
     if type(value) is kind:
         return value
-    if hasattr(value, "model_dump"):
-        # Of another package, or of a subclass: what counts is the JSON form.
-        value = value.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    given = plain_form(value, what)
+    if isinstance(given, pydantic.BaseModel):
+        # Of a subclass, or of another of our own models: what counts is the JSON form.
+        given = given.model_dump(mode="json", by_alias=True, exclude_unset=True)
     try:
-        return kind.model_validate(value)
+        return kind.model_validate(given)
     except pydantic.ValidationError as error:
         raise from_validation_error(error, what) from None
 

@@ -6,8 +6,10 @@ import builtins
 from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from podbay._core import platform_ops
+from podbay._core.session_tokens import inspect_unverified
 from podbay._sync.transport import Transport
 from podbay.types import Account, ApiToken, ApiTokenAndSecret, Grant, NodeInfo
 
@@ -68,6 +70,17 @@ class Tokens:
     def revoke(self, token_id: str, *, timeout: float | None = None) -> ApiToken:
         """End a token at once."""
         return self._transport.run(platform_ops.revoke_api_token(token_id), timeout)
+
+    def inspect_unverified(self, token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the header and the claims of a session token, without verifying them.
+
+        Whoever holds a token may look into it; whether it is genuine, expired or revoked only a
+        service can tell. Nothing is sent.
+
+        Raises:
+            InvalidRequestError: It is no such token. An API token holds no claims.
+        """
+        return inspect_unverified(token)
 
 
 class Nodes:

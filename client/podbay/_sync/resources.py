@@ -45,24 +45,24 @@ class Resources(Generic[T]):
         self._transport = transport
         self._resource = resource
 
-    def get(self, resource_id: str, *, timeout: float | None = None) -> T:
+    def get(self, id: str, *, timeout: float | None = None) -> T:
         """Return a resource.
 
         Raises:
             NotFoundError: There is none with this id.
         """
-        return self._transport.run(self._resource.get(resource_id), timeout)
+        return self._transport.run(self._resource.get(id), timeout)
 
-    def delete(self, resource_id: str, *, timeout: float | None = None) -> Status:
+    def delete(self, id: str, *, timeout: float | None = None) -> Status:
         """Mark a resource as deleted; return its status."""
-        return self._transport.run(self._resource.delete(resource_id), timeout)
+        return self._transport.run(self._resource.delete(id), timeout)
 
     def label(
-        self, resource_id: str, labels: Mapping[str, str | None], *, timeout: float | None = None
+        self, id: str, labels: Mapping[str, str | None], *, timeout: float | None = None
     ) -> None:
         """Change labels of a resource: None removes one, those that are not named stay."""
         if labels:
-            self._transport.run(self._resource.label(resource_id, labels), timeout)
+            self._transport.run(self._resource.label(id, labels), timeout)
 
     def _query(self, filters: ListFilter, timeout: float | None) -> list[T]:
         pages = Pages(self._resource, filters)
@@ -91,23 +91,23 @@ class Resources(Generic[T]):
 class Documented(Resources[T]):
     """What can be done with resources that people read about."""
 
-    def publish(self, resource_id: str, access: str, *, timeout: float | None = None) -> None:
+    def publish(self, id: str, access: str, *, timeout: float | None = None) -> None:
         """Say who may see a resource: "public", "preview" or "private"."""
-        self.label(resource_id, resource_ops.access_labels(access), timeout=timeout)
+        self.label(id, resource_ops.access_labels(access), timeout=timeout)
 
-    def documentation(self, resource_id: str, *, timeout: float | None = None) -> Documentation:
+    def documentation(self, id: str, *, timeout: float | None = None) -> Documentation:
         """Return what people read about a resource."""
-        return self._transport.run(self._resource.documentation(resource_id), timeout)
+        return self._transport.run(self._resource.documentation(id), timeout)
 
     def edit_documentation(
         self,
-        resource_id: str,
-        edit: DocumentationEditRequest | Mapping[str, Any],
+        id: str,
+        edit_request: DocumentationEditRequest | Mapping[str, Any],
         *,
         timeout: float | None = None,
     ) -> Documentation:
         """Change what people read about a resource: null removes, what is not set stays."""
-        return self._transport.run(self._resource.edit_documentation(resource_id, edit), timeout)
+        return self._transport.run(self._resource.edit_documentation(id, edit_request), timeout)
 
 
 class Models(Documented[Model]):

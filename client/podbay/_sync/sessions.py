@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Unpack
 from weakref import WeakSet
 
 from podbay._core import create_ops, resource_ops, session_ops
 from podbay._core.channels import is_bare_deadline
+from podbay._core.explaining import explained
 from podbay._core.filters import SessionFilter
 from podbay._core.inference import Adapter, CallShape
 from podbay._core.session_tokens import check_session
@@ -26,7 +27,7 @@ from podbay.schema.platform import (
     Status,
 )
 from podbay.schema.requests import InferenceSessionCreateRequest
-from podbay.types import Change, LogLine, SessionStatus
+from podbay.types import Change, LogLine, SessionExplanation, SessionStatus
 
 __all__ = ["InferenceSessions"]
 
@@ -91,6 +92,11 @@ class InferenceSessions(Resources[InferenceSession]):
     def status(self, session_id: str, *, timeout: float | None = None) -> SessionStatus:
         """Return whether a session takes calls, and if not, why, with its replicas."""
         return self._transport.run(session_ops.get_status(session_id), timeout)
+
+    def explain(self, session_id: str, *, timeout: float | None = None) -> SessionExplanation:
+        """Say why a session stands where it stands; `str()` of the answer is for people."""
+        status = self.status(session_id, timeout=timeout)
+        return explained(status, datetime.now(UTC))
 
     def watch_status(
         self, session_id: str, *, timeout: float | None = None
