@@ -6,10 +6,12 @@ import inspect
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message_factory import GetMessageClass
 
 from podbay import errors
 from podbay.v1 import registry_service_pb2 as registry
@@ -59,6 +61,7 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
             "terminate": (),
             "ready": (),
             "status": (),
+            "explain": (),
             "token": (),
             "revoke_tokens": (),
             "wait_ready": (),
@@ -71,7 +74,7 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "tokens.create": (("acct",), {}),
     "tokens.revoke": (("x",), {}),
 }
-NOT_SENT = {"inferencesessions.client"}
+NOT_SENT = {"inferencesessions.client", "tokens.inspect_unverified"}
 
 
 @pytest.fixture(params=[SyncFace, AsyncFace], ids=["sync", "async"])
@@ -114,17 +117,17 @@ def hang(fake: FakeInstallation) -> threading.Event:
     """Let everything but GetInstallation wait."""
     leave = threading.Event()
 
-    def wait(_request: Any, context: grpc.ServicerContext) -> Any:
+    def wait(method: Any, _request: Any, context: grpc.ServicerContext) -> Any:
         ended = threading.Event()
         context.add_callback(ended.set)
         while context.is_active() and not leave.is_set():
             ended.wait(0.02)
-        return iter(())
+        return iter(()) if method.server_streaming else GetMessageClass(method.output_type)()
 
     for service in (fake.registry, fake.sessions):
         for method in service._descriptor.methods:
             if method.name != "GetInstallation":
-                service.handlers[method.name] = wait
+                service.handlers[method.name] = partial(wait, method)
     return leave
 
 

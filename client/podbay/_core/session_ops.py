@@ -8,7 +8,7 @@ from podbay._core.operations import Operation, Service, StreamOperation
 from podbay._core.resource_ops import read
 from podbay._core.times import optional_time
 from podbay._core.wire_errors import reason_name
-from podbay.errors import PodbayError, error_for
+from podbay.errors import NoAnswerError, PodbayError, error_for
 from podbay.schema import convert, platform, requests
 from podbay.types import LogLine, ReplicaStatus, SessionStatus
 from podbay.v1 import inference_session_pb2
@@ -142,7 +142,9 @@ def not_ready_in_time(session_id: str, status: SessionStatus | None, timeout: fl
     """
     head = f"Session {session_id} was not ready after {timeout:.3g} s"
     if status is None:
-        return error_for("DEADLINE_EXCEEDED", f"{head}; the session manager told nothing of it.")
+        return NoAnswerError(
+            f"{head}; the session manager told nothing of it.", reason="DEADLINE_EXCEEDED"
+        )
     counts = f"{status.ready_replicas} of {status.desired_replicas} replicas are ready"
     why = status.explanation or status.message
     phases = ", ".join(f"replica {r.index}: {r.phase}" for r in status.replicas)
