@@ -141,11 +141,13 @@ class LogLine:
         replica_id: The replica.
         text: The line without its end.
         offset: The position after the line in the replica's log.
+        time: When the end of the line was written, to some 10 ms; None where nobody noted it.
     """
 
     replica_id: str
     text: str
     offset: int
+    time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from podbay._core.times import optional_time
 from podbay._core.wire_errors import reason_name
 from podbay.errors import NoAnswerError, PodbayError, error_for
 from podbay.schema import convert, platform, requests
-from podbay.types import LogLine, ReplicaStatus, SessionStatus
+from podbay.types import ReplicaStatus, SessionStatus
 from podbay.v1 import inference_session_pb2
 from podbay.v1 import session_manager_service_pb2 as sessions
 
@@ -20,7 +20,6 @@ __all__ = [
     "get_status",
     "not_ready_in_time",
     "revoke_tokens",
-    "stream_logs",
     "terminate",
     "verdict",
     "watch_status",
@@ -90,25 +89,6 @@ def watch_status(session_id: str) -> StreamOperation[SessionStatus]:
         request=sessions.WatchInferenceSessionStatusRequest(id=session_id),
         response=sessions.WatchInferenceSessionStatusResponse,
         decode=lambda answer: [_status(answer.status)],
-    )
-
-
-def stream_logs(
-    session_id: str, replica: str | None, tail: int | None, follow: bool
-) -> StreamOperation[LogLine]:
-    """Ask for the lines that replicas wrote."""
-    request = sessions.StreamInferenceSessionLogsRequest(
-        id=session_id, replica_id=replica, tail=tail, follow=follow
-    )
-    return StreamOperation(
-        service=Service.SESSION_MANAGER,
-        method="StreamInferenceSessionLogs",
-        what="read the session's logs",
-        request=request,
-        response=sessions.StreamInferenceSessionLogsResponse,
-        decode=lambda answer: [
-            LogLine(line.replica_id, line.text, line.offset) for line in answer.lines
-        ],
     )
 
 

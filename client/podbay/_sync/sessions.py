@@ -14,7 +14,10 @@ from podbay._core.channels import is_bare_deadline
 from podbay._core.explaining import explained
 from podbay._core.filters import SessionFilter
 from podbay._core.inference import Adapter, CallShape
+from podbay._core.log_reading import LogReading
 from podbay._core.session_tokens import check_session
+from podbay._core.timeouts import check_timeout
+from podbay._core.workflow_logs import WorkflowLogQuery, workflow_log_entry
 from podbay._sync.exchange import Exchange
 from podbay._sync.inference import InferenceSessionClient
 from podbay._sync.resources import Resources
@@ -25,6 +28,8 @@ from podbay.schema.platform import (
     InferenceSession,
     InferenceSessionAndToken,
     Status,
+    WorkflowLogEntry,
+    WorkflowLogsResponse,
 )
 from podbay.schema.requests import InferenceSessionCreateRequest
 from podbay.types import Change, LogLine, SessionExplanation, SessionStatus
@@ -171,6 +176,8 @@ class InferenceSessions(Resources[InferenceSession]):
     ) -> Generator[LogLine, None, None]:
         """Yield the lines that replicas wrote, also those that are gone.
 
+        Survives a restart of the session manager: no line is lost or comes twice.
+
         Args:
             session_id: The session.
             replica: Only this replica.
@@ -178,9 +185,48 @@ class InferenceSessions(Resources[InferenceSession]):
             follow: Whether to go on with lines as they are written, until the session ends.
             timeout: How long to go on, in seconds; without end unless given.
         """
-        return self._transport.stream(
-            session_ops.stream_logs(session_id, replica, tail, follow), timeout
-        )
+        reading = LogReading(session_id, replica, tail, follow=follow)
+        return self._lines(reading, timeout)
+
+    def workflow_logs(
+        self,
+        id: str,
+        *,
+        since: str | None = None,
+        limit: int = 1000,
+        timeout: float | None = None,
+    ) -> WorkflowLogsResponse:
+        """Return what the replicas wrote, as the platform's logs of a workflow.
+
+        Each line is an entry with the time at which it was written, empty where nobody noted it,
+        and the replica as a label. The lines of all replicas are merged by their times.
+
+        Args:
+            id: The session.
+            since: Only lines of the last "90s", "30m", "1h" or "2d", and those without a time.
+            limit: The most lines, the newest; `totalLines` counts those of the answer.
+            timeout: How long the call may take, in seconds, further tries included.
+
+        Raises:
+            InvalidRequestError: `since` or `limit` is not valid.
+        """
+        query = WorkflowLogQuery(id, since, limit, datetime.now(UTC))
+        allowed = check_timeout(timeout, self._transport.settings.timeout)
+        with closing(self.logs(id, tail=limit, timeout=allowed)) as lines:
+            return query.answer(lines)
+
+    def stream_workflow_logs(
+        self, id: str, *, timeout: float | None = None
+    ) -> Generator[WorkflowLogEntry, None, None]:
+        """Yield what the replicas write as the platform's log entries, until the session ends.
+
+        Args:
+            id: The session.
+            timeout: How long to go on, in seconds; without end unless given.
+        """
+        with closing(self.logs(id, follow=True, timeout=timeout)) as lines:
+            for line in lines:
+                yield workflow_log_entry(line)
 
     def client(
         self,
@@ -216,6 +262,13 @@ class InferenceSessions(Resources[InferenceSession]):
         return InferenceSessionClient(
             session_id, exchange, shape, timeout, partial(self.wait_ready, session_id)
         )
+
+    def _lines(self, reading: LogReading, timeout: float | None) -> Generator[LogLine, None, None]:
+        with closing(self._transport.follow(reading.operation, timeout)) as results:
+            for came in results:
+                line = reading.took(came)
+                if line is not None:
+                    yield line
 
     def _close(self) -> None:
         for exchange in list(self._exchanges):
