@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pydantic
@@ -84,7 +84,7 @@ class CallShape:
         return text
 
     def results(self, items: Sequence[wire.Item]) -> list[Any]:
-        """Return the user's items of an answer, or of a piece of one.
+        """Return the user's items of a whole answer.
 
         Raises:
             ReplicaError: The replica's answer is not JSON.
@@ -92,6 +92,29 @@ class CallShape:
         """
         values = [_value(item) for item in items]
         return values if self._output is None else list(self._output(values))
+
+    def values(self, items: Sequence[wire.Item]) -> Iterator[Any]:
+        """Yield the values of an answer, or of a piece of one, before the output pipeline.
+
+        Raises:
+            ReplicaError: The replica's answer is not JSON.
+        """
+        return map(_value, items)
+
+    def adapted(self, values: Iterator[Any]) -> Iterator[Any]:
+        """Return the user's items of a stream of values, each as soon as the adapter makes it.
+
+        Raises:
+            AdapterError: A value does not fit the output pipeline.
+        """
+        return values if self._output is None else iter(self._output(values))
+
+    @property
+    def adapts_by_item(self) -> bool:
+        """Whether the output pipeline keeps nothing from one item to the next."""
+        return self._output is None or isinstance(
+            self._output, adapters.Adapter | adapters.Pipeline
+        )
 
 
 def _interface(interface: InferenceInterface | Mapping[str, Any]) -> InferenceInterface:
