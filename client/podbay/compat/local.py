@@ -48,7 +48,7 @@ class _LocalServices(LocalInferenceServices):
         mock_type: type | str,
         *,
         account: str | None = None,
-        id: str | None = None,  # noqa: A002 # the platform's name of it
+        id: str | None = None,
         env: Mapping[str, str] | None = None,
         **options: Any,
     ) -> InferenceService:
