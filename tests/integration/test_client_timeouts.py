@@ -67,6 +67,8 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
             "wait_ready": (),
             "watch_status": (),
             "logs": (),
+            "workflow_logs": (),
+            "stream_workflow_logs": (),
         }.items()
     },
     **{f"nodes.{name}": (("n",), {}) for name in ("get", "cordon", "uncordon")},

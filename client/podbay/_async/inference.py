@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from types import TracebackType
@@ -52,6 +53,8 @@ class AsyncInferenceSessionClient:
         self._shape = shape
         self._timeout = check_timeout(timeout, timeout)
         self._wait_ready = wait_ready
+        # A client that is forgotten must not leave its tasks and its stream behind.
+        weakref.finalize(self, exchange.forget)
 
     async def infer(
         self,

@@ -237,6 +237,8 @@ class Transport:
         Raises:
             PodbayError: It failed, or was lost for longer than the client's timeout.
         """
+        if timeout is not None:
+            check_timeout(timeout, timeout)
         began = now()
         reconnects = Reconnects(self.settings.timeout if self.settings.retries else 0.0)
         while True:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import pydantic
 from google.protobuf.json_format import MessageToDict
 
+from podbay._core.arguments import text
 from podbay._core.foreign import plain_form
 from podbay._core.wire_errors import from_validation_error, invalid
 from podbay.errors import PodbayError, error_for
@@ -54,7 +55,7 @@ class CallShape:
             )
         checked = None if interface is None else _interface(interface)
         path = endpoint if endpoint is not None else (checked.endpoint if checked else "")
-        self.endpoint = path.lstrip("/")
+        self.endpoint = text(path, "endpoint").lstrip("/")
         if checked is not None:
             if input_adapter is None and checked.inputPipeline:
                 input_adapter = adapters.create_pipeline(checked.inputPipeline)

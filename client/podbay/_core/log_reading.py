@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from podbay._core.arguments import text
 from podbay._core.operations import Service, StreamOperation
 from podbay._core.times import optional_time
 from podbay._core.wire_errors import invalid
@@ -38,7 +39,10 @@ class LogReading:
         if tail is not None and not 0 <= tail <= MAX_TAIL:
             raise invalid("tail", f"must be 0 to {MAX_TAIL}")
         self._request = sessions.StreamInferenceSessionLogsRequest(
-            id=session_id, replica_id=replica, tail=tail, follow=follow
+            id=text(session_id, "session_id"),
+            replica_id=None if replica is None else text(replica, "replica"),
+            tail=tail,
+            follow=follow,
         )
         self._positions: dict[str, int] = {}
 

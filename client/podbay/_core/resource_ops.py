@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import pydantic
 
+from podbay._core.arguments import revision, text
 from podbay._core.filters import query_arguments
 from podbay._core.foreign import plain_form
 from podbay._core.operations import Operation, Page, Service, StreamOperation
@@ -129,7 +130,7 @@ class Resource(Generic[T]):
 
     def label(self, resource_id: str, labels: Mapping[str, str | None]) -> Operation[None]:
         """Change labels; null removes one."""
-        edit = read(requests.LabelsEditRequest, {"labels": dict(labels)}, "The change of labels")
+        edit = read(requests.LabelsEditRequest, {"labels": labels}, "The change of labels")
         return self._operation(
             "Label",
             "",
@@ -184,7 +185,7 @@ class Resource(Generic[T]):
         name = f"Watch{self.name}s"
         request = getattr(self.module, f"{name}Request")(
             filter=converted(convert.query_to_proto, query, "The filter"),
-            after_revision=after_revision,
+            after_revision=revision(after_revision, "after_revision"),
         )
         return StreamOperation(
             service=self.service,
@@ -211,6 +212,8 @@ class Resource(Generic[T]):
         **fields: Any,
     ) -> Operation[Any]:
         name = f"{verb}{self.name}{suffix}"
+        if "id" in fields:
+            text(fields["id"], "id")
         return Operation(
             service=self.service,
             method=name,

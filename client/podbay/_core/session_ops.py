@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from podbay._core.arguments import text
 from podbay._core.operations import Operation, Service, StreamOperation
 from podbay._core.resource_ops import read
 from podbay._core.times import optional_time
@@ -34,7 +35,7 @@ def terminate(session_id: str) -> Operation[platform.Status]:
         service=Service.SESSION_MANAGER,
         method="TerminateInferenceSession",
         what="terminate the inference session",
-        request=sessions.TerminateInferenceSessionRequest(id=session_id),
+        request=sessions.TerminateInferenceSessionRequest(id=text(session_id, "session_id")),
         response=sessions.TerminateInferenceSessionResponse,
         decode=lambda answer: convert.from_proto(answer.status),
     )
@@ -48,7 +49,7 @@ def create_token(session_id: str, expires: datetime | None) -> Operation[str]:
         service=Service.SESSION_MANAGER,
         method="CreateSessionToken",
         what="create the session token",
-        request=convert.token_request_to_proto(session_id, request),
+        request=convert.token_request_to_proto(text(session_id, "session_id"), request),
         response=sessions.CreateSessionTokenResponse,
         decode=lambda answer: str(answer.token),
         safe=True,  # a token too many does no harm: it ends with the session
@@ -61,7 +62,7 @@ def revoke_tokens(session_id: str) -> Operation[int]:
         service=Service.SESSION_MANAGER,
         method="RevokeSessionTokens",
         what="revoke the session's tokens",
-        request=sessions.RevokeSessionTokensRequest(id=session_id),
+        request=sessions.RevokeSessionTokensRequest(id=text(session_id, "session_id")),
         response=sessions.RevokeSessionTokensResponse,
         decode=lambda answer: int(answer.epoch),
         safe=False,
@@ -74,7 +75,7 @@ def get_status(session_id: str) -> Operation[SessionStatus]:
         service=Service.SESSION_MANAGER,
         method="GetInferenceSessionStatus",
         what="get the session's status",
-        request=sessions.GetInferenceSessionStatusRequest(id=session_id),
+        request=sessions.GetInferenceSessionStatusRequest(id=text(session_id, "session_id")),
         response=sessions.GetInferenceSessionStatusResponse,
         decode=lambda answer: _status(answer.status),
     )
@@ -86,7 +87,7 @@ def watch_status(session_id: str) -> StreamOperation[SessionStatus]:
         service=Service.SESSION_MANAGER,
         method="WatchInferenceSessionStatus",
         what="watch the session's status",
-        request=sessions.WatchInferenceSessionStatusRequest(id=session_id),
+        request=sessions.WatchInferenceSessionStatusRequest(id=text(session_id, "session_id")),
         response=sessions.WatchInferenceSessionStatusResponse,
         decode=lambda answer: [_status(answer.status)],
     )
