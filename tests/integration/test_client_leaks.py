@@ -19,18 +19,17 @@ from tests.support.fake_services import FakeService
 from tests.support.router_fakes import ReplicaCall
 from tests.support.router_rig import Rig, running_rig
 
-# A hundred bodies: what the replica does with each. "hang" lasts until the deadline.
-KINDS = ["500"] * 30 + ["404"] * 30 + ["bad json"] * 25 + ["break off"] * 14 + ["hang"]
-ROUNDS = 80
+# A hundred bodies: what the replica does with each.
+KINDS = ["500"] * 30 + ["404"] * 30 + ["bad json"] * 25 + ["break off"] * 15
+ROUNDS = 79
+LATE = 100
 GHOSTS = 2_000
 REASONS = {
     "500": "REPLICA_REFUSED",
     "404": "REPLICA_REFUSED",
     "bad json": "REPLICA_BAD_ANSWER",
     "break off": "REPLICA_CONNECTION_LOST",
-    "hang": "DEADLINE_EXCEEDED",
 }
-OPTIONS: dict[str, Any] = {"max_in_flight": 64, "timeout": 3.0, "ordered": False}
 
 
 async def misbehave(call: ReplicaCall) -> None:
@@ -74,8 +73,12 @@ class SyncFace:
         self.calls = make("s", rig.manager.token("s"), endpoint="x", timeout=20)
         self.ghosts = make("ghost", rig.manager.token("ghost"), endpoint="x", timeout=20)
 
-    async def many(self, calls: Any, bodies: list[str]) -> list[InferResult]:
-        return await asyncio.to_thread(lambda: list(calls.infer_many(bodies, **OPTIONS)))
+    async def many(
+        self, calls: Any, bodies: list[str], seconds: float = 100.0
+    ) -> list[InferResult]:
+        return await asyncio.to_thread(
+            lambda: list(calls.infer_many(bodies, max_in_flight=64, timeout=seconds))
+        )
 
     async def infer(self, body: str) -> Any:
         return await asyncio.to_thread(self.calls.infer, body)
@@ -96,8 +99,11 @@ class AsyncFace(SyncFace):
         self.calls = make("s", rig.manager.token("s"), endpoint="x", timeout=20)
         self.ghosts = make("ghost", rig.manager.token("ghost"), endpoint="x", timeout=20)
 
-    async def many(self, calls: Any, bodies: list[str]) -> list[InferResult]:
-        return [result async for result in calls.infer_many(bodies, **OPTIONS)]
+    async def many(
+        self, calls: Any, bodies: list[str], seconds: float = 100.0
+    ) -> list[InferResult]:
+        results = calls.infer_many(bodies, max_in_flight=64, timeout=seconds)
+        return [result async for result in results]
 
     async def infer(self, body: str) -> Any:
         return await self.calls.infer(body)
@@ -115,18 +121,21 @@ async def test_failed_calls_leave_nothing(face_type: Any, rig: Rig, registry_add
     process = psutil.Process()
     # The first ones open what stays open: connections of the pools, threads of the executors.
     await face.many(face.calls, KINDS * 3)
+    await face.many(face.calls, ["hang"] * 64, seconds=0.2)
     await face.many(face.ghosts, ["x"] * 100)
     assert await face.infer("good") == ["fine"]
     files, threads = process.num_fds(), threading.active_count()
     tasks = len(asyncio.all_tasks())
 
     results = await face.many(face.calls, KINDS * ROUNDS)
+    late = await face.many(face.calls, ["hang"] * LATE, seconds=0.2)
     ghosts = await face.many(face.ghosts, ["x"] * GHOSTS)
 
-    assert len(results) + len(ghosts) == 10_000
+    assert len(results) + len(late) + len(ghosts) == 10_000
     expected = Counter(REASONS[kind] for kind in KINDS)
     found = Counter(reason(result) for result in results)
     assert found == Counter({name: count * ROUNDS for name, count in expected.items()})
+    assert {reason(result) for result in late} == {"DEADLINE_EXCEEDED"}
     assert {reason(result) for result in ghosts} == {"INFERENCE_SESSION_NOT_FOUND"}
     assert await face.infer("good") == ["fine"]
     for core in face.cores():
