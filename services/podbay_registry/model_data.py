@@ -23,12 +23,14 @@ from podbay_registry.kinds import MODELS
 from podbay_registry.model_logs import ModelLogs
 from podbay_registry.operations import ResourceOperations
 from podbay_registry.store import RegistryStore
-from podbay_registry.uploads import MAX_CHUNK, Incoming, Uploads, part_name
+from podbay_registry.uploads import Incoming, Uploads, part_name
 
 __all__ = ["ModelData"]
 
 _MAX_PAGE: Final = 1000
 _MAX_OFFERS: Final = 1000
+# Small enough to come through where lines break often.
+_CHUNK: Final = 256 << 10
 _LOG_BATCH: Final = 500
 
 Send = Callable[[pb.DownloadModelFileResponse], Awaitable[None]]
@@ -191,7 +193,7 @@ class ModelData:
             message = pb.DownloadModelFileResponse(file=_stored_message(stored.path, digests))
             position = request.offset
             while True:
-                data = await self._blobs.run(file.read, MAX_CHUNK)
+                data = await self._blobs.run(file.read, _CHUNK)
                 if data:
                     message.chunk.offset, message.chunk.data = position, data
                     message.chunk.crc32 = zlib.crc32(data)

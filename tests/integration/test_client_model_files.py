@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,14 @@ def face(request: Any) -> Iterator[Any]:
     made.close()
 
 
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryProcess]:
+    with RegistryProcess(tmp_path_factory.mktemp("installation"), "--no-fetch") as running:
+        yield running
+
+
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[RegistryProcess]:
+def mortal_registry(tmp_path: Path) -> Iterator[RegistryProcess]:
     folder = tmp_path / "installation"
     folder.mkdir()
     with RegistryProcess(folder, "--no-fetch") as running:
@@ -278,13 +285,15 @@ class CuttingProxy:
         except OSError:
             pass
         for each in (source, target):
-            with __import__("contextlib").suppress(OSError):
+            with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+            each.close()
 
 
 def test_a_connection_that_is_cut_again_and_again(
     face: Any, registry: RegistryProcess, volume: Path, tmp_path: Path
 ) -> None:
+    (volume / "new").write_bytes(os.urandom(3 * MiB))
     proxy = CuttingProxy(registry.address, 5, 700_000)
     try:
         with connect(face, registry, address=proxy.address) as client:
@@ -300,8 +309,9 @@ def test_a_connection_that_is_cut_again_and_again(
 
 
 def test_a_registry_that_is_killed_in_the_middle(
-    face: Any, registry: RegistryProcess, tmp_path: Path
+    face: Any, mortal_registry: RegistryProcess, tmp_path: Path
 ) -> None:
+    registry = mortal_registry
     root = tmp_path / "large"
     root.mkdir()
     (root / "a").write_bytes(random.Random(2).randbytes(40 * MiB))
@@ -321,7 +331,8 @@ def test_a_registry_that_is_killed_in_the_middle(
     assert (tmp_path / "copy/a").read_bytes() == (root / "a").read_bytes()
 
 
-def test_memory_stays_flat(face: Any, registry: RegistryProcess, tmp_path: Path) -> None:
+def test_memory_stays_flat(face: Any, mortal_registry: RegistryProcess, tmp_path: Path) -> None:
+    registry = mortal_registry
     root = tmp_path / "large"
     root.mkdir()
     with (root / "a").open("wb") as file:

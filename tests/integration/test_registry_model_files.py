@@ -200,9 +200,8 @@ async def test_bytes_that_are_not_those_announced(registry: Registry, tmp_path: 
     damaged = chunks_of(data)
     damaged[0].chunk.crc32 ^= 1
     messages = [header_of(model.id, "a", data), *damaged]
-    assert "TRANSFER_INTERRUPTED" == await reason(
-        registry.stub.UploadModelFile(iter(messages), metadata=registry.metadata())
-    )
+    call = registry.stub.UploadModelFile(iter(messages), metadata=registry.metadata())
+    assert await reason(call) == "TRANSFER_INTERRUPTED"
 
 
 @pytest.mark.parametrize(

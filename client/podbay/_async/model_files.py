@@ -215,10 +215,13 @@ class ModelFiles:
         while True:
             tally.at(offer.path, sending.offset)
             try:
-                reader = await asyncio.to_thread(FileReader, location, sending.offset)
+                reader = await asyncio.to_thread(
+                    FileReader, location, sending.offset, sending.chunk
+                )
                 with reader:
                     messages = _messages(model_id, sending, reader, tally)
-                    await self._transport.upload(model_data_ops.upload_file(offer.path), messages)
+                    operation = model_data_ops.upload_file(offer.path)
+                    await self._transport.upload(operation, messages, careful=sending.careful)
             except PodbayError as error:
                 delay = sending.next_delay(error, now(), random.random())  # noqa: S311 # spreads tries
                 if delay is None or self._transport.closed:

@@ -97,15 +97,24 @@ def _serialized(message: Message) -> bytes:
     return message.SerializeToString()
 
 
-async def _send_all(call: Any, requests: AsyncGenerator[Message, None]) -> None:
+async def _send_all(call: Any, requests: AsyncGenerator[Message, None], careful: int) -> None:
     """Send requests until there are no more, or until the call has ended without them."""
+    ended = asyncio.ensure_future(call.code())
     try:
         async for request in requests:
+            if ended.done():
+                return
             await call.write(request)
-        await call.done_writing()
+            if careful > 0:
+                careful -= 1
+                await asyncio.wait({ended}, timeout=_LOOK_SECONDS)
+        if not ended.done():
+            await call.done_writing()
     except asyncio.InvalidStateError:
         # The call is over; its outcome says why.
         return
+    finally:
+        ended.cancel()
 
 
 class Transport:
@@ -240,11 +249,21 @@ class Transport:
             answers.cancel()
 
     async def upload(
-        self, operation: UploadOperation[T], requests: AsyncGenerator[Message, None]
+        self,
+        operation: UploadOperation[T],
+        requests: AsyncGenerator[Message, None],
+        *,
+        careful: int = 0,
     ) -> T:
         """Send an RPC with a stream of requests, and return what it brings.
 
-        Requests are taken as the service has room for them.
+        Requests are taken as the service has room for them. Where the service ends the call while
+        a request is on its way, gRPC forgets what the service said (INTERNAL): see `careful`.
+
+        Args:
+            operation: The RPC.
+            requests: The messages.
+            careful: After each of so many messages the service gets a moment to refuse.
 
         Raises:
             PodbayError: It failed. It is not tried again.
@@ -262,7 +281,7 @@ class Transport:
             raise closed_error() from None
         try:
             async with aclosing(requests):
-                await _send_all(call, requests)
+                await _send_all(call, requests, careful)
             return decoded(operation, await call)
         except grpc.aio.AioRpcError as error:
             raise error_of(error, operation.what, endpoint.address) from None

@@ -39,6 +39,10 @@ __all__ = [
 OFFERS: Final = 500
 """How many files are offered in one call."""
 
+_CHUNK: Final = 256 << 10
+_SMALLEST_CHUNK: Final = 4 << 10
+_CAREFUL_MESSAGES: Final = 4
+
 _STATES: Final = {
     model_pb2.MODEL_FILE_STATE_MISSING: "Missing",
     model_pb2.MODEL_FILE_STATE_STORED: "Stored",
@@ -104,12 +108,16 @@ class Sending:
         offset: Where the next stream begins.
         reconnects: The tries.
         restarted: Whether it has begun again because what was there before was spoiled.
+        careful: How many messages to send one by one, so that the service's error arrives.
+        chunk: How many bytes a message has: fewer over a line that breaks before one is through.
     """
 
     offer: Offer
     offset: int
     reconnects: Reconnects
     restarted: bool = False
+    careful: int = 0
+    chunk: int = _CHUNK
 
     def next_delay(self, error: PodbayError, now: float, chance: float) -> float | None:
         """Return after how many seconds to go on after an error; None to give up with it."""
@@ -117,6 +125,11 @@ class Sending:
             # What an earlier try has left may have been spoiled by a crash.
             self.restarted = True
             return 0.0
+        self.careful = 0
+        if error.reason == "INTERNAL" and "grpcCode" in error.metadata:
+            # gRPC's own: it has lost what the service said.
+            self.careful = _CAREFUL_MESSAGES
+            error = error_for("TRANSFER_INTERRUPTED", error.message)
         if error.reason == "UPLOAD_OFFSET_MISMATCH":
             error = error_for("TRANSFER_INTERRUPTED", error.message)
         return self.reconnects.next_delay(error, now, chance)
@@ -128,6 +141,8 @@ class Sending:
             return False
         if offset > self.offset:
             self.reconnects.came()
+        else:
+            self.chunk = max(_SMALLEST_CHUNK, self.chunk // 2)
         self.offset = offset
         return True
 

@@ -205,7 +205,7 @@ class ModelFiles:
         while True:
             tally.at(offer.path, sending.offset)
             try:
-                with FileReader(location, sending.offset) as reader:
+                with FileReader(location, sending.offset, sending.chunk) as reader:
                     messages = _messages(model_id, sending, reader, tally)
                     self._transport.upload(model_data_ops.upload_file(offer.path), messages)
             except PodbayError as error:

@@ -18,10 +18,9 @@ from podbay.errors import InvalidRequestError, error_for
 from podbay.schema.checks import check_portable_path
 from podbay.v1 import registry_service_pb2 as registry
 
-__all__ = ["CHUNK", "Digests", "FileReader", "FileWriter", "digests_of"]
+__all__ = ["Digests", "FileReader", "FileWriter", "digests_of"]
 
-CHUNK: Final = 1 << 20
-"""The bytes of one chunk."""
+_SLICE: Final = 1 << 20
 
 Took = Callable[[int], None]
 
@@ -54,7 +53,7 @@ def digests_of(location: Path, took: Took | None = None) -> Digests:
     sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
     try:
         with location.open("rb") as file:
-            while data := file.read(CHUNK):
+            while data := file.read(_SLICE):
                 sha256.update(data)
                 md5.update(data)
                 size += len(data)
@@ -75,12 +74,13 @@ class FileReader:
     Args:
         location: Where it is.
         offset: Where to begin.
+        chunk: How many bytes a chunk has.
 
     Raises:
         InvalidRequestError: It cannot be read.
     """
 
-    def __init__(self, location: Path, offset: int) -> None:
+    def __init__(self, location: Path, offset: int, chunk: int) -> None:
         try:
             self._file = location.open("rb")
         except OSError as error:
@@ -88,6 +88,7 @@ class FileReader:
         self._file.seek(offset)
         self._location = location
         self._offset = offset
+        self._chunk = chunk
 
     def next(self) -> registry.FileChunk | None:
         """Return the next chunk; None at the end.
@@ -96,7 +97,7 @@ class FileReader:
             InvalidRequestError: The file cannot be read.
         """
         try:
-            data = self._file.read(CHUNK)
+            data = self._file.read(self._chunk)
         except OSError as error:
             raise _unreadable(self._location, error) from None
         if not data:
@@ -179,7 +180,7 @@ class FileWriter:
         if os.fstat(self._file.fileno()).st_size > self._size:
             self._file.truncate(0)
         self._file.seek(0)
-        while data := self._file.read(CHUNK):
+        while data := self._file.read(_SLICE):
             self._digest.update(data)
             self.offset += len(data)
 

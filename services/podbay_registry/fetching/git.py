@@ -104,6 +104,11 @@ class _Git:
             # The repository itself could name another place, even files of this machine.
             "lfs.url": _lfs_address(job.repo),
             "lfs.activitytimeout": "60",
+            # Without these, `git lfs checkout` says that it is not installed, and does nothing.
+            "filter.lfs.clean": "git-lfs clean -- %f",
+            "filter.lfs.smudge": "git-lfs smudge -- %f",
+            "filter.lfs.process": "git-lfs filter-process",
+            "filter.lfs.required": "true",
             "lfs.skipdownloaderrors": "false",
         }
         self._environment = {
