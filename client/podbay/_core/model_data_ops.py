@@ -28,6 +28,7 @@ __all__ = [
     "finalize",
     "header",
     "list_files",
+    "made_before",
     "model_id_of",
     "model_logs",
     "no_uplink",
@@ -221,6 +222,18 @@ def volume_request(
     if accelerators is not None:
         values["accelerators"] = [_plain(each) for each in accelerators]
     return read(requests.ModelCreateRequest, values, "The model")
+
+
+def made_before(
+    models: Iterable[platform.Model], request: requests.ModelCreateRequest
+) -> platform.Model | None:
+    """Return the model that the same request made, if it takes files or has them all."""
+    alive = (platform.EntityStatus.waiting_for_upload, platform.EntityStatus.ready)
+    for model in models:
+        same = model.source.kind == request.source.kind and model.artifact == request.artifact
+        if same and model.status in alive and model.resources == request.resources:
+            return model
+    return None
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from podbay._core import create_ops, model_data_ops, resource_ops
 from podbay._core.model_data_ops import OFFERS, Offer, Sending, Tally
+from podbay._core.paging import Pages
 from podbay._core.retries import Reconnects
 from podbay._sync.transport import Transport
 from podbay._volumes.content import Digests, FileReader, FileWriter, digests_of
@@ -42,6 +43,7 @@ class ModelFiles:
         include_symlinks: bool = False,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
+        reuse: bool = False,
         progress: Progress | None = None,
         request_id: str | None = None,
     ) -> Model:
@@ -56,6 +58,8 @@ class ModelFiles:
             include_symlinks: Whether symbolic links count as what they point to.
             include: Patterns as in a .gitignore file; only what matches is taken.
             exclude: Patterns likewise; what matches is left out after all.
+            reuse: Whether to return the model that the same call made before, where it still waits
+                for files or has them, instead of making another.
             progress: Called while the files are read.
             request_id: Makes the call idempotent; made up unless given.
 
@@ -73,6 +77,13 @@ class ModelFiles:
             resources=resources,
             accelerators=accelerators,
         )
+        if reuse:
+            pages = Pages(resource_ops.MODELS, {"account": account, "name": name})
+            while (operation := pages.next_operation()) is not None:
+                models = pages.took(self._transport.run(operation))
+                found = model_data_ops.made_before(models, request)
+                if found is not None:
+                    return found
         return self._transport.run(create_ops.create_model(request, request_id))
 
     def upload_volume(
