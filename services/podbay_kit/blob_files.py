@@ -157,13 +157,18 @@ class Verifier:
             ClosingError: The process is about to end.
         """
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            # Not blocking: a pipe that lies there must not hold anybody up.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(path, flags)
+        except (FileNotFoundError, NotADirectoryError):
             raise DamagedFileError(sha256, "") from None
         except OSError as error:
             if not path.is_symlink():
                 raise
             raise DamagedFileError(sha256, "") from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise DamagedFileError(sha256, "")
         file = os.fdopen(descriptor, "rb")
         try:
             self._check(file, sha256)
@@ -175,8 +180,6 @@ class Verifier:
 
     def _check(self, file: BinaryIO, sha256: str) -> None:
         before = os.fstat(file.fileno())
-        if not stat.S_ISREG(before.st_mode):
-            raise DamagedFileError(sha256, "")
         key = (before.st_dev, before.st_ino)
         with self._lock:
             seen = self._seen.get(key)

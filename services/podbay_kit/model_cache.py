@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import logging
-import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
@@ -20,13 +18,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
 from podbay.v1 import errors_pb2
-from podbay_kit.blob_files import BlobFolder, DamagedFileError, Hasher, Verifier, remove_tree
+from podbay_kit.blob_files import Hasher
 from podbay_kit.clock import Clock, SystemClock
 from podbay_kit.errors import ServiceError
-from podbay_kit.model_cache_plan import CachedModel, plan_eviction
-from podbay_kit.model_layout import LaidFile, Layout, lay_out, plan_layout
+from podbay_kit.model_cache_folder import CacheFolder
+from podbay_kit.model_cache_plan import plan_eviction
+from podbay_kit.model_layout import LaidFile, Layout, plan_layout
 from podbay_kit.model_source import ModelFilesSource, SourceAwayError
-from podbay_kit.process import write_private
 
 __all__ = ["CacheProgress", "ModelCache"]
 
@@ -36,8 +34,6 @@ _LOG = logging.getLogger(__name__)
 
 _THREADS: Final = 4
 _FILES_AT_ONCE: Final = 4
-# A verified file is read again after a day, where its times have not changed before.
-_TRUST_SECONDS: Final = 86_400.0
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 10.0
 _PATIENCE_SECONDS: Final = 300.0
@@ -98,13 +94,10 @@ class ModelCache:
         quota: int | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._root = root
-        self._models = root / "models"
-        self._manifests = root / "manifests"
-        self._blobs = BlobFolder(root / "blobs", Verifier(_TRUST_SECONDS))
+        self._clock: Clock = clock or SystemClock()
+        self._disk = CacheFolder(root, self._clock)
         self._source = source
         self._quota = quota
-        self._clock: Clock = clock or SystemClock()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="podbay-model-cache")
         self._transfers: dict[str, _Transfer] = {}
         self._holders: dict[str, set[str]] = {}
@@ -114,7 +107,7 @@ class ModelCache:
 
     async def start(self) -> None:
         """Make the folders, and remove what a crash has left half made."""
-        await self._run(self._prepare)
+        await self._run(self._disk.prepare)
 
     async def close(self) -> None:
         """Give up what comes; what came is kept for another time."""
@@ -122,7 +115,7 @@ class ModelCache:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._blobs.verifier.closing.set()
+        self._disk.blobs.verifier.closing.set()
         await asyncio.to_thread(self._threads.shutdown)
 
     def hold(self, model_id: str, holder: str) -> None:
@@ -195,13 +188,13 @@ class ModelCache:
 
     async def _bring(self, model_id: str, transfer: _Transfer) -> Path:
         try:
-            folder = self._folder(model_id)
-            layout = await self._run(self._sound_layout, model_id)
+            folder = self._disk.model(model_id)
+            layout = await self._run(self._disk.sound_layout, model_id)
             if layout is None:
                 layout = await self._plan(model_id)
                 await self._fetch_all(model_id, layout, transfer)
-                await self._run(self._lay_out, model_id, layout)
-            await self._run(self._used, model_id)
+                await self._run(self._disk.lay_out, model_id, layout)
+            await self._run(self._disk.used, model_id)
             return folder
         finally:
             del self._transfers[model_id]
@@ -221,7 +214,7 @@ class ModelCache:
         content = layout.content
         transfer.wanted = frozenset(content)
         async with self._room:
-            missing = await self._run(self._missing, layout)
+            missing = await self._run(self._disk.missing, layout)
             transfer.coming = sum(content[sha256] for sha256 in missing)
             await self._make_room(model_id, transfer.coming)
         total = sum(content.values())
@@ -250,7 +243,7 @@ class ModelCache:
     ) -> None:
         lock = self._incoming.setdefault(file.sha256, asyncio.Lock())
         async with slots, lock:
-            if await self._run(self._is_sound, file.sha256):
+            if await self._run(self._disk.is_sound, file.sha256):
                 # Another model has brought it meanwhile.
                 came(file.sha256, file.size)
                 return
@@ -259,10 +252,10 @@ class ModelCache:
     async def _fetch_once(
         self, model_id: str, file: LaidFile, came: Callable[[str, int], None]
     ) -> None:
-        part = self._blobs.part(file.sha256)
+        part = self._disk.blobs.part(file.sha256)
         opened = await self._run(part.open, "a+b")
         try:
-            hasher = await self._run(self._begun, opened, file.size)
+            hasher = await self._run(self._disk.begun, opened, file.size)
             came(file.sha256, hasher.size)
             if hasher.size < file.size:
                 pieces = self._source.read(model_id, file.path, hasher.size)
@@ -278,17 +271,7 @@ class ModelCache:
         if found != file.sha256:
             await self._run(part.unlink)
             raise _SpoiledError(model_id, file, found)
-        await self._run(self._blobs.settle, part)
-        await self._run(self._blobs.keep, part, file.sha256)
-
-    def _begun(self, opened: BinaryIO, size: int) -> Hasher:
-        """Return the digests of what came before."""
-        if os.fstat(opened.fileno()).st_size > size:
-            opened.truncate(0)
-        opened.seek(0)
-        hasher = Hasher()
-        hasher.update_from(opened, closing=self._blobs.verifier.closing)
-        return hasher
+        await self._run(self._disk.keep, part, file.sha256)
 
     async def _patiently(self, attempt: Callable[[], Any]) -> Any:
         """Try until the source can be asked, for a while."""
@@ -318,7 +301,7 @@ class ModelCache:
         mine = self._transfers[model_id]
         kept = {*self._holders, *self._transfers}
         wanted = mine.wanted.union(*(t.wanted for t in others.values()))
-        models, there = await self._run(self._inventory)
+        models, there = await self._run(self._disk.inventory)
         plan = plan_eviction(
             models,
             there,
@@ -338,10 +321,10 @@ class ModelCache:
                 metadata={"needed": str(size), "used": str(used), "quota": str(self._quota)},
             )
         if self._quota is not None:
-            await self._run(self._drop_parts, wanted)
+            await self._run(self._disk.drop_parts, wanted)
         if plan.models or plan.contents:
             _LOG.info("%d models leave the cache of models", len(plan.models))
-            await self._run(self._evict, plan.models, plan.contents)
+            await self._run(self._disk.evict, plan.models, plan.contents)
 
     async def _run(self, function: Callable[..., T], *args: Any) -> T:
         """Run what blocks in a thread; it runs to its end where the caller goes away.
@@ -368,96 +351,6 @@ class ModelCache:
                     metadata={"disk": "full"},
                 ) from error
             raise
-
-    # What follows blocks, and runs in threads.
-
-    def _prepare(self) -> None:
-        self._blobs.prepare()
-        self._drop_parts(frozenset(), _TRUST_SECONDS)
-        for folder in (self._models, self._manifests):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for path in self._models.iterdir():
-            # Half made, or half removed.
-            if path.name.startswith(".") or not self._manifest(path.name).exists():
-                remove_tree(path)
-
-    def _folder(self, model_id: str) -> Path:
-        if not model_id or model_id.startswith(".") or "/" in model_id or "\0" in model_id:
-            raise ValueError("not the id of a model")
-        return self._models / model_id
-
-    def _manifest(self, model_id: str) -> Path:
-        return self._manifests / f"{model_id}.json"
-
-    def _read_manifest(self, model_id: str) -> Layout | None:
-        try:
-            listed = json.loads(self._manifest(model_id).read_text(encoding="utf-8"))
-            return plan_layout(LaidFile(**each) for each in listed)
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
-
-    def _sound_layout(self, model_id: str) -> Layout | None:
-        """Return the layout of a model that is there and as it should be; remove any other."""
-        layout, folder = self._read_manifest(model_id), self._folder(model_id)
-        if layout is None or not folder.is_dir():
-            return None
-        for file in layout.files:
-            try:
-                self._blobs.verifier.open(folder / file.path, file.sha256).close()
-            except DamagedFileError as error:
-                _LOG.warning(
-                    "%s of the model %s is damaged, and is fetched again: %s",
-                    file.path,
-                    model_id,
-                    error,
-                )
-                remove_tree(folder)
-                return None
-        return layout
-
-    def _is_sound(self, sha256: str) -> bool:
-        try:
-            self._blobs.open_verified(sha256).close()
-        except DamagedFileError:
-            return False
-        return True
-
-    def _missing(self, layout: Layout) -> list[str]:
-        return [sha256 for sha256 in layout.content if not self._is_sound(sha256)]
-
-    def _lay_out(self, model_id: str, layout: Layout) -> None:
-        folder = self._folder(model_id)
-        remove_tree(folder)
-        listed = [{"path": f.path, "sha256": f.sha256, "size": f.size} for f in layout.files]
-        write_private(self._manifest(model_id), json.dumps(listed))
-        lay_out(layout, self._blobs.path, folder)
-
-    def _used(self, model_id: str) -> None:
-        now = self._clock.now().timestamp()
-        os.utime(self._manifest(model_id), (now, now))
-
-    def _inventory(self) -> tuple[list[CachedModel], dict[str, int]]:
-        models = []
-        for path in self._manifests.glob("*.json"):
-            layout = self._read_manifest(path.stem)
-            if layout is not None:
-                models.append(CachedModel(path.stem, layout.content, path.stat().st_mtime))
-        return models, dict(self._blobs.stored())
-
-    def _drop_parts(self, wanted: frozenset[str], older_than: float = 0.0) -> None:
-        """Remove parts of contents that nobody waits for."""
-        before = self._clock.now().timestamp() - older_than
-        for name, found in list(self._blobs.parts()):
-            if name not in wanted and found.st_mtime <= before:
-                self._blobs.part(name).unlink(missing_ok=True)
-
-    def _evict(self, models: tuple[str, ...], contents: frozenset[str]) -> None:
-        for model_id in models:
-            # The manifest first: a folder without one is removed at the next start.
-            self._manifest(model_id).unlink(missing_ok=True)
-            remove_tree(self._folder(model_id))
-        for sha256 in contents:
-            self._blobs.remove(sha256)
 
 
 class _SpoiledError(Exception):

@@ -17,7 +17,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Final, ParamSpec, TypeVar
 
-from podbay.v1 import errors_pb2
 from podbay_kit.blob_files import (
     BlobFolder,
     ClosingError,
@@ -28,10 +27,11 @@ from podbay_kit.blob_files import (
 from podbay_kit.clock import Clock
 from podbay_kit.errors import ServiceError
 from podbay_kit.storage import Connection
+from podbay_registry.file_errors import disk_full, file_damaged, quota_full, stopping_error
 from podbay_registry.file_store import Blob, FileStore, StoredFile
 from podbay_registry.store import RegistryStore
 
-__all__ = ["BlobStore", "disk_full", "stopping_error"]
+__all__ = ["BlobStore"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -198,9 +198,13 @@ class BlobStore:
             if file.blob.damaged != found:
                 _LOG.error("the file of %s was found to be %s", sha256, found or "gone")
             await self._store.database.write(lambda conn: self.files.damage(conn, sha256, found))
-            raise _damaged(model, file, found) from None
+            raise file_damaged(model, file, found) from None
         now = self._clock.now()
-        await self._store.database.write(lambda conn: self.files.touch(conn, sha256, now))
+        try:
+            await self._store.database.write(lambda conn: self.files.touch(conn, sha256, now))
+        except BaseException:
+            opened.close()
+            raise
         return opened
 
     async def is_sound(self, blob: Blob) -> bool:
@@ -285,7 +289,7 @@ class BlobStore:
                 doomed.append(sha256)
                 freed += length
             if used - freed + size > self.quota:
-                raise _quota_full(size, used - freed, self.quota)
+                raise quota_full(size, used - freed, self.quota)
             await self._forget(doomed)
 
     async def _used(self) -> int:
@@ -337,44 +341,3 @@ def _discard(future: asyncio.Future[Any]) -> None:
         _LOG.debug("abandoned work on files failed", exc_info=future.exception())
     elif isinstance(future.result(), io.IOBase):
         future.result().close()
-
-
-def disk_full() -> ServiceError:
-    """Return the error of a disk that is full."""
-    return ServiceError(
-        errors_pb2.ERROR_REASON_STORAGE_FULL,
-        "The disk of the registry's data directory is full. Make room there, or delete models; "
-        "what came is kept, and the upload can go on.",
-        metadata={"disk": "full"},
-    )
-
-
-def stopping_error() -> ServiceError:
-    """Return the error of work that the end of the service has cut short."""
-    return ServiceError(
-        errors_pb2.ERROR_REASON_SERVICE_STOPPING,
-        "The registry is about to stop. What came is kept; try again.",
-        retry_after=0.5,
-    )
-
-
-def _quota_full(size: int, used: int, quota: int) -> ServiceError:
-    return ServiceError(
-        errors_pb2.ERROR_REASON_STORAGE_FULL,
-        f"There is no room for {size} bytes: models use {used} of the {quota} bytes that they may. "
-        "Delete models that are not needed (podbay model delete), or have the operator raise "
-        "--model-quota.",
-        metadata={"needed": str(size), "used": str(used), "quota": str(quota)},
-    )
-
-
-def _damaged(model: str, file: StoredFile, found: str) -> ServiceError:
-    expected = file.blob.digests.sha256
-    what = f"has the SHA-256 {found}" if found else "is gone"
-    return ServiceError(
-        errors_pb2.ERROR_REASON_MODEL_FILE_DAMAGED,
-        f"The file {file.path!r} of the model {what}, and should have {expected}: it was changed "
-        "on the registry's disk. Upload the same folder again (podbay model upload DIRECTORY "
-        f"--model {model}), or, where the model was fetched, delete it and create it again.",
-        metadata={"model": model, "path": file.path, "expected": expected, "found": found},
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -10,7 +10,16 @@ from podbay.schema import platform
 from podbay.schema.checks import check_portable_path
 from podbay_kit.blob_files import Digests
 
-__all__ = ["FetchFailure", "FetchJob", "FetchPlan", "Found", "job_of", "lay_in", "plan_fetches"]
+__all__ = [
+    "FetchFailure",
+    "FetchJob",
+    "FetchPlan",
+    "Found",
+    "check_paths",
+    "job_of",
+    "lay_in",
+    "plan_fetches",
+]
 
 _SHOWN: Final = 5
 
@@ -133,26 +142,33 @@ def job_of(
     raise FetchFailure("The source of the model names nothing to fetch. Create the model again.")
 
 
-def lay_in(model: platform.Model, found: Sequence[Found]) -> Mapping[str, Digests]:
-    """Return the files of a model by their paths in its folder, out of those of a repository.
+def check_paths(model: platform.Model, paths: Iterable[str]) -> None:
+    """Let paths of a repository pass that can be those of files in the model's folder.
 
     Raises:
-        FetchFailure: A path is not portable, or the files are not those that the model declares.
+        FetchFailure: A path is not portable, or leads elsewhere.
     """
-    cache = model.artifact.huggingFaceCache
-    prefix = f"{cache.snapshot_path()}/" if cache is not None else ""
-    files = {f"{prefix}{each.path}": each.digests for each in found}
     odd = []
-    for path in files:
+    for path in paths:
         try:
             check_portable_path(path)
+            check_portable_path(f"{_prefix(model)}{path}")
         except ValueError as error:
             odd.append(f"{path!r}: {error}")
     if odd:
         raise FetchFailure(
             f"Names of files are not portable: {'; '.join(odd[:_SHOWN])}. Leave the files out with "
-            "ignorePatterns, or rename them in the repository."
+            "ignorePatterns, or rename them in the repository, and create the model again."
         )
+
+
+def lay_in(model: platform.Model, found: Sequence[Found]) -> Mapping[str, Digests]:
+    """Return the files of a model by their paths in its folder, out of those of a repository.
+
+    Raises:
+        FetchFailure: They are not those that the model declares.
+    """
+    files = {f"{_prefix(model)}{each.path}": each.digests for each in found}
     volume = model.artifact.volume
     wrong = _wrong(volume.files if volume else [], files)
     if wrong:
@@ -161,6 +177,11 @@ def lay_in(model: platform.Model, found: Sequence[Found]) -> Mapping[str, Digest
             "Create a model with the files that are there, or with an empty list of files."
         )
     return files
+
+
+def _prefix(model: platform.Model) -> str:
+    cache = model.artifact.huggingFaceCache
+    return f"{cache.snapshot_path()}/" if cache is not None else ""
 
 
 def _wrong(declared: Sequence[platform.File], files: Mapping[str, Digests]) -> list[str]:

@@ -19,7 +19,6 @@ from typing import Final
 
 from podbay.schema import platform
 from podbay.v1 import errors_pb2
-from podbay_kit.blob_files import Digests, Hasher, remove_tree
 from podbay_kit.clock import Clock
 from podbay_kit.errors import ServiceError
 from podbay_kit.process import SettingsError, read_secret
@@ -28,14 +27,8 @@ from podbay_kit.storage import Connection
 from podbay_kit.tasks import TaskSet
 from podbay_registry import model_life
 from podbay_registry.blob_store import BlobStore
-from podbay_registry.fetch_plan import (
-    FetchFailure,
-    FetchJob,
-    Found,
-    job_of,
-    lay_in,
-    plan_fetches,
-)
+from podbay_registry.fetch_intake import take_in
+from podbay_registry.fetch_plan import FetchFailure, FetchJob, job_of, plan_fetches
 from podbay_registry.fetch_process import FetchedFile, run_fetch
 from podbay_registry.kinds import MODELS
 from podbay_registry.model_logs import ModelLogs
@@ -229,12 +222,9 @@ class Fetcher:
         claim = f"fetching.{model.id}"
         async with self._blobs.claimed(claim, 0):
             files = await self._run(model.id, job, folder, claim)
-            with self._blobs.pinned() as pins:
-                found = await self._taken_in(model, folder, files, claim, pins)
-                laid = lay_in(model, found)
-                await self._finish(model.id, dict(laid))
-        size = sum(each.digests.size for each in found)
-        await self._log(model.id, f"fetched {len(found)} files, {size} bytes")
+            kept = await take_in(self._store, self._blobs, model, folder, files, self._now())
+        size = sum(digests.size for digests in kept.values())
+        await self._log(model.id, f"fetched {len(kept)} files, {size} bytes")
 
     async def _run(
         self, model_id: str, job: FetchJob, folder: Path, claim: str
@@ -272,58 +262,6 @@ class Fetcher:
             for task in (watching, fetching):
                 task.cancel()
             await asyncio.gather(watching, fetching, return_exceptions=True)
-
-    async def _taken_in(
-        self,
-        model: platform.Model,
-        folder: Path,
-        files: list[FetchedFile],
-        claim: str,
-        pins: set[str],
-    ) -> list[Found]:
-        """Take what was fetched into the store.
-
-        Raises:
-            FetchFailure: A file is not what its source announced.
-            ServiceError: STORAGE_FULL.
-        """
-        found = []
-        for file in files:
-            path = folder / file.path
-            digests = await self._blobs.run(self._digests, path)
-            if file.sha256 not in (None, digests.sha256):
-                await self._blobs.run(remove_tree, folder)
-                raise FetchFailure(
-                    f"The file {file.path!r} has the SHA-256 {digests.sha256}, and its source "
-                    f"announced {file.sha256}: it was damaged on its way.",
-                    transient=True,
-                )
-            pins.add(digests.sha256)
-            await self._blobs.keep_fetched(path, digests, model.account)
-            found.append(Found(file.path, digests))
-        # The files are links to what the store has: they take no room of their own.
-        await self._blobs.claim(claim, 0)
-        return found
-
-    def _digests(self, path: Path) -> Digests:
-        hasher = Hasher()
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            hasher.update_from(file, closing=self._blobs.folder.verifier.closing)
-        return hasher.digests()
-
-    async def _finish(self, model_id: str, files: dict[str, Digests]) -> None:
-        now = self._now()
-
-        def finish(conn: Connection) -> None:
-            model = self._store.resources.get(conn, MODELS, model_id)
-            if not model_life.is_to_fetch(model):
-                return
-            for path, digests in files.items():
-                self._blobs.files.link(conn, model_id, path, digests.sha256, now)
-            self._store.resources.update(conn, MODELS, model_life.fetched(model, now), now=now)
-
-        await self._store.feed.write(finish)
 
     async def _say(self, model_id: str, message: str) -> None:
         await self._change(model_id, lambda m: model_life.admitted(m, message, self._now()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from itertools import islice
@@ -17,9 +16,15 @@ from podbay_kit.clock import Clock
 from podbay_kit.errors import ServiceError, invalid
 from podbay_kit.storage import Connection
 from podbay_registry import model_life
-from podbay_registry.blob_store import BlobStore, stopping_error
-from podbay_registry.file_store import StoredFile
+from podbay_registry.blob_store import BlobStore
+from podbay_registry.file_errors import stopping_error
 from podbay_registry.kinds import MODELS
+from podbay_registry.model_file_pages import (
+    awaited_files,
+    page_of_files,
+    path_of,
+    stored_message,
+)
 from podbay_registry.model_logs import ModelLogs
 from podbay_registry.operations import ResourceOperations
 from podbay_registry.store import RegistryStore
@@ -79,19 +84,15 @@ class ModelData:
         """
         if not 0 <= request.page_size <= _MAX_PAGE:
             raise invalid("pageSize", f"must be from 0 to {_MAX_PAGE}")
-        size, after = request.page_size or _MAX_PAGE, _path_of(request.page_token)
+        size, after = request.page_size or _MAX_PAGE, path_of(request.page_token)
         model = await self._models.get(request.id)
-        awaited = _awaited(model)
+        awaited = awaited_files(model)
         rows = await self._store.database.read(
             lambda conn: self._blobs.files.files(
                 conn, model.id, after=after, limit=None if awaited else size + 1
             )
         )
-        stored = {row.path: row for row in rows}
-        listed = sorted(path for path in awaited.keys() | stored.keys() if path > after)
-        files = [_message(path, awaited.get(path), stored.get(path)) for path in listed[:size]]
-        token = _token_of(listed[size - 1]) if len(listed) > size else ""
-        return pb.ListModelFilesResponse(files=files, next_page_token=token)
+        return page_of_files(awaited, rows, after=after, size=size)
 
     async def offer(self, request: pb.OfferModelFilesRequest) -> list[pb.ModelFileNeed]:
         """Take note of what files hold, and return those that must be uploaded.
@@ -103,7 +104,7 @@ class ModelData:
         if len(request.files) > _MAX_OFFERS:
             raise invalid("files", f"holds more than {_MAX_OFFERS} files")
         model = await self._models.get(request.id, "edit")
-        awaited = _awaited(model)
+        awaited = awaited_files(model)
         wanted = [
             _offered(model, awaited, offer, f"files.{index}")
             for index, offer in enumerate(request.files)
@@ -127,13 +128,13 @@ class ModelData:
         """
         header = (await self._uploads.first(requests)).header
         model = await self._models.get(header.id, "edit")
-        incoming = _offered(model, _awaited(model), header.file, "header.file", header.offset)
+        incoming = _offered(model, awaited_files(model), header.file, "header.file", header.offset)
         have = await self._store.database.read(lambda conn: self._known(conn, model, [incoming]))
         there = await self._blobs.run(self._on_disk, have)
         if there:
             # It came before, and the answer was lost.
             await self._store.feed.write(lambda conn: self._link(conn, model.id, [incoming], there))
-            return _stored_message(incoming.path, there[incoming.sha256])
+            return stored_message(incoming.path, there[incoming.sha256])
         digests = await self._uploads.receive(incoming, requests)
         part = self._blobs.folder.part(incoming.part)
         await self._blobs.keep(
@@ -143,7 +144,7 @@ class ModelData:
             lambda conn: self._link(conn, model.id, [incoming], {incoming.sha256: digests}),
         )
         await self._log(model.id, f"uploaded {incoming.path} ({incoming.size} bytes)")
-        return _stored_message(incoming.path, digests)
+        return stored_message(incoming.path, digests)
 
     async def finalize(self, model_id: str) -> platform.Model:
         """Make a model ready whose files are all there.
@@ -190,7 +191,7 @@ class ModelData:
         file = await self._blobs.open_verified(model.id, stored)
         try:
             file.seek(request.offset)
-            message = pb.DownloadModelFileResponse(file=_stored_message(stored.path, digests))
+            message = pb.DownloadModelFileResponse(file=stored_message(stored.path, digests))
             position = request.offset
             while True:
                 data = await self._blobs.run(file.read, _CHUNK)
@@ -286,13 +287,6 @@ def _takes_files(model: platform.Model) -> bool:
     return uploaded and model.status in statuses
 
 
-def _awaited(model: platform.Model) -> dict[str, platform.File]:
-    """Return the files that an uploaded model has, by path."""
-    if model.source.kind != platform.ModelSourceKinds.Upload or model.artifact.volume is None:
-        return {}
-    return {file.path: file for file in model.artifact.volume.files}
-
-
 def _offered(
     model: platform.Model,
     awaited: dict[str, platform.File],
@@ -325,41 +319,6 @@ def _offered(
         md5=file.digest.md5,
         offset=offset,
     )
-
-
-def _message(
-    path: str, awaited: platform.File | None, stored: StoredFile | None
-) -> model_pb2.ModelFile:
-    if stored is not None:
-        return _stored_message(path, stored.blob.digests, damaged=stored.blob.damaged is not None)
-    assert awaited is not None  # noqa: S101 # it is listed because it is one or the other
-    return model_pb2.ModelFile(
-        path=path,
-        size=awaited.size,
-        md5=awaited.digest.md5 or "",
-        state=model_pb2.MODEL_FILE_STATE_MISSING,
-    )
-
-
-def _stored_message(path: str, digests: Digests, *, damaged: bool = False) -> model_pb2.ModelFile:
-    state = model_pb2.MODEL_FILE_STATE_DAMAGED if damaged else model_pb2.MODEL_FILE_STATE_STORED
-    return model_pb2.ModelFile(
-        path=path, size=digests.size, sha256=digests.sha256, md5=digests.md5, state=state
-    )
-
-
-def _token_of(path: str) -> str:
-    return base64.urlsafe_b64encode(path.encode()).decode("ascii")
-
-
-def _path_of(token: str) -> str:
-    try:
-        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except ValueError:
-        raise ServiceError(
-            errors_pb2.ERROR_REASON_INVALID_PAGE_TOKEN,
-            "The page token is not one of this list. Start again from the first page.",
-        ) from None
 
 
 def _no_such_file(path: str) -> ServiceError:

@@ -14,7 +14,8 @@ from podbay.v1 import errors_pb2
 from podbay.v1 import registry_service_pb2 as pb
 from podbay_kit.blob_files import Digests, Hasher
 from podbay_kit.errors import ServiceError, invalid
-from podbay_registry.blob_store import BlobStore, stopping_error
+from podbay_registry.blob_store import BlobStore
+from podbay_registry.file_errors import stopping_error
 
 __all__ = ["MAX_CHUNK", "Incoming", "Uploads", "part_name"]
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from podbay._core import create_ops, model_data_ops, resource_ops
-from podbay._core.model_data_ops import OFFERS, Offer, Sending, Tally
+from podbay._core.model_data_ops import OFFERS
 from podbay._core.paging import Pages
 from podbay._core.retries import Reconnects
+from podbay._core.transfers import Offer, Sending, Tally
 from podbay._sync.transport import Transport
 from podbay._volumes.content import Digests, FileReader, FileWriter, digests_of
 from podbay._volumes.scan import LocalFile, locate, scan
@@ -45,7 +46,6 @@ class ModelFiles:
         exclude: Sequence[str] | None = None,
         reuse: bool = False,
         progress: Progress | None = None,
-        request_id: str | None = None,
     ) -> Model:
         """Register a model whose files are those of a folder; `upload_volume` then sends them.
 
@@ -61,7 +61,6 @@ class ModelFiles:
             reuse: Whether to return the model that the same call made before, where it still waits
                 for files or has them, instead of making another.
             progress: Called while the files are read.
-            request_id: Makes the call idempotent; made up unless given.
 
         Raises:
             InvalidRequestError: There are no such files, or one of them cannot be taken.
@@ -84,7 +83,7 @@ class ModelFiles:
                 found = model_data_ops.made_before(models, request)
                 if found is not None:
                     return found
-        return self._transport.run(create_ops.create_model(request, request_id))
+        return self._transport.run(create_ops.create_model(request, None))
 
     def upload_volume(
         self,
