@@ -28,7 +28,7 @@ from podbay_kit.clock import Clock
 from podbay_kit.errors import ServiceError
 from podbay_kit.storage import Connection
 from podbay_registry.file_errors import disk_full, file_damaged, quota_full, stopping_error
-from podbay_registry.file_store import Blob, FileStore, StoredFile
+from podbay_registry.file_store import FileStore, StoredFile
 from podbay_registry.store import RegistryStore
 
 __all__ = ["BlobStore"]
@@ -206,17 +206,6 @@ class BlobStore:
             opened.close()
             raise
         return opened
-
-    async def is_sound(self, blob: Blob) -> bool:
-        """Say whether the file of a content is there and is what it was."""
-        sha256 = blob.digests.sha256
-        try:
-            (await self.run(self.folder.open_verified, sha256)).close()
-        except DamagedFileError as error:
-            found = error.found
-            await self._store.database.write(lambda conn: self.files.damage(conn, sha256, found))
-            return False
-        return True
 
     def part_size(self, name: str) -> int:
         """Return how many bytes of a part are there."""

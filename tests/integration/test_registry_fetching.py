@@ -297,6 +297,7 @@ async def test_a_restart_goes_on(tmp_path: Path, hub: HubServer) -> None:
         assert len(await tree(registry, model)) == 4
 
 
+@pytest.mark.needs_git_lfs
 async def test_a_git_repository_with_large_files(registry: Registry, tmp_path: Path) -> None:
     files = {"README.md": b"# hal", "deep/Ünï cödé.bin": BIG, "small.bin": b"x"}
     commit = make_repository(tmp_path / "repos/hal", files)
@@ -319,6 +320,7 @@ async def test_a_git_repository_with_large_files(registry: Registry, tmp_path: P
         assert f"models--a--hal/snapshots/{commit}/README.md" in await tree(registry, model)
 
 
+@pytest.mark.needs_git_lfs
 async def test_causes_of_git(registry: Registry, tmp_path: Path) -> None:
     make_repository(tmp_path / "repos/hal", {"a.bin": BIG})
     with GitServer(tmp_path / "repos") as server:

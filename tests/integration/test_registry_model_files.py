@@ -482,6 +482,17 @@ async def test_a_stop_gives_uploads_up_at_once(tmp_path: Path) -> None:
     await channel.close()
 
 
+async def test_a_device_that_is_full(registry: Registry, tmp_path: Path) -> None:
+    model = await uploaded_model(registry, {"a": b"abc"})
+    part = tmp_path / "registry/models/blobs/incoming" / f"{model.id}.{sha256(b'abc')}"
+    part.symlink_to("/dev/full")
+    code, why, evidence = await failure(upload(registry, model.id, "a", b"abc"))
+    assert (code, why, evidence) == (CODE.RESOURCE_EXHAUSTED, "STORAGE_FULL", {"disk": "full"})
+    part.unlink()
+    await upload_all(registry, model.id, {"a": b"abc"})
+    assert await download(registry, model.id, "a") == b"abc"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 async def test_a_full_disk(tmp_path: Path) -> None:
     disk = tmp_path / "registry" / "models"
