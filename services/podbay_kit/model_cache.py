@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
 from podbay.v1 import errors_pb2
-from podbay_kit.blob_files import Hasher
+from podbay_kit.blob_files import ClosingError, Hasher
 from podbay_kit.clock import Clock, SystemClock
 from podbay_kit.errors import ServiceError
 from podbay_kit.model_cache_folder import CacheFolder
@@ -111,11 +111,11 @@ class ModelCache:
 
     async def close(self) -> None:
         """Give up what comes; what came is kept for another time."""
+        self._disk.blobs.verifier.closing.set()
         tasks = [t.task for t in self._transfers.values() if t.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._disk.blobs.verifier.closing.set()
         await asyncio.to_thread(self._threads.shutdown)
 
     def hold(self, model_id: str, holder: str) -> None:
@@ -191,6 +191,9 @@ class ModelCache:
             folder = self._disk.model(model_id)
             layout = await self._run(self._disk.sound_layout, model_id)
             if layout is None:
+                # A replica that has the folder mounted keeps it, as it is.
+                in_use = model_id in self._holders
+                await self._run(self._disk.set_aside, model_id, in_use)
                 layout = await self._plan(model_id)
                 await self._fetch_all(model_id, layout, transfer)
                 await self._run(self._disk.lay_out, model_id, layout)
@@ -247,7 +250,14 @@ class ModelCache:
                 # Another model has brought it meanwhile.
                 came(file.sha256, file.size)
                 return
-            await self._patiently(lambda: self._fetch_once(model_id, file, came))
+            arrived = 0
+
+            def noted(sha256: str, size: int) -> None:
+                nonlocal arrived
+                arrived = max(arrived, size)
+                came(sha256, size)
+
+            await self._patiently(lambda: self._fetch_once(model_id, file, noted), lambda: arrived)
 
     async def _fetch_once(
         self, model_id: str, file: LaidFile, came: Callable[[str, int], None]
@@ -273,14 +283,19 @@ class ModelCache:
             raise _SpoiledError(model_id, file, found)
         await self._run(self._disk.keep, part, file.sha256)
 
-    async def _patiently(self, attempt: Callable[[], Any]) -> Any:
-        """Try until the source can be asked, for a while."""
+    async def _patiently(
+        self, attempt: Callable[[], Any], arrived: Callable[[], int] = lambda: 0
+    ) -> Any:
+        """Try until it goes well, for a while after the last time that something came."""
         deadline = self._clock.monotonic() + _PATIENCE_SECONDS
-        pause, spoiled = _FIRST_PAUSE, 0
+        pause, spoiled, before = _FIRST_PAUSE, 0, 0
         while True:
             try:
                 return await attempt()
             except SourceAwayError as error:
+                if arrived() > before:
+                    before, pause = arrived(), _FIRST_PAUSE
+                    deadline = self._clock.monotonic() + _PATIENCE_SECONDS
                 if self._clock.monotonic() + pause > deadline:
                     raise _away(error) from error
             except _SpoiledError as error:
@@ -330,7 +345,7 @@ class ModelCache:
         """Run what blocks in a thread; it runs to its end where the caller goes away.
 
         Raises:
-            ServiceError: STORAGE_FULL, where the disk is full.
+            ServiceError: STORAGE_FULL, where the disk is full; SERVICE_STOPPING at the end.
         """
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._threads, lambda: function(*args))
@@ -351,6 +366,12 @@ class ModelCache:
                     metadata={"disk": "full"},
                 ) from error
             raise
+        except ClosingError:
+            raise ServiceError(
+                errors_pb2.ERROR_REASON_SERVICE_STOPPING,
+                "The service is about to stop. What came of the model is kept.",
+                retry_after=1.0,
+            ) from None
 
 
 class _SpoiledError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -59,7 +60,7 @@ class CacheFolder:
         return self._models / model_id
 
     def sound_layout(self, model_id: str) -> Layout | None:
-        """Return the layout of a model that is there and as it should be; remove any other."""
+        """Return the layout of a model that is there, whole and as it should be."""
         layout, folder = self._read_manifest(model_id), self.model(model_id)
         if layout is None or not folder.is_dir():
             return None
@@ -73,9 +74,20 @@ class CacheFolder:
                     model_id,
                     error,
                 )
-                remove_tree(folder)
                 return None
         return layout
+
+    def set_aside(self, model_id: str, in_use: bool) -> None:
+        """Make way for the folder of a model.
+
+        Args:
+            model_id: The model.
+            in_use: Whether what is there must stay under another name, until the next start.
+        """
+        folder = self.model(model_id)
+        if in_use and folder.is_dir():
+            folder.rename(folder.with_name(f".{model_id}.{time.time_ns()}.aside"))
+        remove_tree(folder)
 
     def is_sound(self, sha256: str) -> bool:
         """Say whether a content is there and is what it should be."""

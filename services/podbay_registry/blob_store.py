@@ -10,6 +10,7 @@ import asyncio
 import errno
 import io
 import logging
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -70,6 +71,7 @@ class BlobStore:
         # Bytes of parts that lie on the disk, and of what is about to come, by their names.
         self._parts: dict[str, int] = {}
         self._claims: dict[str, int] = {}
+        self._keeping: set[asyncio.Future[Any]] = set()
         # Contents that are about to be referred to.
         self._pins: list[set[str]] = []
 
@@ -85,6 +87,7 @@ class BlobStore:
 
     async def close(self) -> None:
         """Give up what runs, and end the threads."""
+        await asyncio.gather(*self._keeping, return_exceptions=True)
         self.folder.verifier.closing.set()
         await asyncio.to_thread(self._threads.shutdown)
 
@@ -167,6 +170,19 @@ class BlobStore:
         Raises:
             ServiceError: STORAGE_FULL or STORE_UNAVAILABLE.
         """
+        keeping = asyncio.ensure_future(self._keep(source, digests, account, record))
+        self._keeping.add(keeping)
+        keeping.add_done_callback(self._keeping.discard)
+        # It ends also where the caller goes away: a file without a row would have to come again.
+        return await asyncio.shield(keeping)
+
+    async def _keep(
+        self,
+        source: Path,
+        digests: Digests,
+        account: str,
+        record: Callable[[Connection], T] | None,
+    ) -> T | None:
         now = self._clock.now()
 
         def write(conn: Connection) -> T | None:
@@ -226,13 +242,8 @@ class BlobStore:
         Raises:
             ServiceError: STORAGE_FULL or STORE_UNAVAILABLE.
         """
-        part = self.folder.part(f"{_FETCHED}{digests.sha256}")
-
-        def link() -> None:
-            part.unlink(missing_ok=True)
-            part.hardlink_to(path)
-
-        await self.run(link)
+        part = self.folder.part(f"{_FETCHED}{uuid.uuid4().hex}")
+        await self.run(part.hardlink_to, path)
         await self.keep(part, digests, account)
 
     async def drop_part(self, name: str) -> None:

@@ -168,7 +168,9 @@ class Fetcher:
         except ServiceError as error:
             if error.reason != errors_pb2.ERROR_REASON_STORAGE_FULL:
                 # The store is away, or the registry stops: the model waits, and is looked at again.
-                raise
+                _LOG.warning("fetching the model %s was put off: %s", model.id, error)
+                await self._clock.sleep(_LOOK_SECONDS)
+                return
             await self._failed(model, error.message)
         except Exception:  # noqa: BLE001 # the model must not wait for ever
             _LOG.exception("fetching the model %s failed", model.id)

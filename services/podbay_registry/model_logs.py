@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,8 @@ from typing import Final
 from podbay_kit.clock import Clock
 
 __all__ = ["ModelLogs"]
+
+_LOG = logging.getLogger(__name__)
 
 _MAX_BYTES: Final = 1 << 20
 _MAX_LINE: Final = 2000
@@ -27,7 +30,16 @@ class ModelLogs:
         self._clock = clock
 
     def write(self, model: str, text: str) -> None:
-        """Add the lines of a text, each with the time."""
+        """Add the lines of a text, each with the time.
+
+        A disk that takes no more must not end what the log tells of.
+        """
+        try:
+            self._write(model, text)
+        except OSError as error:
+            _LOG.warning("the log of the model %s cannot be written: %s", model, error.strerror)
+
+    def _write(self, model: str, text: str) -> None:
         stamp = f"{self._clock.now():%Y-%m-%dT%H:%M:%SZ}"
         lines = "".join(f"{stamp} {line[:_MAX_LINE]}\n" for line in text.splitlines())
         path = self._path(model)

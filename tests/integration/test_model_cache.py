@@ -158,11 +158,14 @@ async def test_one_who_goes_away_ends_nothing_for_the_others(
 
 
 async def test_a_transfer_that_breaks_goes_on_at_its_byte(
-    registry: Registry, tmp_path: Path
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, source = await ready_model(registry, {"a": BIG}), Source(registry)
     source.cut = 333_333
     async with caching(tmp_path, source) as cache:
+        # Each try has all the patience again, as long as something comes.
+        monkeypatch.setattr(model_cache, "_PATIENCE_SECONDS", 0.2)
+        monkeypatch.setattr(model_cache, "_FIRST_PAUSE", 0.15)
         assert tree(await cache.ensure(model)) == {"a": BIG}
     assert [offset for _, offset in source.reads] == list(range(0, len(BIG), 333_333))
 
@@ -195,6 +198,21 @@ async def test_a_file_that_changed_on_the_node_is_fetched_again(
         (folder / "weights").chmod(0o700)
         (folder / "weights/copy.bin").unlink()
         assert tree(await cache.ensure(model)) == FILES
+
+
+async def test_a_damaged_model_in_use_stays_where_it_is_mounted(
+    registry: Registry, tmp_path: Path
+) -> None:
+    model = await ready_model(registry, {"a": b"abc", "b": b"damaged"})
+    async with caching(tmp_path, Source(registry)) as cache:
+        folder = await cache.ensure(model, holder="replica")
+        # As a mount does, an open folder follows what it was opened on.
+        mounted = os.open(folder, os.O_RDONLY)
+        (folder / "b").chmod(0o600)
+        (folder / "b").write_bytes(b"changed")
+        assert tree(await cache.ensure(model)) == {"a": b"abc", "b": b"damaged"}
+        assert sorted(os.listdir(mounted)) == ["a", "b"]
+        os.close(mounted)
 
 
 async def test_what_is_in_use_stays(registry: Registry, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tests.support.eventually import eventually
 from tests.support.hub_server import GitServer, HubServer, make_repository
 from tests.support.model_files import download, md5, sha256
 from tests.support.registry import Registry, running_registry
+from tests.support.registry_process import RegistryProcess
 from tests.support.rpc import details_of
 
 BIG = random.Random(4).randbytes(300_000)
@@ -346,3 +347,45 @@ async def test_git_that_is_not_installed(
     monkeypatch.setenv("PATH", str(tmp_path))
     failed = await ended(registry, await git_model(registry, "http://127.0.0.1:9/hal.git"))
     assert "git is not on its PATH" in failed.message
+
+
+async def test_a_registry_that_is_killed_takes_its_fetches_with_it(
+    tmp_path: Path, hub: HubServer
+) -> None:
+    hub.gate.clear()
+    registry = RegistryProcess(tmp_path, "--hub-endpoint", hub.address)
+    await asyncio.to_thread(registry.start)
+    try:
+        async with grpc.aio.insecure_channel(registry.address) as channel:
+            running = Registry(0, channel, registry.token)
+            model = await hub_model(running)
+            await eventually(lambda: any("/resolve/" in a for a in hub.asked), "the first file")
+            children = psutil.Process(registry.pid).children(recursive=True)
+            assert children
+            await asyncio.to_thread(registry.kill)
+            await eventually(lambda: not any(c.is_running() for c in children), "their end")
+            hub.gate.set()
+            await asyncio.to_thread(registry.start)
+            assert (await ended(running, model)).status == "Ready"
+            assert len(await tree(running, model)) == 4
+    finally:
+        await asyncio.to_thread(registry.stop)
+
+
+async def test_models_with_equal_files_at_once(registry: Registry) -> None:
+    models = [await hub_model(registry) for _ in range(4)]
+    for model in models:
+        assert (await ended(registry, model)).status == "Ready"
+        assert len(await tree(registry, model)) == 4
+
+
+async def test_a_path_that_leads_out_of_the_folder(
+    registry: Registry, hub: HubServer, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("not of the model")
+    hub.files["owner/name"]["../../../../../../secret"] = b"not of the model"
+    failed = await ended(registry, await hub_model(registry))
+    assert (failed.status, failed.reason) == ("Error", "FetchFailed")
+    assert secret.stat().st_nlink == 1
+    assert secret.read_text() == "not of the model"
