@@ -15,7 +15,7 @@ from tests.support.up_command import Podbay
 @pytest.fixture(scope="module")
 def podbay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podbay]:
     podbay = Podbay(tmp_path_factory.mktemp("up"))
-    podbay.start_detached()
+    podbay.start_detached("--model-quota", "100Mi")
     yield podbay
     podbay.ok("down")
 
