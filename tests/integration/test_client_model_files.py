@@ -177,6 +177,23 @@ def test_a_name_that_is_not_utf_8(client: Any, volume: Path) -> None:
         create(client, volume)
 
 
+def test_a_file_that_may_not_be_read(
+    client: Any, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (volume / "secret").write_text("x")
+    (volume / "secret").chmod(0)
+    if os.geteuid() == 0:
+        # Root may read everything; what the system would say to others is put in its place.
+        may = os.access
+        monkeypatch.setattr(
+            "podbay._volumes.scan.os.access",
+            lambda path, mode: path.name != "secret" and may(path, mode),
+        )
+    with pytest.raises(errors.InvalidRequestError, match="secret: may not be read"):
+        create(client, volume)
+    assert create(client, volume, exclude=["secret"]).status == "WaitingForUpload"
+
+
 def test_folders_that_are_none(client: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a folder"):
         create(client, tmp_path / "nothing")

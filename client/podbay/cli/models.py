@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,8 +103,11 @@ def _waited(invocation: Invocation, client: Client, model_id: str) -> Model:
     found = client.models.get(model_id)
     if is_status_terminal(found.status):
         return found
-    with progress(f"{found.status}", quiet=invocation.json) as shown:
-        for change in client.models.watch(id=model_id):
+    with (
+        progress(f"{found.status}", quiet=invocation.json) as shown,
+        closing(client.models.watch(id=model_id)) as changes,
+    ):
+        for change in changes:
             found = change.resource
             shown.update(": ".join(text for text in (found.status, found.message) if text))
             if is_status_terminal(found.status):
