@@ -51,13 +51,24 @@ class _Caller:
         else:
             self._left[1] -= 1
 
+    def head_lines(self, now: float) -> bytes:
+        return b""
+
     def on_connected(self) -> None:
         pass
 
     def on_connect_failed(self, detail: str) -> None:
         _give_up(detail)
 
-    def on_head(self, status: int, content_type: str, encoding: str, retry_after: str) -> None:
+    def on_head(
+        self,
+        status: int,
+        content_type: str,
+        encoding: str,
+        retry_after: str,
+        *,
+        chunked: bool = False,
+    ) -> None:
         if status != 200:
             _give_up(f"status {status}")
 

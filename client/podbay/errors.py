@@ -306,6 +306,9 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "ROUTER_DRAINING": _Reason(UnavailableError, "UNAVAILABLE", 503, _LATER),
     "ROUTER_NOT_SYNCED": _Reason(UnavailableError, "UNAVAILABLE", 503, _LATER),
     "DUPLICATE_CALL_ID": _Reason(InternalError, "INVALID_ARGUMENT", 409),
+    "ACCOUNT_LIMIT": _Reason(
+        OverloadedError, "RESOURCE_EXHAUSTED", 429, "Have fewer calls under way at once."
+    ),
     "CONNECTION_LOST": _Reason(
         ConnectionLostError,
         "UNAVAILABLE",

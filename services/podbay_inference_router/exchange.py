@@ -19,6 +19,7 @@ from podbay_inference_router.dispatch import Dispatcher
 from podbay_inference_router.framing import Piece
 from podbay_inference_router.requests import RequestError, prepare
 from podbay_inference_router.tokens import Claims
+from podbay_inference_router.tracing import trace_lines
 
 __all__ = ["ExchangeStream"]
 
@@ -52,7 +53,10 @@ class ExchangeStream:
         self._dispatcher = dispatcher
         self._claims = claims
         self._wall_clock = wall_clock
+        self._account = dispatcher.account(claims.account)
         self._calls: dict[int, Call] = {}
+        # Calls whose pieces the client cannot take for now.
+        self._held: set[int] = set()
         self._batch = ExchangeResponse()
         self._batch_bytes = 0
         # The results of streamed calls in the batch, so that further pieces join them.
@@ -73,7 +77,7 @@ class ExchangeStream:
     # What the client says.
 
     def accept(self, message: ExchangeRequest) -> None:
-        """Begin the calls of a message, and cancel those it names."""
+        """Begin the calls of a message, and cancel, pause and resume those it names."""
         refusal = (
             failures.token_expired() if not self._claims.expires > self._wall_clock() else None
         )
@@ -89,6 +93,20 @@ class ExchangeStream:
             call = self._calls.get(call_id)
             if call is not None:
                 call.cancel()
+        for call_id in message.pauses:
+            call = self._calls.get(call_id)
+            if call is not None and call.stream:
+                self._held.add(call_id)
+                call.pause()
+        for call_id in message.resumes:
+            if call_id in self._held:
+                self._held.discard(call_id)
+                if not self.paused:
+                    self._calls[call_id].resume()
+
+    def holds(self, call: Call) -> bool:
+        """Whether the client cannot take more, of this call or of all."""
+        return self.paused or call.call_id in self._held
 
     def half_close(self) -> None:
         """Take the news that no more calls come."""
@@ -114,8 +132,11 @@ class ExchangeStream:
             self,
             call_id,
             request,
+            self._account,
             epoch=claims.epoch,
             stream=item.stream,
+            affinity=item.affinity_key,
+            trace=trace_lines(item.traceparent, item.tracestate) if item.traceparent else b"",
         )
         dispatcher.submit(call, timeout)
 
@@ -141,6 +162,7 @@ class ExchangeStream:
         """Queue the end of a call."""
         call_id = call.call_id
         del self._calls[call_id]
+        self._held.discard(call_id)
         result = self._open.pop(call_id, None) if call.stream else None
         if result is None:
             result = self._batch.results.add(id=call_id)
@@ -257,5 +279,6 @@ class ExchangeStream:
             self._readable.set()
         if self.paused and self._backlog <= _LOW_BYTES:
             self.paused = False
-            for call in self._calls.values():
-                call.resume()
+            for call_id, call in self._calls.items():
+                if call_id not in self._held:
+                    call.resume()

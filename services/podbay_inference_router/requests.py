@@ -24,6 +24,7 @@ _PATH: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]|%[0-9A-Fa-f]{2})+
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/")
 _MEDIA_TYPE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _MAX_PATH: Final = 2048
+_MAX_KEY: Final = 1024
 
 # Endpoints that were found to be good: a service has few. Bounded for those who vary a query.
 _good: dict[str, str] = {}
@@ -64,6 +65,8 @@ def prepare(message: Call | InferRequest | StreamInferRequest, max_body: int) ->
     """
     endpoint = message.endpoint
     path = _good.get(endpoint) or _check_path(endpoint)
+    if message.affinity_key and len(message.affinity_key) > _MAX_KEY:
+        raise RequestError(invalid("affinityKey", f"is longer than {_MAX_KEY} characters"))
     body = message.json
     if body:
         if len(body) > max_body:

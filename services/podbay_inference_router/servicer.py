@@ -16,6 +16,7 @@ from podbay_inference_router import failures
 from podbay_inference_router.calls import Call, Sink
 from podbay_inference_router.exchange import ExchangeStream
 from podbay_inference_router.requests import RequestError, prepare
+from podbay_inference_router.tracing import trace_lines
 from podbay_inference_router.unary import PieceSink, WholeSink
 from podbay_inference_router.values import ValueFormError, from_json
 from podbay_kit.auth import bearer_token
@@ -182,8 +183,11 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
             sink,
             0,
             prepared,
+            dispatcher.account(claims.account),
             epoch=claims.epoch,
             stream=stream,
+            affinity=request.affinity_key,
+            trace=_trace_of(context),
         )
         self._single.add(call)
         # None without a deadline, whatever the stubs say.
@@ -207,3 +211,14 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
             raise to_service_error(
                 failures.bad_answer(call.session.session_id, call.replica_id, str(error))
             ) from error
+
+
+def _trace_of(context: Context) -> bytes:
+    """Return the lines that carry on the trace context in the metadata of an RPC."""
+    parent = state = ""
+    for key, value in context.invocation_metadata() or ():
+        if key == "traceparent" and isinstance(value, str):
+            parent = value
+        elif key == "tracestate" and isinstance(value, str):
+            state = value
+    return trace_lines(parent, state)

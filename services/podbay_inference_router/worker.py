@@ -50,7 +50,7 @@ class Worker:
     ) -> None:
         loop = asyncio.get_running_loop()
         self._pools = ConnectionPools(settings, loop)
-        self._table = RouteTable(self._pools.connect, settings.share_of)
+        self._table = RouteTable(self._pools.connect, settings)
         self._verifier = TokenVerifier()
         self.dispatcher = Dispatcher(
             self._table,
