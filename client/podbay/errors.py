@@ -309,6 +309,7 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "ACCOUNT_LIMIT": _Reason(
         OverloadedError, "RESOURCE_EXHAUSTED", 429, "Have fewer calls under way at once."
     ),
+    "REPLICA_FAILING": _Reason(ReplicaError, "UNAVAILABLE", 502, _SEE_LOGS),
     "CONNECTION_LOST": _Reason(
         ConnectionLostError,
         "UNAVAILABLE",

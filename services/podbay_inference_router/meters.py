@@ -168,4 +168,3 @@ def _sum(one: Any, other: Any) -> Any:
 
 def _numbers(histogram: Histogram) -> Numbers:
     return {"counts": list(histogram.counts), "sum": histogram.sum}
-

@@ -57,7 +57,9 @@ class SessionServicer(ServicerBase):
         session, _ = await parts.state.find(made.id)
         return pb.CreateInferenceSessionResponse(
             inferencesession=convert.to_proto(made),
-            token=parts.signer.sign(session, parts.clock.now())[0],
+            token=parts.signer.sign(
+                session, parts.clock.now(), account=current_principal().account
+            )[0],
         )
 
     async def GetInferenceSession(
@@ -144,7 +146,9 @@ class SessionServicer(ServicerBase):
         )
         session, _ = await self._parts.state.find(request.id)
         commands.check_open(session)
-        token, end = self._parts.signer.sign(session, self._parts.clock.now(), wanted.expires)
+        token, end = self._parts.signer.sign(
+            session, self._parts.clock.now(), wanted.expires, current_principal().account
+        )
         expires = timestamp_pb2.Timestamp()
         expires.FromDatetime(end)
         return pb.CreateSessionTokenResponse(token=token, expires=expires)

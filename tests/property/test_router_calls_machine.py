@@ -7,7 +7,13 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from podbay.v1 import errors_pb2
 from podbay.v1.session_manager_service_pb2 import ROUTE_STATE_ENDED
@@ -47,11 +53,18 @@ class CallsMachine(RuleBasedStateMachine):
     def flights(self) -> list[FakeFlight]:
         return [flight for upstream in self.router.upstreams for flight in upstream.flights]
 
+    @initialize()
+    def begin_well(self) -> None:
+        for session in SESSIONS:
+            told = route(session, [1, 2, 3], max_concurrency=2, safe_to_retry=True)
+            told.hedge_after.FromMilliseconds(50)
+            self.router.apply(told)
+
     @rule(
-        session=st.sampled_from((*SESSIONS, "unknown")),
-        timeout=st.sampled_from([0.0, 0.3, 3.0, 60.0]),
+        session=st.sampled_from((*SESSIONS, *SESSIONS, "unknown")),
+        timeout=st.sampled_from([0.0, 0.3, 3.0, 60.0, 60.0, 60.0]),
         stream=st.booleans(),
-        epoch=st.integers(1, 2),
+        epoch=st.sampled_from([1, 2, 2, 2]),
         account=st.sampled_from(ACCOUNTS),
         affinity=st.sampled_from(["", "k1", "k2"]),
     )
@@ -71,12 +84,12 @@ class CallsMachine(RuleBasedStateMachine):
 
     @rule(
         session=st.sampled_from(SESSIONS),
-        replicas=st.integers(0, 3),
+        replicas=st.sampled_from([0, 1, 2, 3, 3]),
         fresh=st.booleans(),
         limit=st.integers(0, 2),
-        safe=st.booleans(),
+        safe=st.sampled_from([True, True, False]),
         hedged=st.booleans(),
-        in_flight=st.integers(0, 3),
+        in_flight=st.sampled_from([0, 0, 0, 3]),
         epoch=st.integers(1, 2),
     )
     def change(
@@ -104,6 +117,32 @@ class CallsMachine(RuleBasedStateMachine):
         if hedged:
             told.hedge_after.FromMilliseconds(50)
         self.router.apply(told)
+
+    @rule(session=st.sampled_from(SESSIONS), count=st.integers(2, 6))
+    def begin_many(self, session: str, count: int) -> None:
+        for number in range(count):
+            account = ACCOUNTS[number % 3 == 0]
+            self.calls.append(self.router.call(session, epoch=2, account=account))
+
+    @precondition(lambda self: self.flights)
+    @rule(data=st.data(), how=st.sampled_from(["lose", "500", "200"]))
+    def a_replica_treats_all_alike(self, data: st.DataObject, how: str) -> None:
+        upstream = data.draw(
+            st.sampled_from([item for item in self.router.upstreams if item.flights])
+        )
+        for flight in list(upstream.flights):
+            if flight not in upstream.flights:
+                continue
+            if how == "lose":
+                if not flight.connected:
+                    flight.connect()
+                flight.lose()
+            elif not flight.answering:
+                flight.answer(b"1", int(how))
+
+    @rule()
+    def wait_for_hedges(self) -> None:
+        self.router.scheduler.advance(0.1)
 
     @rule(session=st.sampled_from(SESSIONS))
     def end_session(self, session: str) -> None:

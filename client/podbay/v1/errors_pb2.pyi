@@ -133,6 +133,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The id of the call is in use on this stream."""
     ERROR_REASON_ACCOUNT_LIMIT: _ErrorReason.ValueType  # 110
     """The account has as many calls running or waiting, over all its sessions, as it may."""
+    ERROR_REASON_REPLICA_FAILING: _ErrorReason.ValueType  # 111
+    """The replica is ready by its probe, and calls to it fail, one after the other."""
     ERROR_REASON_CONNECTION_LOST: _ErrorReason.ValueType  # 120
     """The connection to the service was lost after the call was sent. Raised by clients."""
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 121
@@ -255,6 +257,8 @@ ERROR_REASON_DUPLICATE_CALL_ID: ErrorReason.ValueType  # 109
 """The id of the call is in use on this stream."""
 ERROR_REASON_ACCOUNT_LIMIT: ErrorReason.ValueType  # 110
 """The account has as many calls running or waiting, over all its sessions, as it may."""
+ERROR_REASON_REPLICA_FAILING: ErrorReason.ValueType  # 111
+"""The replica is ready by its probe, and calls to it fail, one after the other."""
 ERROR_REASON_CONNECTION_LOST: ErrorReason.ValueType  # 120
 """The connection to the service was lost after the call was sent. Raised by clients."""
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 121
