@@ -431,7 +431,7 @@ class Call:
             self._state = _WAITING
             self._answer = None
             self._dispatcher.route(self, again=True)
-            self._dispatcher.look(self.session)
+            self._dispatcher.freed(self, finished=False)
 
     def _finish(self, pieces: list[Piece], error: CallError | None) -> None:
         self._state = _DONE
@@ -449,6 +449,6 @@ class Call:
             dispatcher.meters.done(self, error, dispatcher.scheduler.time())
         self.sink.on_done(self, pieces, error)
         if ran:
-            dispatcher.freed(self)
+            dispatcher.freed(self, finished=True)
         else:
             dispatcher.look(self.session)

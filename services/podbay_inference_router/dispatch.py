@@ -128,11 +128,17 @@ class Dispatcher:
         if session.waiting:
             self.pump(session)
 
-    def freed(self, call: Call) -> None:
-        """Let others go where a call ended that ran."""
+    def freed(self, call: Call, *, finished: bool) -> None:
+        """Let others go where a call has left its endpoint.
+
+        Args:
+            call: The call.
+            finished: Whether it has ended; otherwise it looks for another endpoint.
+        """
         session = call.session
         if session.waiting:
-            session.rate.note(self.scheduler.time())
+            if finished:
+                session.rate.note(self.scheduler.time())
             self.pump(session)
         held = call.tenant.account.held
         if held:
@@ -155,6 +161,8 @@ class Dispatcher:
                     break
                 self._holding.release(call)
                 waiting.served(found[1])
+                if self.meters is not None and call.waiting_since is not None:
+                    self.meters.queue.add(self.scheduler.time() - call.waiting_since)
                 call.begin(endpoint)
         finally:
             session.pumping = False
@@ -198,6 +206,8 @@ class Dispatcher:
 
     def note_connect_failure(self, endpoint: Endpoint) -> None:
         """Leave an endpoint alone for a while, because it could not be connected to."""
+        if self.meters is not None:
+            self.meters.reconnects += 1
         endpoint.failures += 1
         endpoint.probing = False
         endpoint.down_until = self.scheduler.time() + backoff_after(endpoint.failures)

@@ -62,9 +62,10 @@ class Meters:
         errors: Those that failed, by the number of their reason.
         latency: How long calls took from their arrival to their end, in seconds.
         first_piece: How long streamed calls took to their first piece.
-        waited: How long calls waited that had to.
+        queue: How long calls waited that had to.
         repeats: Calls that were sent again after a connection was lost.
         hedges: Calls that were sent to a second replica because the first one was slow.
+        reconnects: Calls that moved on from a replica that could not be connected to.
         set_asides: How often a replica was set aside.
     """
 
@@ -73,10 +74,11 @@ class Meters:
         "first_piece",
         "hedges",
         "latency",
+        "queue",
+        "reconnects",
         "repeats",
         "requests",
         "set_asides",
-        "waited",
     )
 
     def __init__(self) -> None:
@@ -84,9 +86,10 @@ class Meters:
         self.errors: Counter[int] = Counter()
         self.latency = Histogram()
         self.first_piece = Histogram()
-        self.waited = Histogram()
+        self.queue = Histogram()
         self.repeats = 0
         self.hedges = 0
+        self.reconnects = 0
         self.set_asides = 0
 
     def done(self, call: Call, error: CallError | None, now: float) -> None:
@@ -112,9 +115,10 @@ class Meters:
             "errors": {reason_name(reason): count for reason, count in self.errors.items()},
             "latency": _numbers(self.latency),
             "first_piece": _numbers(self.first_piece),
-            "waited": _numbers(self.waited),
+            "queue": _numbers(self.queue),
             "repeats": self.repeats,
             "hedges": self.hedges,
+            "reconnects": self.reconnects,
             "set_asides": self.set_asides,
         }
 
@@ -136,7 +140,7 @@ def gauges(table: RouteTable, active: int) -> Numbers:
             for session in sessions
             for endpoint in session.endpoints
         },
-        "aside": {
+        "set_aside": {
             f"{session.session_id} {endpoint.replica_id}": int(endpoint.asides > 0)
             for session in sessions
             for endpoint in session.endpoints

@@ -31,6 +31,7 @@ class Settings:
         connect_timeout: Seconds until a connection to a replica is given up.
         idle_seconds: Seconds an unused connection is kept; less than the 5 s of common servers,
             so that a request never races the server's close.
+        meters: Whether calls are counted for an operator to look at.
         workers: How many workers share the port; limits on what runs are divided among them.
         worker_index: Which of them this is, from 0.
     """
@@ -50,6 +51,7 @@ class Settings:
     max_connections: int = 4096
     connect_timeout: float = 2.0
     idle_seconds: float = 3.0
+    meters: bool = False
     workers: int = 1
     worker_index: int = 0
 

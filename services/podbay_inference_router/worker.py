@@ -6,6 +6,7 @@ import contextlib
 import functools
 import random
 import sys
+from collections.abc import AsyncIterator
 from typing import Final
 
 from podbay.v1.inference_router_service_pb2_grpc import (
@@ -13,6 +14,8 @@ from podbay.v1.inference_router_service_pb2_grpc import (
 )
 from podbay.v1.session_manager_service_pb2 import WatchRoutesResponse
 from podbay_inference_router.dispatch import Dispatcher
+from podbay_inference_router.exposition import MetricsServer, push_numbers, write_numbers
+from podbay_inference_router.meters import Meters, Numbers, gauges
 from podbay_inference_router.servicer import RouterServicer
 from podbay_inference_router.settings import Settings
 from podbay_inference_router.table import RouteTable
@@ -52,11 +55,17 @@ class Worker:
         self._pools = ConnectionPools(settings, loop)
         self._table = RouteTable(self._pools.connect, settings)
         self._verifier = TokenVerifier()
+        self._watcher = RouteWatcher(
+            session_manager, service_token, f"worker-{settings.worker_index}", self._on_routes
+        )
+        self.meters = Meters() if settings.meters else None
         self.dispatcher = Dispatcher(
             self._table,
             settings,
             loop,
             random.random,
+            report=self._watcher.report,
+            meters=self.meters,
         )
         self._servicer = RouterServicer(self.dispatcher, self._verifier)
         self._server = GrpcServer(
@@ -72,9 +81,6 @@ class Worker:
             # A body that is too large must get in to be refused with a reason, and a message may
             # carry several calls.
             max_message_bytes=2 * settings.max_body_bytes,
-        )
-        self._watcher = RouteWatcher(
-            session_manager, service_token, f"worker-{settings.worker_index}", self._on_routes
         )
         self._tasks = TaskSet()
         self._synced = asyncio.Event()
@@ -96,6 +102,13 @@ class Worker:
         self._listening = True
         self._server.set_serving(self._table.synced)
         return port
+
+    def numbers(self) -> Numbers:
+        """Return what was counted, and how things stand."""
+        return {
+            "counters": {} if self.meters is None else self.meters.numbers(),
+            "gauges": gauges(self._table, self.dispatcher.active),
+        }
 
     async def stop(self, grace: float) -> None:
         """Finish what runs within `grace` seconds, refuse what is new, and end."""
@@ -148,11 +161,38 @@ async def serve(options: argparse.Namespace, settings: Settings, stop: Stop) -> 
         return
     port = start.result()
     host, _ = split_address(options.listen)
-    if options.worker is None:
-        if options.address_file is not None:
-            write_address_file(options.address_file, host, port)
+    async with _shown(options, worker):
+        if options.worker is None:
+            if options.address_file is not None:
+                write_address_file(options.address_file, host, port)
+        else:
+            sys.stdout.write(f"{READY_LINE}\n")
+            sys.stdout.flush()
+        await stop.wait()
+        await worker.stop(options.drain_seconds)
+
+
+@contextlib.asynccontextmanager
+async def _shown(options: argparse.Namespace, worker: Worker) -> AsyncIterator[None]:
+    """Show the worker's numbers where somebody wants them: itself, or through its parent."""
+    if options.metrics_listen is None:
+        yield
+    elif options.worker is None:
+        server = MetricsServer(options.metrics_listen, lambda: _alone(worker))
+        try:
+            yield
+        finally:
+            await server.stop()
     else:
-        sys.stdout.write(f"{READY_LINE}\n")
-        sys.stdout.flush()
-    await stop.wait()
-    await worker.stop(options.drain_seconds)
+        pushing = asyncio.create_task(push_numbers(worker.numbers), name="push-numbers")
+        try:
+            yield
+        finally:
+            pushing.cancel()
+            await asyncio.gather(pushing, return_exceptions=True)
+            write_numbers(worker.numbers())
+
+
+def _alone(worker: Worker) -> Numbers:
+    numbers = worker.numbers()
+    return {**numbers, "gauges": {**numbers["gauges"], "workers": 1}}

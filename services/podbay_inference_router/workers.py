@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from podbay_inference_router.exposition import NUMBERS_PREFIX, MetricsServer, WorkerNumbers
 from podbay_inference_router.worker import READY_LINE
 from podbay_kit.errors import StartError
 from podbay_kit.process import Stop, write_address_file
@@ -26,6 +27,8 @@ _LAST_PAUSE: Final = 5.0
 _WELL_SECONDS: Final = 10.0
 _START_ERROR: Final = 2
 _KILL_AFTER: Final = 5.0
+# A line holds a worker's numbers, those of every replica among them.
+_MAX_LINE: Final = 64 << 20
 
 
 def restart_pause(short_lives: int) -> float:
@@ -95,15 +98,20 @@ async def supervise(
     """
     holder, listen = hold_port(options.listen)
     tasks = TaskSet()
+    numbers = WorkerNumbers()
     slots = [
         _Slot(
             [*arguments, "--listen", listen, "--exit-with-parent", "--worker", str(index)],
             index,
             options.drain_seconds,
+            numbers,
         )
         for index in range(workers)
     ]
+    metrics: MetricsServer | None = None
     try:
+        if options.metrics_listen is not None:
+            metrics = MetricsServer(options.metrics_listen, numbers.total)
         runs = [tasks.spawn(f"worker-{slot.index}", slot.run()) for slot in slots]
         started = tasks.spawn("start", _all_ready(slots))
         stopping = tasks.spawn("stop", stop.wait())
@@ -117,6 +125,8 @@ async def supervise(
     finally:
         await asyncio.gather(*(slot.stop() for slot in slots), return_exceptions=True)
         await tasks.close()
+        if metrics is not None:
+            await metrics.stop()
         holder.close()
 
 
@@ -134,7 +144,14 @@ def _raise_failure(runs: Sequence[asyncio.Task[None]]) -> None:
 class _Slot:
     """The place of one worker, whose processes follow each other."""
 
-    def __init__(self, arguments: Sequence[str], index: int, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        index: int,
+        drain_seconds: float,
+        numbers: WorkerNumbers,
+    ) -> None:
+        self._numbers = numbers
         self._arguments = tuple(arguments)
         self._drain_seconds = drain_seconds
         self._process: asyncio.subprocess.Process | None = None
@@ -186,12 +203,18 @@ class _Slot:
             *self._arguments,
             *(["--replacement"] if self.ready.is_set() else []),
             stdout=asyncio.subprocess.PIPE,
+            limit=_MAX_LINE,
             start_new_session=True,
         )
         if self._stopping:
             await self.stop()
         if process.stdout is not None:
             async for line in process.stdout:
-                if line.decode(errors="replace").strip() == READY_LINE:
+                text = line.decode(errors="replace").strip()
+                if text == READY_LINE:
                     self.ready.set()
-        return await process.wait()
+                elif text.startswith(NUMBERS_PREFIX):
+                    self._numbers.take(self.index, text.removeprefix(NUMBERS_PREFIX))
+        code = await process.wait()
+        self._numbers.end(self.index)
+        return code

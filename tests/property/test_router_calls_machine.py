@@ -283,5 +283,5 @@ class CallsMachine(RuleBasedStateMachine):
         assert self.router.table.find("unknown") is None
 
 
-CallsMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+CallsMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestCalls: Any = CallsMachine.TestCase

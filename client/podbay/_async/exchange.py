@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -76,6 +76,14 @@ class Exchange:
             return
         carrier = call.carrier
         if self.core.cancel(call):
+            for driver in self._drivers:
+                if driver.stream is carrier:
+                    driver.wake()
+
+    def taken(self, call: Call, items: Sequence[wire.Item]) -> None:
+        """Note that the caller has taken pieces of a streamed call, so that more may come."""
+        carrier = call.carrier
+        if self.core.taken(call, items):
             for driver in self._drivers:
                 if driver.stream is carrier:
                     driver.wake()

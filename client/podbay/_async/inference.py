@@ -206,6 +206,7 @@ class AsyncInferenceSessionClient:
                 _, part, done, error = await self._next(call, sink, allowed)
                 for result in self._shape.results(part):
                     yield result
+                self._exchange.taken(call, part)
                 if error is not None:
                     raise error
                 if done:

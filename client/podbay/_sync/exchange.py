@@ -12,7 +12,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -79,6 +79,15 @@ class Exchange:
         with self._lock:
             carrier = call.carrier
             if self._core.cancel(call):
+                for driver in self._drivers:
+                    if driver.stream is carrier:
+                        driver.wake()
+
+    def taken(self, call: Call, items: Sequence[wire.Item]) -> None:
+        """Note that the caller has taken pieces of a streamed call, so that more may come."""
+        with self._lock:
+            carrier = call.carrier
+            if self._core.taken(call, items):
                 for driver in self._drivers:
                     if driver.stream is carrier:
                         driver.wake()

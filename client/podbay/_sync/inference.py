@@ -197,6 +197,7 @@ class InferenceSessionClient:
                 _, part, done, error = self._next(call, sink, allowed)
                 if part:
                     yield from self._shape.results(part)
+                    self._exchange.taken(call, part)
                 if error is not None:
                     raise error
                 if done:
