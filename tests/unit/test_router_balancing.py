@@ -10,9 +10,9 @@ from podbay_inference_router.__main__ import default_workers
 from podbay_inference_router.balancing import backoff_after, pick
 from podbay_inference_router.queueing import Bounds, Line, Refusal, admit
 from podbay_inference_router.settings import Settings
+from podbay_inference_router.slots import restart_pause
 from podbay_inference_router.table import Endpoint
 from podbay_inference_router.watch import pause_after
-from podbay_inference_router.workers import restart_pause
 from tests.support.router_table import FakeUpstream
 
 
