@@ -13,6 +13,7 @@ from podbay_inference_router.answers import Answer, AnswerError
 from podbay_inference_router.errors_map import refused
 from podbay_inference_router.health import is_failure
 from podbay_inference_router.requests import JSON_TYPE, Request
+from podbay_inference_router.tracing import NO_TRACE, CallTrace
 
 if TYPE_CHECKING:
     from podbay.v1.errors_pb2 import CallError
@@ -59,7 +60,7 @@ class Call:
         epoch: The epoch of that token.
         stream: Whether pieces are wanted as they come.
         affinity: What calls that belong to the same replica share; "" for any replica.
-        trace: Lines of the request's head that carry the trace context.
+        trace: The trace that it belongs to.
     """
 
     __slots__ = (
@@ -108,7 +109,7 @@ class Call:
         epoch: int,
         stream: bool,
         affinity: str = "",
-        trace: bytes = b"",
+        trace: CallTrace = NO_TRACE,
     ) -> None:
         self._dispatcher = dispatcher
         self._answer: Answer | None = None
@@ -254,7 +255,7 @@ class Call:
             now: The time on the scheduler's clock.
         """
         left = int((self.expires_at - now) * 1000)
-        return b"Podbay-Timeout-Ms: %d\r\n%b" % (left if left > 0 else 1, self.trace)
+        return b"Podbay-Timeout-Ms: %d\r\n%b" % (left if left > 0 else 1, self.trace.lines)
 
     def on_connected(self) -> None:
         """The endpoint can be connected to: others that wait for it may go."""
@@ -447,6 +448,8 @@ class Call:
         dispatcher.count_done(self.session)
         if dispatcher.meters is not None:
             dispatcher.meters.done(self, error, dispatcher.scheduler.time())
+        if self.trace.span is not None:
+            dispatcher.end_span(self, error)
         self.sink.on_done(self, pieces, error)
         if ran:
             dispatcher.freed(self, finished=True)

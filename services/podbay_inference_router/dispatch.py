@@ -17,6 +17,8 @@ from podbay_inference_router.ports import Scheduler
 from podbay_inference_router.settings import Settings
 from podbay_inference_router.table import Changes, Endpoint, RouteTable, SessionRoute
 from podbay_inference_router.tenancy import AccountLoad, Tenant
+from podbay_inference_router.tracing import CallSpans
+from podbay_kit.errors import reason_name
 
 __all__ = ["Dispatcher"]
 
@@ -36,6 +38,7 @@ class Dispatcher:
         wall_clock: Gives the time of day in seconds since 1970.
         report: Told of replicas whose calls fail, and of those that recover.
         meters: Counts what happens; None where nobody looks.
+        spans: Makes spans of calls; None where they are not traced.
     """
 
     def __init__(
@@ -47,11 +50,13 @@ class Dispatcher:
         wall_clock: Callable[[], float] = time.time,
         report: Callable[[health.ReplicaReport], None] = _tell_nobody,
         meters: Meters | None = None,
+        spans: CallSpans | None = None,
     ) -> None:
         self.table = table
         self.settings = settings
         self.scheduler = scheduler
         self.meters = meters
+        self.spans = spans
         self._rng = rng
         self._wall_clock = wall_clock
         self._report = report
@@ -96,6 +101,12 @@ class Dispatcher:
         self.active -= 1
         if not session.known:
             self.table.forget_unknown(session)
+
+    def end_span(self, call: Call, error: CallError | None) -> None:
+        """End the span of a call."""
+        if self.spans is not None:
+            reason = "" if error is None else reason_name(error.reason)
+            self.spans.end(call.trace.span, reason, {"podbay.replica": call.replica_id})
 
     def route(self, call: Call, *, again: bool = False) -> None:
         """Send a call to the best endpoint, or let it wait.

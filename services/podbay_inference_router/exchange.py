@@ -19,7 +19,7 @@ from podbay_inference_router.dispatch import Dispatcher
 from podbay_inference_router.framing import Piece
 from podbay_inference_router.requests import RequestError, prepare
 from podbay_inference_router.tokens import Claims
-from podbay_inference_router.tracing import trace_lines
+from podbay_inference_router.tracing import begin_trace
 
 __all__ = ["ExchangeStream"]
 
@@ -126,6 +126,13 @@ class ExchangeStream:
             duration = item.timeout
             timeout = duration.seconds + duration.nanos * 1e-9
         claims = self._claims
+        trace = begin_trace(
+            dispatcher.spans,
+            item.traceparent,
+            item.tracestate,
+            claims.session_id,
+            item.endpoint,
+        )
         call = self._calls[call_id] = Call(
             dispatcher,
             dispatcher.table.expect(claims.session_id),
@@ -136,7 +143,7 @@ class ExchangeStream:
             epoch=claims.epoch,
             stream=item.stream,
             affinity=item.affinity_key,
-            trace=trace_lines(item.traceparent, item.tracestate) if item.traceparent else b"",
+            trace=trace,
         )
         dispatcher.submit(call, timeout)
 

@@ -16,7 +16,7 @@ from podbay_inference_router import failures
 from podbay_inference_router.calls import Call, Sink
 from podbay_inference_router.exchange import ExchangeStream
 from podbay_inference_router.requests import RequestError, prepare
-from podbay_inference_router.tracing import trace_lines
+from podbay_inference_router.tracing import begin_trace
 from podbay_inference_router.unary import PieceSink, WholeSink
 from podbay_inference_router.values import ValueFormError, from_json
 from podbay_kit.auth import bearer_token
@@ -177,6 +177,9 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
             prepared = prepare(request, dispatcher.settings.max_body_bytes)
         except RequestError as error:
             raise to_service_error(error.failure) from error
+        trace = begin_trace(
+            dispatcher.spans, *_trace_of(context), claims.session_id, request.endpoint
+        )
         call = Call(
             dispatcher,
             dispatcher.table.expect(claims.session_id),
@@ -187,7 +190,7 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
             epoch=claims.epoch,
             stream=stream,
             affinity=request.affinity_key,
-            trace=_trace_of(context),
+            trace=trace,
         )
         self._single.add(call)
         # None without a deadline, whatever the stubs say.
@@ -213,12 +216,12 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
             ) from error
 
 
-def _trace_of(context: Context) -> bytes:
-    """Return the lines that carry on the trace context in the metadata of an RPC."""
+def _trace_of(context: Context) -> tuple[str, str]:
+    """Return traceparent and tracestate in the metadata of an RPC; "" for none."""
     parent = state = ""
     for key, value in context.invocation_metadata() or ():
         if key == "traceparent" and isinstance(value, str):
             parent = value
         elif key == "tracestate" and isinstance(value, str):
             state = value
-    return trace_lines(parent, state)
+    return parent, state

@@ -25,6 +25,7 @@ from podbay_inference_router.watch import RouteWatcher
 from podbay_kit.process import Stop, read_secret, write_address_file
 from podbay_kit.serving import GrpcServer, ServiceRegistration, split_address
 from podbay_kit.tasks import TaskSet
+from podbay_kit.tracing import configured_spans
 
 __all__ = ["READY_LINE", "Worker", "serve"]
 
@@ -66,6 +67,7 @@ class Worker:
             random.random,
             report=self._watcher.report,
             meters=self.meters,
+            spans=configured_spans("podbay_inference_router"),
         )
         self._servicer = RouterServicer(self.dispatcher, self._verifier)
         self._server = GrpcServer(
@@ -81,6 +83,7 @@ class Worker:
             # A body that is too large must get in to be refused with a reason, and a message may
             # carry several calls.
             max_message_bytes=2 * settings.max_body_bytes,
+            trace_rpcs=False,  # calls have spans, however they come
         )
         self._tasks = TaskSet()
         self._synced = asyncio.Event()

@@ -6,6 +6,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from podbay.v1 import errors_pb2
 from podbay_inference_router.settings import Settings
+from podbay_inference_router.tracing import CallTrace
 from tests.support.router_fakes import route
 from tests.support.router_table import FakeFlight, FakeRouter
 
@@ -229,7 +230,7 @@ def test_the_time_left_and_the_trace_reach_the_replica() -> None:
     assert call.head_lines(router.scheduler.now) == b"Podbay-Timeout-Ms: 10000\r\n"
     assert call.head_lines(router.scheduler.now + 7.5) == b"Podbay-Timeout-Ms: 2500\r\n"
     assert call.head_lines(router.scheduler.now + 11) == b"Podbay-Timeout-Ms: 1\r\n"
-    call.trace = b"traceparent: x\r\n"
+    call.trace = CallTrace(None, b"traceparent: x\r\n")
     assert call.head_lines(router.scheduler.now + 9).endswith(b"1000\r\ntraceparent: x\r\n")
 
 

@@ -14,6 +14,7 @@ from podbay._core.exchange import Call, Delivery
 from podbay._core.inference import CallShape, check_timeout
 from podbay._core.many import Many
 from podbay._core.retries import call_slack
+from podbay._core.tracing import current_trace
 from podbay.errors import SessionNotReadyError
 from podbay.types import InferResult, SessionStatus
 
@@ -167,6 +168,7 @@ class AsyncInferenceSessionClient:
         self, prepared: Any, allowed: float, sink: Mailbox, *, stream: bool = False
     ) -> Call:
         call = Call(self._shape.endpoint, prepared, stream, now() + allowed, sink)
+        call.trace = current_trace()
         self._exchange.submit(call)
         return call
 

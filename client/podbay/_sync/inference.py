@@ -13,6 +13,7 @@ from podbay._core.exchange import Call, Delivery
 from podbay._core.inference import CallShape, check_timeout
 from podbay._core.many import Many
 from podbay._core.retries import call_slack
+from podbay._core.tracing import current_trace
 from podbay._sync.exchange import Exchange
 from podbay.errors import SessionNotReadyError
 from podbay.types import InferResult, SessionStatus
@@ -159,6 +160,7 @@ class InferenceSessionClient:
 
     def _submit(self, prepared: Any, allowed: float, sink: _Sink, *, stream: bool = False) -> Call:
         call = Call(self._shape.endpoint, prepared, stream, time.monotonic() + allowed, sink)
+        call.trace = current_trace()
         self._exchange.submit(call)
         return call
 

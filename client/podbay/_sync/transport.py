@@ -24,6 +24,7 @@ from podbay._core.operations import Operation, Service, StreamOperation
 from podbay._core.reading import decoded, decoded_all
 from podbay._core.retries import FIRST_CONTACT_SECONDS, Attempts, Reconnects
 from podbay._core.settings import Settings
+from podbay._core.tracing import trace_metadata
 from podbay._core.wire_errors import from_status, unreachable
 from podbay.errors import PodbayError
 from podbay.types import Installation
@@ -178,7 +179,9 @@ class Transport:
             response_deserializer=operation.response.FromString,
         )
         try:
-            answers = rpc(operation.request, timeout=left, metadata=self._metadata)
+            answers = rpc(
+                operation.request, timeout=left, metadata=(*self._metadata, *trace_metadata())
+            )
         except ValueError:
             raise closed_error() from None
         try:
@@ -244,7 +247,10 @@ class Transport:
         left = max(deadline - time.monotonic(), 0.001)
         try:
             return rpc(
-                operation.request, timeout=left, metadata=self._metadata, wait_for_ready=True
+                operation.request,
+                timeout=left,
+                metadata=(*self._metadata, *trace_metadata()),
+                wait_for_ready=True,
             )
         except grpc.RpcError as error:
             failure = error_of(error, operation.what, endpoint.address)
