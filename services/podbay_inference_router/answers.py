@@ -69,7 +69,6 @@ class Answer:
         "_kind",
         "_limit",
         "_size",
-        "_text",
         "retry_after",
         "status",
     )
@@ -82,7 +81,6 @@ class Answer:
         self._size = 0
         self._kind = _OTHER
         self._content_type = ""
-        self._text = False
         self.status = 0
         self.retry_after = ""
 
@@ -134,15 +132,16 @@ class Answer:
             if encoding and encoding.lower() != "identity":
                 raise AnswerError("its body is compressed, which was not asked for")
             self._content_type = content_type
-            self._kind = kind = _kind_of(content_type)
+            kind = _kind_of(content_type)
+            if kind == _TEXT and not chunked:
+                kind = _OTHER
+            self._kind = kind
             if kind == _LINE:
                 self._framer = LineFramer(self._limit)
             elif kind == _EVENT:
                 self._framer = EventFramer(self._limit)
-            elif kind == _TEXT and chunked:
-                self._text = True
-                if pieces:
-                    self._framer = TextFramer()
+            elif kind == _TEXT and pieces:
+                self._framer = TextFramer()
 
     def feed(self, data: bytes) -> list[Piece]:
         """Take a part of the body and return the pieces that it completes.
@@ -180,7 +179,7 @@ class Answer:
                 return []
             raise AnswerError(f"status {self.status} came with an empty body, which is not JSON")
         if self._kind != _JSON and not is_json(body):
-            if self._text:
+            if self._kind == _TEXT:
                 return [(as_text(body.decode(errors="replace")), "")]
             shown = json.dumps(self._content_type[:100]) if self._content_type else "none"
             raise AnswerError(f"it is not JSON, and its content type is {shown}")

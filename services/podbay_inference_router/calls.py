@@ -193,7 +193,6 @@ class Call:
         if endpoint.failures or endpoint.asides:
             endpoint.probing = True
         session, tenant = self.session, self.tenant
-        session.running += 1
         tenant.running += 1
         tenant.account.running += 1
         if session.hedge_after and self.hedge_timer is None and not self._retried:
@@ -221,7 +220,7 @@ class Call:
         self._dispatcher.look(self.session)
 
     def _hedge(self) -> None:
-        self.hedge_timer = None
+        # The timer stays: it says that there may be a hedge.
         if self._state == _RUNNING and self._answer is None:
             self._dispatcher.hedge(self)
 
@@ -241,7 +240,6 @@ class Call:
         endpoint.outstanding -= 1
         endpoint.probing = False
         tenant = self.tenant
-        self.session.running -= 1
         tenant.running -= 1
         tenant.account.running -= 1
         return True
@@ -285,7 +283,7 @@ class Call:
         chunked: bool = False,
     ) -> None:
         """The answer begins."""
-        if self.hedge_timer is not None or self.hedge is not None:
+        if self.hedge_timer is not None:
             self._drop_hedge()
         settings = self._dispatcher.settings
         answer = self._answer = Answer(settings.max_answer_bytes, settings.max_error_bytes)
@@ -326,8 +324,8 @@ class Call:
             error = self._refusal(answer)
             if is_failure(answer.status):
                 self._note_failure(answer.status, error.message)
-            else:
-                self._note_success()
+            elif self.endpoint is not None and self.endpoint.strikes:
+                self._dispatcher.note_good_call(self.session, self.endpoint)
             self._finish([], error)
             return
         try:
@@ -338,7 +336,9 @@ class Call:
         if self._pieces is not None:
             self._pieces.extend(pieces)
             pieces = self._pieces
-        self._note_success()
+        endpoint = self.endpoint
+        if endpoint is not None and endpoint.strikes:
+            self._dispatcher.note_good_call(self.session, endpoint)
         self._finish(pieces, None)
 
     def on_lost(self, *, answering: bool) -> None:
@@ -378,11 +378,6 @@ class Call:
     def _note_failure(self, status: int, detail: str) -> None:
         if self.endpoint is not None:
             self._dispatcher.note_failed_call(self.session, self.endpoint, status, detail)
-
-    def _note_success(self) -> None:
-        endpoint = self.endpoint
-        if endpoint is not None and endpoint.strikes:
-            self._dispatcher.note_good_call(self.session, endpoint)
 
     def on_defect(self, incident: str) -> None:
         """The router itself failed."""
@@ -442,7 +437,7 @@ class Call:
         dispatcher = self._dispatcher
         if self.wait_timer is not None or self.in_line:
             dispatcher.stop_waiting(self)
-        if self.hedge_timer is not None or self.hedge is not None:
+        if self.hedge_timer is not None:
             self._drop_hedge()
         ran = self._leave_endpoint()
         dispatcher.count_done(self.session)
@@ -452,6 +447,7 @@ class Call:
             dispatcher.end_span(self, error)
         self.sink.on_done(self, pieces, error)
         if ran:
-            dispatcher.freed(self, finished=True)
-        else:
+            if self.session.waiting.length or self.tenant.account.held:
+                dispatcher.freed(self, finished=True)
+        elif self.session.waiting.length:
             dispatcher.look(self.session)

@@ -122,7 +122,7 @@ class Dispatcher:
         now = self.scheduler.time()
         waiting = call.session.waiting
         # Those who wait only because their account has its most running hold nobody up.
-        if again or not waiting or waiting.first(self._admits) is None:
+        if again or not waiting.length or waiting.first(self._admits) is None:
             endpoint = self._pick(call, now)
             if endpoint is not None:
                 call.begin(endpoint)

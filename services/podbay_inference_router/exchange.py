@@ -17,9 +17,9 @@ from podbay_inference_router import failures
 from podbay_inference_router.calls import Call
 from podbay_inference_router.dispatch import Dispatcher
 from podbay_inference_router.framing import Piece
-from podbay_inference_router.requests import RequestError, prepare
+from podbay_inference_router.requests import RequestError, check_key, prepare
 from podbay_inference_router.tokens import Claims
-from podbay_inference_router.tracing import begin_trace
+from podbay_inference_router.tracing import NO_TRACE, begin_trace
 
 __all__ = ["ExchangeStream"]
 
@@ -118,6 +118,9 @@ class ExchangeStream:
         settings = dispatcher.settings
         try:
             request = prepare(item, settings.max_body_bytes)
+            affinity = item.affinity_key
+            if affinity:
+                check_key(affinity)
         except RequestError as error:
             self._refuse(call_id, error.failure)
             return
@@ -126,13 +129,11 @@ class ExchangeStream:
             duration = item.timeout
             timeout = duration.seconds + duration.nanos * 1e-9
         claims = self._claims
-        trace = begin_trace(
-            dispatcher.spans,
-            item.traceparent,
-            item.tracestate,
-            claims.session_id,
-            item.endpoint,
-        )
+        trace, parent = NO_TRACE, item.traceparent
+        if parent or dispatcher.spans is not None:
+            trace = begin_trace(
+                dispatcher.spans, parent, item.tracestate, claims.session_id, item.endpoint
+            )
         call = self._calls[call_id] = Call(
             dispatcher,
             dispatcher.table.expect(claims.session_id),
@@ -142,7 +143,7 @@ class ExchangeStream:
             self._account,
             epoch=claims.epoch,
             stream=item.stream,
-            affinity=item.affinity_key,
+            affinity=affinity,
             trace=trace,
         )
         dispatcher.submit(call, timeout)

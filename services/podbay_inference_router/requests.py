@@ -14,7 +14,7 @@ from podbay.v1.inference_router_service_pb2 import (
 from podbay_inference_router import multipart, values
 from podbay_inference_router.failures import body_too_large, invalid
 
-__all__ = ["JSON_TYPE", "Request", "RequestError", "prepare"]
+__all__ = ["JSON_TYPE", "Request", "RequestError", "check_key", "prepare"]
 
 JSON_TYPE: Final = "application/json"
 
@@ -65,14 +65,23 @@ def prepare(message: Call | InferRequest | StreamInferRequest, max_body: int) ->
     """
     endpoint = message.endpoint
     path = _good.get(endpoint) or _check_path(endpoint)
-    if message.affinity_key and len(message.affinity_key) > _MAX_KEY:
-        raise RequestError(invalid("affinityKey", f"is longer than {_MAX_KEY} characters"))
     body = message.json
     if body:
         if len(body) > max_body:
             raise RequestError(body_too_large(len(body), max_body))
         return Request(path, JSON_TYPE, body, False)
     return _prepare_other(message, path, max_body)
+
+
+def check_key(key: str) -> str:
+    """Return an affinity key that is not too long.
+
+    Raises:
+        RequestError: INVALID_REQUEST.
+    """
+    if len(key) > _MAX_KEY:
+        raise RequestError(invalid("affinityKey", f"is longer than {_MAX_KEY} characters"))
+    return key
 
 
 def _prepare_other(

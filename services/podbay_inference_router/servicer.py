@@ -15,7 +15,7 @@ from podbay.v1 import inference_router_service_pb2_grpc as pb_grpc
 from podbay_inference_router import failures
 from podbay_inference_router.calls import Call, Sink
 from podbay_inference_router.exchange import ExchangeStream
-from podbay_inference_router.requests import RequestError, prepare
+from podbay_inference_router.requests import RequestError, check_key, prepare
 from podbay_inference_router.tracing import begin_trace
 from podbay_inference_router.unary import PieceSink, WholeSink
 from podbay_inference_router.values import ValueFormError, from_json
@@ -175,6 +175,7 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
         dispatcher = self._dispatcher
         try:
             prepared = prepare(request, dispatcher.settings.max_body_bytes)
+            affinity = check_key(request.affinity_key)
         except RequestError as error:
             raise to_service_error(error.failure) from error
         trace = begin_trace(
@@ -189,7 +190,7 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
             dispatcher.account(claims.account),
             epoch=claims.epoch,
             stream=stream,
-            affinity=request.affinity_key,
+            affinity=affinity,
             trace=trace,
         )
         self._single.add(call)

@@ -99,7 +99,6 @@ class SessionRoute:
         queue_length: The most calls that wait; None for the router's setting.
         was_ready_at: When it last had an endpoint, on the scheduler's clock; None for never.
         calls: How many calls were submitted.
-        running: How many run.
         budget: How many calls may be sent twice.
         waiting: The calls that wait.
         rate: How fast they get their turn.
@@ -127,7 +126,6 @@ class SessionRoute:
         "queue_length",
         "queue_timeout",
         "rate",
-        "running",
         "safe_to_retry",
         "session_id",
         "waiting",
@@ -151,7 +149,6 @@ class SessionRoute:
         self.queue_length: int | None = None
         self.was_ready_at: float | None = None
         self.calls = 0
-        self.running = 0
         self.budget = RetryBudget(retry_ratio)
         self.waiting: FairLine[Any] = FairLine()
         self.rate = DrainRate()
@@ -159,6 +156,11 @@ class SessionRoute:
         self.probe: object | None = None
         self._tenants: dict[str, Tenant[Any]] = {}
         self._ring: HashRing | None = None
+
+    @property
+    def running(self) -> int:
+        """How many of its calls run."""
+        return sum(tenant.running for tenant in self._tenants.values())
 
     def tenant(self, account: AccountLoad) -> Tenant[Any]:
         """Return the place of an account in this session."""

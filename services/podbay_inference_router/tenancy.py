@@ -53,20 +53,24 @@ class Tenant(Generic[_T]):
 
 
 class FairLine(Generic[_T]):
-    """The calls of a session that wait: in order within an account, in turn among accounts."""
+    """The calls of a session that wait: in order within an account, in turn among accounts.
 
-    __slots__ = ("_length", "_tenants", "_turn")
+    Attributes:
+        length: How many wait.
+    """
+
+    __slots__ = ("_tenants", "_turn", "length")
 
     def __init__(self) -> None:
         self._tenants: dict[Tenant[_T], None] = {}  # those that wait
-        self._length = 0
+        self.length = 0
         self._turn = 0
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def __bool__(self) -> bool:
-        return self._length > 0
+        return self.length > 0
 
     def __iter__(self) -> Iterator[_T]:
         return iter([call for tenant in self._tenants for call in tenant.lane])
@@ -81,7 +85,7 @@ class FairLine(Generic[_T]):
         if front:
             tenant.lane.move_to_end(call, last=False)
         self._tenants[tenant] = None
-        self._length += 1
+        self.length += 1
         tenant.account.waiting += 1
 
     def remove(self, call: _T, tenant: Tenant[_T]) -> None:
@@ -93,7 +97,7 @@ class FairLine(Generic[_T]):
         del tenant.lane[call]
         if not tenant.lane:
             del self._tenants[tenant]
-        self._length -= 1
+        self.length -= 1
         tenant.account.waiting -= 1
 
     def first(self, admits: Callable[[Tenant[_T]], bool]) -> tuple[_T, Tenant[_T]] | None:
@@ -145,5 +149,5 @@ class FairLine(Generic[_T]):
             tenant.account.waiting -= len(tenant.lane)
             tenant.lane.clear()
         self._tenants.clear()
-        self._length = 0
+        self.length = 0
         return calls
