@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         account_queue_timeout=options.account_queue_timeout,
         retry_ratio=options.retry_ratio,
         failures_in_row=options.failures_in_row,
+        leases=options.lease_file is not None,
         meters=options.metrics_listen is not None,
         workers=workers,
         worker_index=options.worker or 0,
@@ -175,8 +176,10 @@ def _parser() -> argparse.ArgumentParser:
         help="where metrics are shown to Prometheus, as 127.0.0.1:9103; needs the extra "
         "'telemetry' (default: nowhere)",
     )
-    # What the parent tells its workers: their number, and whether they replace one that died.
+    # What the parent tells its workers: their number, the descriptor of the file of leases, and
+    # whether they replace one that died.
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--lease-file", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--replacement", action="store_true", help=argparse.SUPPRESS)
     return parser
 

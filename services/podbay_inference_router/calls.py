@@ -213,6 +213,8 @@ class Call:
         if endpoint is not None:
             endpoint.outstanding -= 1
             endpoint.probing = False
+            if endpoint.allowance:
+                self._dispatcher.left(self.session, endpoint)
         self.endpoint, self.flight = hedge.take()
         self.replica_id = self.endpoint.replica_id if self.endpoint is not None else ""
         self._answer = None
@@ -239,6 +241,8 @@ class Call:
             return False
         endpoint.outstanding -= 1
         endpoint.probing = False
+        if endpoint.allowance:
+            self._dispatcher.left(self.session, endpoint)
         tenant = self.tenant
         tenant.running -= 1
         tenant.account.running -= 1

@@ -8,15 +8,17 @@ from weakref import WeakValueDictionary
 from podbay.v1 import errors_pb2
 from podbay.v1.errors_pb2 import CallError
 from podbay_inference_router import failures, health
-from podbay_inference_router.balancing import backoff_after, pick, pick_by_key
+from podbay_inference_router.balancing import backoff_after
 from podbay_inference_router.calls import Call
+from podbay_inference_router.choosing import Chooser, Leases
 from podbay_inference_router.hedging import Hedge
 from podbay_inference_router.holding import Holding
+from podbay_inference_router.leases import RETRY_SECONDS
 from podbay_inference_router.meters import Meters
 from podbay_inference_router.ports import Scheduler
 from podbay_inference_router.settings import Settings
 from podbay_inference_router.table import Changes, Endpoint, RouteTable, SessionRoute
-from podbay_inference_router.tenancy import AccountLoad, Tenant
+from podbay_inference_router.tenancy import AccountLoad
 from podbay_inference_router.tracing import CallSpans
 from podbay_kit.errors import reason_name
 
@@ -39,6 +41,7 @@ class Dispatcher:
         report: Told of replicas whose calls fail, and of those that recover.
         meters: Counts what happens; None where nobody looks.
         spans: Makes spans of calls; None where they are not traced.
+        leases: Shares replicas' limits with other workers; None where there are no others.
     """
 
     def __init__(
@@ -51,20 +54,19 @@ class Dispatcher:
         report: Callable[[health.ReplicaReport], None] = _tell_nobody,
         meters: Meters | None = None,
         spans: CallSpans | None = None,
+        leases: Leases | None = None,
     ) -> None:
         self.table = table
         self.settings = settings
         self.scheduler = scheduler
         self.meters = meters
         self.spans = spans
-        self._rng = rng
         self._wall_clock = wall_clock
         self._report = report
         self._holding = Holding(settings, scheduler)
         self._accounts: WeakValueDictionary[str, AccountLoad] = WeakValueDictionary()
-        self._account_limit = (
-            settings.divided(settings.account_in_flight) if settings.account_in_flight else 0
-        )
+        self._chooser = Chooser(settings, rng, leases)
+        self._admits = self._chooser.admits
         self.active = 0
         """Calls that were submitted and have not ended."""
         self.draining = False
@@ -123,7 +125,7 @@ class Dispatcher:
         waiting = call.session.waiting
         # Those who wait only because their account has its most running hold nobody up.
         if again or not waiting.length or waiting.first(self._admits) is None:
-            endpoint = self._pick(call, now)
+            endpoint = self._chooser.choose(call, now)
             if endpoint is not None:
                 call.begin(endpoint)
                 return
@@ -167,7 +169,7 @@ class Dispatcher:
         try:
             while (found := waiting.first(self._admits)) is not None:
                 call: Call = found[0]
-                endpoint = self._pick(call, self.scheduler.time())
+                endpoint = self._chooser.choose(call, self.scheduler.time())
                 if endpoint is None:
                     break
                 self._holding.release(call)
@@ -180,6 +182,8 @@ class Dispatcher:
         if waiting:
             self._note_held(session)
             self._arm_probe(session)
+        elif session.marked:
+            self._chooser.mark(session, waits=False)
 
     def stop_waiting(self, call: Call) -> None:
         """Take a call out of the queue, where it is in it."""
@@ -206,6 +210,10 @@ class Dispatcher:
         for session in self.table.waiting_sessions():
             for call in session.waiting.take_all():
                 call.fail(failures.draining())
+
+    def left(self, session: SessionRoute, endpoint: Endpoint) -> None:
+        """Note that a call has left an endpoint whose limit other workers share."""
+        self._chooser.left(session, endpoint, self.scheduler.time())
 
     # How the calls at an endpoint go.
 
@@ -269,48 +277,26 @@ class Dispatcher:
     def hedge(self, call: Call) -> None:
         """Send a call that is without an answer to a second replica, where one is free."""
         session = call.session
-        endpoint = pick(
-            [item for item in session.endpoints if health.is_healthy(item)],
-            session.limit,
-            self.scheduler.time(),
-            self._rng,
-            call.endpoint,
-        )
         # Those who wait have not had their first try.
-        if endpoint is None or session.waiting or not session.budget.take(session.calls):
+        if session.waiting or len(session.endpoints) < 2:
+            return
+        endpoint = self._chooser.second(call, self.scheduler.time())
+        if endpoint is None:
+            return
+        if not session.budget.take(session.calls):
+            self.left(session, endpoint)
             return
         if self.meters is not None:
             self.meters.hedges += 1
         call.hedge = Hedge(self, call, endpoint)
         call.hedge.begin()
 
-    def _admits(self, tenant: Tenant[Any]) -> bool:
-        """Whether an account may have another call running."""
-        return not self._account_limit or tenant.account.running < self._account_limit
-
     def _note_held(self, session: SessionRoute) -> None:
         """Remember for which accounts a session must be looked at when any of their calls ends."""
-        if self._account_limit:
+        if self._chooser.account_limit:
             for tenant in session.waiting.tenants():
                 if not self._admits(tenant):
                     tenant.account.held[session] = None
-
-    def _pick(self, call: Call, now: float) -> Endpoint | None:
-        session = call.session
-        if session.max_in_flight and session.running >= session.max_in_flight:
-            return None
-        if self._account_limit and call.tenant.account.running >= self._account_limit:
-            return None
-        endpoints, limit, excluded = session.endpoints, session.limit, call.excluded
-        if call.affinity and endpoints:
-            endpoint = pick_by_key(endpoints, limit, now, session.ring(), call.affinity, excluded)
-            if endpoint is not None:
-                return endpoint
-        endpoint = pick(endpoints, limit, now, self._rng, excluded)
-        if endpoint is None and excluded is not None:
-            # Nothing else is there: where a repeat is safe, it is safe at the same replica, too.
-            endpoint = pick(endpoints, limit, now, self._rng)
-        return endpoint
 
     def _refusal(self, call: Call) -> CallError | None:
         """Tell why a session takes this call no more, or None."""
@@ -336,6 +322,10 @@ class Dispatcher:
             if endpoint.failures or endpoint.asides
             if (until := max(endpoint.down_until, endpoint.aside_until)) > now
         ]
+        if session.shared_limit:
+            # Nobody tells what becomes free at other workers.
+            self._chooser.mark(session, waits=True)
+            pauses.append(RETRY_SECONDS)
         if pauses and session.probe is None:
             session.probe = self.scheduler.call_later(min(pauses), self._probe, session)
 

@@ -170,3 +170,5 @@ class Hedge:
         if endpoint is not None:
             endpoint.outstanding -= 1
             endpoint.probing = False
+            if endpoint.allowance:
+                self._dispatcher.left(self._call.session, endpoint)

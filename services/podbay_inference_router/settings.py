@@ -32,6 +32,8 @@ class Settings:
         idle_seconds: Seconds an unused connection is kept; less than the 5 s of common servers,
             so that a request never races the server's close.
         meters: Whether calls are counted for an operator to look at.
+        leases: Whether workers share the replicas' limits, call by call; otherwise the limits are
+            divided among them.
         workers: How many workers share the port; limits on what runs are divided among them.
         worker_index: Which of them this is, from 0.
     """
@@ -52,22 +54,27 @@ class Settings:
     connect_timeout: float = 2.0
     idle_seconds: float = 3.0
     meters: bool = False
+    leases: bool = False
     workers: int = 1
     worker_index: int = 0
 
-    def share_of(self, max_concurrency: int) -> int:
-        """Tell how many calls this worker may have at one replica.
+    def limits_of(self, max_concurrency: int) -> tuple[int, int]:
+        """Tell how many calls may be at one replica.
 
         Args:
             max_concurrency: The replica's own limit; 0 for none.
 
         Returns:
-            This worker's share of the limit, at least 1: below one call a worker the limit cannot
-            be divided, and a worker that may not call at all would leave its clients stuck.
+            The most of this worker; and the most of all workers together, where they share the
+            limit, else 0. Without leases each worker has its part of the limit, at least 1: below
+            one call a worker a limit cannot be divided, and a worker that may not call at all
+            would leave its clients stuck.
         """
         if max_concurrency <= 0:
-            return self.max_connections
-        return min(self.max_connections, self.divided(max_concurrency))
+            return self.max_connections, 0
+        if self.workers > 1 and self.leases:
+            return min(self.max_connections, max_concurrency), max_concurrency
+        return min(self.max_connections, self.divided(max_concurrency)), 0
 
     def divided(self, limit: int) -> int:
         """Tell this worker's share of a limit that holds for all of them, at least 1."""

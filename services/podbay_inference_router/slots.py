@@ -83,6 +83,7 @@ class Slot:
         index: Which of the workers it is, from 0.
         drain_seconds: How long calls may finish when a process is to end.
         numbers: Takes what its processes count.
+        lease_file: The descriptor of the file by which workers share limits.
     """
 
     def __init__(
@@ -91,7 +92,9 @@ class Slot:
         index: int,
         drain_seconds: float,
         numbers: WorkerNumbers,
+        lease_file: int,
     ) -> None:
+        self._lease_file = lease_file
         self._arguments = tuple(arguments)
         self._drain_seconds = drain_seconds
         self._numbers = numbers
@@ -189,6 +192,7 @@ class Slot:
             *(["--replacement"] if self.ready.is_set() else []),
             stdout=asyncio.subprocess.PIPE,
             limit=_MAX_LINE,
+            pass_fds=(self._lease_file,),
             start_new_session=True,
         )
         running = _Running(process, self._numbers)

@@ -42,17 +42,22 @@ class Endpoint:
         asides: How many times in a row it was set aside for that; 0 while it is not.
         aside_until: Until when no call is tried after that, on the scheduler's clock.
         probing: Whether a call is trying it after failed connects, or after it was set aside.
+        allowance: The most calls that this worker may have there, where workers share a limit.
+        leases: What that is made of: how many calls each lease is for.
+        yield_until: Until when other workers go first, on the scheduler's clock.
         reported: Whether the session manager was told that its calls fail.
         upstream: Its connections.
     """
 
     __slots__ = (
+        "allowance",
         "aside_until",
         "asides",
         "down_until",
         "failures",
         "gone",
         "host",
+        "leases",
         "outstanding",
         "port",
         "probing",
@@ -60,6 +65,7 @@ class Endpoint:
         "reported",
         "strikes",
         "upstream",
+        "yield_until",
     )
 
     def __init__(self, replica_id: str, host: str, port: int, upstream: Upstream) -> None:
@@ -76,6 +82,9 @@ class Endpoint:
         self.aside_until = 0.0
         self.probing = False
         self.reported = False
+        self.allowance = 0
+        self.leases: dict[int, int] = {}
+        self.yield_until = 0.0
 
 
 class SessionRoute:
@@ -91,6 +100,9 @@ class SessionRoute:
         evidence: The same in parts.
         endpoints: The replicas that take calls.
         limit: The most calls that this worker may have at one of them.
+        shared_limit: The most calls that all workers together may have at one of them; 0 where
+            none is shared.
+        marked: Whether the other workers were told that calls wait here.
         max_in_flight: The most calls that this worker may have running in it; 0 for no limit.
         safe_to_retry: Whether a call may be sent again although a replica may have seen it.
         hedge_after: Seconds without an answer after which a call is sent to a second replica; 0
@@ -119,6 +131,7 @@ class SessionRoute:
         "hedge_after",
         "known",
         "limit",
+        "marked",
         "max_in_flight",
         "message",
         "probe",
@@ -128,6 +141,7 @@ class SessionRoute:
         "rate",
         "safe_to_retry",
         "session_id",
+        "shared_limit",
         "waiting",
         "was_ready_at",
     )
@@ -142,6 +156,8 @@ class SessionRoute:
         self.evidence: Mapping[str, str] = {}
         self.endpoints: list[Endpoint] = []
         self.limit = 1
+        self.shared_limit = 0
+        self.marked = False
         self.max_in_flight = 0
         self.safe_to_retry = False
         self.hedge_after = 0.0
@@ -295,7 +311,7 @@ class RouteTable:
         session.epoch = route.epoch
         session.message = route.message
         session.evidence = dict(route.evidence)
-        session.limit = self._settings.share_of(route.max_concurrency)
+        session.limit, session.shared_limit = self._settings.limits_of(route.max_concurrency)
         session.max_in_flight = (
             self._settings.divided(route.max_in_flight) if route.max_in_flight > 0 else 0
         )

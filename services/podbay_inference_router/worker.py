@@ -13,8 +13,10 @@ from podbay.v1.inference_router_service_pb2_grpc import (
     add_InferenceRouterServiceServicer_to_server,
 )
 from podbay.v1.session_manager_service_pb2 import WatchRoutesResponse
+from podbay_inference_router.choosing import Leases
 from podbay_inference_router.dispatch import Dispatcher
 from podbay_inference_router.exposition import MetricsServer, push_numbers, write_numbers
+from podbay_inference_router.leases import LeaseFile
 from podbay_inference_router.meters import Meters, Numbers, gauges
 from podbay_inference_router.servicer import RouterServicer
 from podbay_inference_router.settings import Settings
@@ -47,10 +49,17 @@ class Worker:
         session_manager: The session manager's "host:port".
         service_token: The token of the services.
         settings: The limits.
+        leases: Shares the replicas' limits with the other workers; None where there are none.
     """
 
     def __init__(
-        self, *, listen: str, session_manager: str, service_token: str, settings: Settings
+        self,
+        *,
+        listen: str,
+        session_manager: str,
+        service_token: str,
+        settings: Settings,
+        leases: Leases | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._pools = ConnectionPools(settings, loop)
@@ -68,6 +77,7 @@ class Worker:
             report=self._watcher.report,
             meters=self.meters,
             spans=configured_spans("podbay_inference_router"),
+            leases=leases,
         )
         self._servicer = RouterServicer(self.dispatcher, self._verifier)
         self._server = GrpcServer(
@@ -150,6 +160,11 @@ async def serve(options: argparse.Namespace, settings: Settings, stop: Stop) -> 
         session_manager=options.session_manager_endpoint,
         service_token=read_secret(options.service_token_file),
         settings=settings,
+        leases=(
+            LeaseFile(options.lease_file, settings.worker_index, settings.workers)
+            if settings.leases
+            else None
+        ),
     )
     start = asyncio.ensure_future(
         worker.start(sync_seconds=None if options.replacement else _SYNC_SECONDS)

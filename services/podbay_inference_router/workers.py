@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 
 from podbay_inference_router.exposition import MetricsServer, WorkerNumbers
+from podbay_inference_router.leases import make_lease_file
 from podbay_inference_router.slots import Slot
 from podbay_kit.process import Stop, write_address_file
 from podbay_kit.serving import ListenError, split_address
@@ -77,12 +78,20 @@ async def supervise(
     holder, listen = hold_port(options.listen)
     tasks = TaskSet()
     numbers = WorkerNumbers()
+    leases = make_lease_file()
     slots = [
         Slot(
-            [*arguments, "--listen", listen, "--exit-with-parent", "--worker", str(index)],
+            [
+                *arguments,
+                *("--listen", listen),
+                "--exit-with-parent",
+                *("--worker", str(index)),
+                *("--lease-file", str(leases.fileno())),
+            ],
             index,
             options.drain_seconds,
             numbers,
+            leases.fileno(),
         )
         for index in range(workers)
     ]
@@ -109,6 +118,7 @@ async def supervise(
         if metrics is not None:
             await metrics.stop()
         holder.close()
+        leases.close()
 
 
 async def _all_ready(slots: Sequence[Slot]) -> None:

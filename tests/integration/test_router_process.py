@@ -255,3 +255,43 @@ async def test_metrics_without_a_free_port_are_named(router: RouterProcess) -> N
             _, errors = await router.process.communicate()
     assert router.process.returncode == 2
     assert f"Cannot listen on {listen} for metrics" in errors.decode()
+
+
+async def test_workers_keep_a_replicas_limit_together(
+    router: RouterProcess, manager: FakeSessionManager, replica: FakeReplica
+) -> None:
+    at_once = most = 0
+
+    async def count(call: ReplicaCall) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.002)  # the work
+        at_once -= 1
+        await call.reply()
+
+    replica.handler = count
+    manager.set_route(route("s", [replica.port], max_concurrency=1))
+    await router.start("--workers", "2")
+    await eventually(lambda: manager.watches == 2, "both workers watch the routes")
+    # So many connections that both workers have some.
+    stubs = [router.stub() for _ in range(16)]
+    for _ in range(8):
+        await asyncio.gather(*(router.infer(stub) for stub in stubs))
+    assert most == 1
+    # One connection, so one worker, and all that the replica allows.
+    manager.set_route(route("t", [replica.port], max_concurrency=4))
+    stub, most = router.stub(), 0
+    await eventually(lambda: len(manager.acknowledged) == 2, "both workers have acknowledged")
+
+    async def all_four() -> bool:
+        await asyncio.gather(*(router.infer(stub, "t") for _ in range(40)))
+        return most == 4
+
+    await eventually(all_four, "four calls run at once")
+    # What a worker had is free when it is killed in the middle of its calls.
+    calls = [asyncio.ensure_future(router.infer(stub, "t")) for stub in stubs]
+    router.workers[0].kill()
+    await asyncio.gather(*calls, return_exceptions=True)
+    at_once = most = 0
+    await eventually(all_four, "four calls run at once")

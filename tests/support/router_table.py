@@ -10,6 +10,7 @@ from typing import Any
 from podbay.v1.errors_pb2 import CallError
 from podbay.v1.session_manager_service_pb2 import Route, WatchRoutesResponse
 from podbay_inference_router.calls import Call
+from podbay_inference_router.choosing import Leases
 from podbay_inference_router.dispatch import Dispatcher
 from podbay_inference_router.framing import Piece
 from podbay_inference_router.health import ReplicaReport
@@ -159,7 +160,7 @@ class ListSink:
 class FakeRouter:
     """A dispatcher with its table, on fake endpoints and fake time."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, leases: Leases | None = None) -> None:
         self.settings = settings or Settings(queue_length=4, queue_timeout=10, settle_seconds=1)
         self.scheduler = FakeScheduler()
         self.upstreams: list[FakeUpstream] = []
@@ -175,6 +176,7 @@ class FakeRouter:
             lambda: self.wall,
             self.reports.append,
             self.meters,
+            leases=leases,
         )
         self.apply(snapshot=True)
 

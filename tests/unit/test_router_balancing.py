@@ -137,7 +137,8 @@ def test_a_replicas_limit_is_divided_among_the_workers(
     limit: int, workers: int, shares: list[int]
 ) -> None:
     assert [
-        Settings(workers=workers, worker_index=index).share_of(limit) for index in range(workers)
+        Settings(workers=workers, worker_index=index).limits_of(limit)[0]
+        for index in range(workers)
     ] == shares
 
 
