@@ -236,10 +236,12 @@ class ExchangeStream:
         self._linger_over = True
         self._wake.set()
 
-    def fail_all(self, error: CallError) -> None:
-        """End what runs with a failure."""
+    def finish(self, error: CallError) -> None:
+        """End what runs with a failure, and then the stream."""
         for call in list(self._calls.values()):
             call.fail(error)
+        self._draining = True
+        self._end_linger()
 
     def abort(self) -> None:
         """End what runs because nobody hears the answers any more."""

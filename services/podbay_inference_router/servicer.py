@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc
 
+from podbay.v1 import errors_pb2
 from podbay.v1 import inference_router_service_pb2 as pb
 from podbay.v1 import inference_router_service_pb2_grpc as pb_grpc
 from podbay_inference_router import failures
@@ -70,6 +71,7 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
         self._streams: set[ExchangeStream] = set()
         self._single: set[Call] = set()
         self._news = asyncio.Event()
+        self._abandoned = False
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
         """Send one request and return the whole answer."""
@@ -109,6 +111,13 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
         del request_iterator  # context.read() does without an iterator's costs
         claims = self._authenticate(context)
         self._check_epoch(claims)
+        if self._abandoned:
+            raise ServiceError(
+                errors_pb2.ERROR_REASON_SERVICE_STOPPING,
+                "The router is about to stop and has not begun any call. Try again.",
+                retry_after=0.1,
+                not_started=True,
+            )
         stream = ExchangeStream(self._dispatcher, claims, self._wall_clock)
         self._streams.add(stream)
         if self._dispatcher.draining:
@@ -139,11 +148,12 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
 
     def abandon(self) -> None:
         """End what still runs, because the time for it is over."""
+        self._abandoned = True
         error = failures.stopped()
         for call in list(self._single):
             call.fail(error)
         for stream in self._streams:
-            stream.fail_all(error)
+            stream.finish(error)
 
     def _authenticate(self, context: Context) -> Claims:
         if not self._dispatcher.table.synced:

@@ -131,6 +131,10 @@ class Worker:
             async with asyncio.timeout(max(0.0, grace - _ABANDON_SECONDS)):
                 await self._servicer.finished()
         self._servicer.abandon()
+        with contextlib.suppress(TimeoutError):
+            # Streams that end with their last answers tell their clients what was not begun.
+            async with asyncio.timeout(min(grace, _ABANDON_SECONDS)):
+                await self._servicer.finished()
         await self._server.stop(min(grace, _ABANDON_SECONDS))
         await self._tasks.close()
         await self._pools.close()

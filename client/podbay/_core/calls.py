@@ -80,6 +80,7 @@ class Stream:
         flow: The ids of streamed calls that the router is to be told of: True to pause, False to
             go on.
         retired: True from the moment no new calls belong on it.
+        draining: True once the router said that it is about to stop.
         good: True once a call was answered on it.
     """
 
@@ -88,6 +89,7 @@ class Stream:
     cancels: list[int] = field(default_factory=list)
     flow: dict[int, bool] = field(default_factory=dict)
     retired: bool = False
+    draining: bool = False
     good: bool = False
 
     @property

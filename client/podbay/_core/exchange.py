@@ -4,8 +4,9 @@ A face (`podbay._sync.exchange`, `podbay._async.exchange`) moves the messages: i
 when `wants_stream`, sends what `next_batch` returns, hands what comes to `receive`, and tells of a
 stream's end with `end`. What the last two return is for the callers.
 
-The rule for a lost stream: a call that was never handed to the transport goes to the next stream;
-one that was handed over and is not answered fails, as nobody knows whether a replica has seen it.
+The rule for a lost stream: a call that was never handed to the transport goes to the next stream,
+and so does one that the router has not begun: it says so, or it drains and ends the stream well.
+One that was handed over and is not answered fails, as nobody knows whether a replica has seen it.
 """
 
 from __future__ import annotations
@@ -219,6 +220,7 @@ class ExchangeCore:
             deliveries.append((call, result.items, result.done, error))
         self._queued.extendleft(reversed(again))
         if response.draining:
+            stream.draining = True
             self._retire(stream)
         return deliveries
 
@@ -239,10 +241,14 @@ class ExchangeCore:
         expired = error is not None and self._takes_expiry(stream, error)
         if not expired:
             self._retire(stream)
-        again = error is not None and (
-            (expired and (error.not_started or not stream.good))
-            or (error.not_started and error.reason in _RESENT)
-        )
+        if error is None:
+            # A router that stops ends a stream well only when all calls that it has read are
+            # answered: what is left was on its way.
+            again = stream.draining
+        else:
+            again = (expired and (error.not_started or not stream.good)) or (
+                error.not_started and error.reason in _RESENT
+            )
         if again:
             for call in left:
                 call.state, call.carrier = CallState.QUEUED, None

@@ -95,7 +95,8 @@ class InferenceRouterServiceServicer(object):
         """Exchange carries many calls of one session over one stream: calls and cancels one way, results
         the other way as they come. Both sides put all that is queued into one message. The token in
         the metadata names the session. The stream ends when the client half-closes and all calls are
-        answered; a call's failure never ends it.
+        answered; a call's failure never ends it. A router that stops ends it as well, with OK once all
+        calls that it has read are answered: a call that has no answer then was not begun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

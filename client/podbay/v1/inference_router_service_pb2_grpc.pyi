@@ -54,7 +54,8 @@ class InferenceRouterServiceStub:
     """Exchange carries many calls of one session over one stream: calls and cancels one way, results
     the other way as they come. Both sides put all that is queued into one message. The token in
     the metadata names the session. The stream ends when the client half-closes and all calls are
-    answered; a call's failure never ends it.
+    answered; a call's failure never ends it. A router that stops ends it as well, with OK once all
+    calls that it has read are answered: a call that has no answer then was not begun.
     """
 
 @_typing.type_check_only
@@ -83,7 +84,8 @@ class InferenceRouterServiceAsyncStub(InferenceRouterServiceStub):
     """Exchange carries many calls of one session over one stream: calls and cancels one way, results
     the other way as they come. Both sides put all that is queued into one message. The token in
     the metadata names the session. The stream ends when the client half-closes and all calls are
-    answered; a call's failure never ends it.
+    answered; a call's failure never ends it. A router that stops ends it as well, with OK once all
+    calls that it has read are answered: a call that has no answer then was not begun.
     """
 
 class InferenceRouterServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -127,7 +129,8 @@ class InferenceRouterServiceServicer(metaclass=_abc_1.ABCMeta):
         """Exchange carries many calls of one session over one stream: calls and cancels one way, results
         the other way as they come. Both sides put all that is queued into one message. The token in
         the metadata names the session. The stream ends when the client half-closes and all calls are
-        answered; a call's failure never ends it.
+        answered; a call's failure never ends it. A router that stops ends it as well, with OK once all
+        calls that it has read are answered: a call that has no answer then was not begun.
         """
 
 def add_InferenceRouterServiceServicer_to_server(servicer: InferenceRouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
