@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RouterServicer", "to_service_error"]
 
+_ACCEPTED: Final = (("podbay-accepted", "1"),)
 _STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -118,6 +119,8 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
                 retry_after=0.1,
                 not_started=True,
             )
+        # Before this nothing of the stream was read, and a refusal has begun nothing.
+        await context.send_initial_metadata(_ACCEPTED)
         stream = ExchangeStream(self._dispatcher, claims, self._wall_clock)
         self._streams.add(stream)
         if self._dispatcher.draining:

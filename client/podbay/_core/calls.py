@@ -81,6 +81,7 @@ class Stream:
             go on.
         retired: True from the moment no new calls belong on it.
         draining: True once the router said that it is about to stop.
+        used: True once a call was handed to it.
         good: True once a call was answered on it.
     """
 
@@ -90,6 +91,7 @@ class Stream:
     flow: dict[int, bool] = field(default_factory=dict)
     retired: bool = False
     draining: bool = False
+    used: bool = False
     good: bool = False
 
     @property

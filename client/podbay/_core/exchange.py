@@ -241,6 +241,9 @@ class ExchangeCore:
         expired = error is not None and self._takes_expiry(stream, error)
         if not expired:
             self._retire(stream)
+        if error is not None and not stream.used and not expired and _is_refusal(error):
+            # No other stream would fare better, and those who wait shall hear why.
+            return self.fail_queued(lambda: copy.copy(error))
         if error is None:
             # A router that stops ends a stream well only when all calls that it has read are
             # answered: what is left was on its way.
@@ -303,6 +306,7 @@ class ExchangeCore:
         call.id = self._next_id
         self._next_id += 1
         call.state, call.carrier = CallState.SENT, stream
+        stream.used = True
         stream.sent[call.id] = call
         message = batch.calls.add(id=call.id, endpoint=call.endpoint, stream=call.stream)
         if isinstance(call.body, bytes):
@@ -363,6 +367,12 @@ class ExchangeCore:
                 metadata={} if error is None else error.metadata,
             )
         return copy.copy(error)
+
+
+def _is_refusal(error: PodbayError) -> bool:
+    """Whether a router does not take the stream, rather than being away or about to stop."""
+    lost = error.reason in _LOST and "grpcCode" in error.metadata
+    return not lost and not (error.not_started and error.reason in _RESENT)
 
 
 def _weight(items: Sequence[wire.Item]) -> int:

@@ -96,7 +96,9 @@ class InferenceRouterServiceServicer(object):
         the other way as they come. Both sides put all that is queued into one message. The token in
         the metadata names the session. The stream ends when the client half-closes and all calls are
         answered; a call's failure never ends it. A router that stops ends it as well, with OK once all
-        calls that it has read are answered: a call that has no answer then was not begun.
+        calls that it has read are answered: a call that has no answer then was not begun. The router
+        sends the initial metadata `podbay-accepted: 1` before it reads anything: a client that waits
+        for them knows that a stream that is refused has begun nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

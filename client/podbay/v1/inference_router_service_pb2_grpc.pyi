@@ -55,7 +55,9 @@ class InferenceRouterServiceStub:
     the other way as they come. Both sides put all that is queued into one message. The token in
     the metadata names the session. The stream ends when the client half-closes and all calls are
     answered; a call's failure never ends it. A router that stops ends it as well, with OK once all
-    calls that it has read are answered: a call that has no answer then was not begun.
+    calls that it has read are answered: a call that has no answer then was not begun. The router
+    sends the initial metadata `podbay-accepted: 1` before it reads anything: a client that waits
+    for them knows that a stream that is refused has begun nothing.
     """
 
 @_typing.type_check_only
@@ -85,7 +87,9 @@ class InferenceRouterServiceAsyncStub(InferenceRouterServiceStub):
     the other way as they come. Both sides put all that is queued into one message. The token in
     the metadata names the session. The stream ends when the client half-closes and all calls are
     answered; a call's failure never ends it. A router that stops ends it as well, with OK once all
-    calls that it has read are answered: a call that has no answer then was not begun.
+    calls that it has read are answered: a call that has no answer then was not begun. The router
+    sends the initial metadata `podbay-accepted: 1` before it reads anything: a client that waits
+    for them knows that a stream that is refused has begun nothing.
     """
 
 class InferenceRouterServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -130,7 +134,9 @@ class InferenceRouterServiceServicer(metaclass=_abc_1.ABCMeta):
         the other way as they come. Both sides put all that is queued into one message. The token in
         the metadata names the session. The stream ends when the client half-closes and all calls are
         answered; a call's failure never ends it. A router that stops ends it as well, with OK once all
-        calls that it has read are answered: a call that has no answer then was not begun.
+        calls that it has read are answered: a call that has no answer then was not begun. The router
+        sends the initial metadata `podbay-accepted: 1` before it reads anything: a client that waits
+        for them knows that a stream that is refused has begun nothing.
         """
 
 def add_InferenceRouterServiceServicer_to_server(servicer: InferenceRouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
