@@ -57,6 +57,7 @@ class AsyncInferenceSessionClient:
         *,
         timeout: float | None = None,  # noqa: ASYNC109 # travels to the router with the call
         wait: bool = False,
+        affinity: str = "",
     ) -> list[Any]:
         """Send one request and return the items of its answer.
 
@@ -69,6 +70,8 @@ class AsyncInferenceSessionClient:
             timeout: How long the call may take, in seconds; the client's timeout unless given.
             wait: Whether to wait while the session is not ready yet: without end, or, where a
                 timeout is given, until it has passed.
+            affinity: Calls with the same key go to the same replica as long as its load allows, as
+                for a cache of prompts; "" for any replica.
 
         Returns:
             The items.
@@ -83,7 +86,7 @@ class AsyncInferenceSessionClient:
         until = now() + allowed if timeout is not None else None
         while True:
             try:
-                items = await self._whole(prepared, allowed)
+                items = await self._whole(prepared, allowed, affinity)
                 break
             except SessionNotReadyError:
                 if not wait:
@@ -94,7 +97,9 @@ class AsyncInferenceSessionClient:
                     allowed = max(until - now(), 0.001)
         return self._shape.results(items)
 
-    def stream(self, body: Any, *, timeout: float | None = None) -> AsyncGenerator[Any, None]:
+    def stream(
+        self, body: Any, *, timeout: float | None = None, affinity: str = ""
+    ) -> AsyncGenerator[Any, None]:
         """Send one request and yield the items of its answer as they come.
 
         Each piece goes through the output pipeline by itself. Closing the generator cancels the
@@ -103,6 +108,7 @@ class AsyncInferenceSessionClient:
         Args:
             body: The input item.
             timeout: How long the whole call may take, in seconds; the client's unless given.
+            affinity: As for `infer`.
 
         Raises:
             InvalidRequestError: The body makes no valid request.
@@ -110,7 +116,7 @@ class AsyncInferenceSessionClient:
         """
         prepared = self._shape.prepare(body)
         allowed = check_timeout(timeout, self._timeout)
-        return self._stream(prepared, allowed)
+        return self._stream(prepared, allowed, affinity)
 
     def infer_many(
         self,
@@ -165,10 +171,16 @@ class AsyncInferenceSessionClient:
     # The inside.
 
     def _submit(
-        self, prepared: Any, allowed: float, sink: Mailbox, *, stream: bool = False
+        self,
+        prepared: Any,
+        allowed: float,
+        sink: Mailbox,
+        *,
+        stream: bool = False,
+        affinity: str = "",
     ) -> Call:
         call = Call(self._shape.endpoint, prepared, stream, now() + allowed, sink)
-        call.trace = current_trace()
+        call.affinity, call.trace = affinity, current_trace()
         self._exchange.submit(call)
         return call
 
@@ -185,9 +197,9 @@ class AsyncInferenceSessionClient:
                     raise error
             await sink.wait(deadline)
 
-    async def _whole(self, prepared: Any, allowed: float) -> list[Any]:
+    async def _whole(self, prepared: Any, allowed: float, affinity: str) -> list[Any]:
         sink = Mailbox()
-        call = self._submit(prepared, allowed, sink)
+        call = self._submit(prepared, allowed, sink, affinity=affinity)
         items: list[Any] = []
         try:
             while True:
@@ -200,9 +212,11 @@ class AsyncInferenceSessionClient:
         finally:  # a cancelled task, too, must not leave the call behind
             self._exchange.cancel(call)
 
-    async def _stream(self, prepared: Any, allowed: float) -> AsyncGenerator[Any, None]:
+    async def _stream(
+        self, prepared: Any, allowed: float, affinity: str
+    ) -> AsyncGenerator[Any, None]:
         sink = Mailbox()
-        call = self._submit(prepared, allowed, sink, stream=True)
+        call = self._submit(prepared, allowed, sink, stream=True, affinity=affinity)
         try:
             while True:
                 _, part, done, error = await self._next(call, sink, allowed)

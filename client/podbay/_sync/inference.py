@@ -51,7 +51,14 @@ class InferenceSessionClient:
         # A client that is forgotten must not leave its threads and its stream behind.
         self._finalizer = weakref.finalize(self, exchange.close)
 
-    def infer(self, body: Any, *, timeout: float | None = None, wait: bool = False) -> list[Any]:
+    def infer(
+        self,
+        body: Any,
+        *,
+        timeout: float | None = None,
+        wait: bool = False,
+        affinity: str = "",
+    ) -> list[Any]:
         """Send one request and return the items of its answer.
 
         The body goes through the input pipeline, which must make exactly one item of it; the
@@ -63,6 +70,8 @@ class InferenceSessionClient:
             timeout: How long the call may take, in seconds; the client's timeout unless given.
             wait: Whether to wait while the session is not ready yet: without end, or, where a
                 timeout is given, until it has passed.
+            affinity: Calls with the same key go to the same replica as long as its load allows, as
+                for a cache of prompts; "" for any replica.
 
         Returns:
             The items.
@@ -77,7 +86,7 @@ class InferenceSessionClient:
         until = time.monotonic() + allowed if timeout is not None else None
         while True:
             try:
-                items = self._whole(prepared, allowed)
+                items = self._whole(prepared, allowed, affinity)
                 break
             except SessionNotReadyError:
                 if not wait:
@@ -88,7 +97,9 @@ class InferenceSessionClient:
                     allowed = max(until - time.monotonic(), 0.001)
         return self._shape.results(items)
 
-    def stream(self, body: Any, *, timeout: float | None = None) -> Generator[Any, None, None]:
+    def stream(
+        self, body: Any, *, timeout: float | None = None, affinity: str = ""
+    ) -> Generator[Any, None, None]:
         """Send one request and yield the items of its answer as they come.
 
         Each piece goes through the output pipeline by itself. Closing the generator, or leaving
@@ -97,6 +108,7 @@ class InferenceSessionClient:
         Args:
             body: The input item.
             timeout: How long the whole call may take, in seconds; the client's unless given.
+            affinity: As for `infer`.
 
         Raises:
             InvalidRequestError: The body makes no valid request.
@@ -104,7 +116,7 @@ class InferenceSessionClient:
         """
         prepared = self._shape.prepare(body)
         allowed = check_timeout(timeout, self._timeout)
-        return self._stream(prepared, allowed)
+        return self._stream(prepared, allowed, affinity)
 
     def infer_many(
         self,
@@ -158,9 +170,17 @@ class InferenceSessionClient:
 
     # The inside.
 
-    def _submit(self, prepared: Any, allowed: float, sink: _Sink, *, stream: bool = False) -> Call:
+    def _submit(
+        self,
+        prepared: Any,
+        allowed: float,
+        sink: _Sink,
+        *,
+        stream: bool = False,
+        affinity: str = "",
+    ) -> Call:
         call = Call(self._shape.endpoint, prepared, stream, time.monotonic() + allowed, sink)
-        call.trace = current_trace()
+        call.affinity, call.trace = affinity, current_trace()
         self._exchange.submit(call)
         return call
 
@@ -176,9 +196,9 @@ class InferenceSessionClient:
                 if error is not None:
                     raise error from None
 
-    def _whole(self, prepared: Any, allowed: float) -> list[Any]:
+    def _whole(self, prepared: Any, allowed: float, affinity: str) -> list[Any]:
         sink: _Sink = queue.SimpleQueue()
-        call = self._submit(prepared, allowed, sink)
+        call = self._submit(prepared, allowed, sink, affinity=affinity)
         items: list[Any] = []
         try:
             while True:
@@ -191,9 +211,9 @@ class InferenceSessionClient:
         finally:  # an interrupt, too, must not leave the call behind
             self._exchange.cancel(call)
 
-    def _stream(self, prepared: Any, allowed: float) -> Generator[Any, None, None]:
+    def _stream(self, prepared: Any, allowed: float, affinity: str) -> Generator[Any, None, None]:
         sink: _Sink = queue.SimpleQueue()
-        call = self._submit(prepared, allowed, sink, stream=True)
+        call = self._submit(prepared, allowed, sink, stream=True, affinity=affinity)
         try:
             while True:
                 _, part, done, error = self._next(call, sink, allowed)
