@@ -57,9 +57,7 @@ class SessionServicer(ServicerBase):
         session, _ = await parts.state.find(made.id)
         return pb.CreateInferenceSessionResponse(
             inferencesession=convert.to_proto(made),
-            token=parts.signer.sign(
-                session, parts.clock.now(), account=current_principal().account
-            )[0],
+            token=parts.signer.sign(session, parts.clock.now())[0],
         )
 
     async def GetInferenceSession(
