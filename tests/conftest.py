@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -22,9 +23,9 @@ def _no_grpcurl() -> str | None:
     return None
 
 
-def _no_reference() -> str | None:
+def _no_reference(name: str) -> str | None:
     try:
-        reference_python()
+        reference_python(name)
     except ReferenceUnavailableError as error:
         return str(error)
     return None
@@ -39,7 +40,8 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "podbay")
 # What a marker asks for, and what says why it is not there.
 _NEEDS: dict[str, Callable[[], str | None]] = {
     "needs_grpcurl": _no_grpcurl,
-    "needs_reference": _no_reference,
+    "needs_reference": partial(_no_reference, "reference"),
+    "needs_reference_client": partial(_no_reference, "reference-client"),
 }
 
 

@@ -11,8 +11,6 @@ from types import TracebackType
 from typing import Any, Self
 
 _ROOT = Path(__file__).parents[2]
-_PINS = _ROOT / "requirements" / "reference.txt"
-_HOME = _ROOT / ".venvs" / "reference"
 _MAKING_SECONDS = 600
 _CHILD = Path(__file__).with_name("reference_child.py")
 
@@ -22,30 +20,33 @@ class ReferenceUnavailableError(Exception):
 
 
 @cache
-def reference_python() -> Path:
-    """The interpreter that has the reference packages; its environment is made at first use.
+def reference_python(name: str = "reference") -> Path:
+    """The interpreter that has reference packages; its environment is made at first use.
 
-    Processes that want it at the same time wait for the first one. An environment that was made
-    from other pins, or by another Python, is made anew.
+    The environment `.venvs/NAME` is made from `requirements/NAME.txt`. Processes that want it at
+    the same time wait for the first one. One that was made from other pins, or by another Python,
+    is made anew.
 
     Raises:
         ReferenceUnavailableError: It cannot be made.
     """
-    python = _HOME / "bin" / "python"
-    made_from = f"{sys.version}\n{_PINS.read_text(encoding='utf-8')}"
-    stamp = _HOME / ".made-from"
-    _HOME.parent.mkdir(exist_ok=True)
-    with _HOME.with_suffix(".lock").open("w") as lock:
+    pins = _ROOT / "requirements" / f"{name}.txt"
+    home = _ROOT / ".venvs" / name
+    python = home / "bin" / "python"
+    made_from = f"{sys.version}\n{pins.read_text(encoding='utf-8')}"
+    stamp = home / ".made-from"
+    home.parent.mkdir(exist_ok=True)
+    with home.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not stamp.exists() or stamp.read_text(encoding="utf-8") != made_from:
-            _run(sys.executable, "-m", "venv", "--clear", str(_HOME))
+            _run(name, sys.executable, "-m", "venv", "--clear", str(home))
             pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            _run(*pip, "--retries=1", "-r", str(_PINS))
+            _run(name, *pip, "--retries=1", "-r", str(pins))
             stamp.write_text(made_from, encoding="utf-8")
     return python
 
 
-def _run(*command: str) -> None:
+def _run(name: str, *command: str) -> None:
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_MAKING_SECONDS, check=False
@@ -58,7 +59,7 @@ def _run(*command: str) -> None:
         words = (done.stderr.strip() or done.stdout.strip()).splitlines()
         why = words[-1] if words else f"exit status {done.returncode}"
     raise ReferenceUnavailableError(
-        f"{_HOME.relative_to(_ROOT)} cannot be made from {_PINS.relative_to(_ROOT)}: {why}"
+        f".venvs/{name} cannot be made from requirements/{name}.txt: {why}"
     )
 
 
@@ -114,9 +115,9 @@ class Reference:
         found: list[dict[str, Any]] = self._ask("adapt", cases=cases)
         return found
 
-    def measure(self, specs: list[Any], item: Any, count: int) -> float:
-        """The seconds that a pipeline takes for so many times the same item."""
-        found: float = self._ask("measure", specs=specs, item=item, count=count)
+    def measure(self, specs: list[Any], item: Any, count: int, *, calls: bool) -> float:
+        """The seconds that a pipeline takes, as `seconds` measures them."""
+        found: float = self._ask("measure", specs=specs, item=item, count=count, calls=calls)
         return found
 
     def _ask(self, ask: str, **arguments: Any) -> Any:

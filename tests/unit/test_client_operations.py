@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
 from podbay._core import create_ops, platform_ops, session_ops
+from podbay._core.log_reading import LogReading
 from podbay._core.operations import Operation, StreamOperation
 from podbay._core.reading import decoded
 from podbay._core.resource_ops import MODELS, SERVICES, SESSIONS, read
@@ -52,7 +53,7 @@ def everything() -> list[Operation[Any] | StreamOperation[Any]]:
         session_ops.revoke_tokens("s"),
         session_ops.get_status("s"),
         session_ops.watch_status("s"),
-        session_ops.stream_logs("s", "r", 1, True),
+        LogReading("s", "r", 1, follow=True).operation(),
         create_ops.create_session({"account": "a", "inferenceService": "i"}, None),
         create_ops.create_local_service(
             create_ops.mock_request("a.B", "a", None, INTERFACE, None), None, None

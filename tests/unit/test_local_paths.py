@@ -85,7 +85,7 @@ class Recorder:
     def __init__(self) -> None:
         self.request: Any = None
 
-    def run(self, operation: Operation[Any]) -> None:
+    def run(self, operation: Operation[Any], timeout: float | None = None) -> None:
         self.request = operation.request.inference_service
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from podbay._async.admin import Accounts, Nodes, Tokens
+from podbay._async.raw import Raw
 from podbay._async.resources import InferenceServices, Models
 from podbay._async.sessions import InferenceSessions
 from podbay._async.transport import Transport
+from podbay._core.kinds import HasIdentity, group_of, identity
 from podbay._core.settings import Settings
+from podbay.schema.platform import InferenceService, InferenceSession, Model
 from podbay.types import Installation
 
 __all__ = ["AsyncClient"]
@@ -26,7 +30,8 @@ class AsyncClient:
         endpoint: The registry's address, as "127.0.0.1:7101" or "grpc://host:port";
             PODBAY_API_ENDPOINT unless given.
         api_token: An API token; PODBAY_API_TOKEN unless given.
-        timeout: How long one call may take, in seconds, further tries included.
+        timeout: How long one call may take, in seconds, further tries included; each method
+            takes a timeout of its own as well.
         retries: How often a call that does no harm twice is sent again; 0 for never.
 
     Attributes:
@@ -36,6 +41,7 @@ class AsyncClient:
         nodes: The machines that run replicas.
         accounts: Accounts.
         tokens: API tokens.
+        raw: Models, services and sessions as plain JSON.
 
     Raises:
         InvalidRequestError: The endpoint or the token is missing, or not valid.
@@ -60,15 +66,49 @@ class AsyncClient:
         self.nodes = Nodes(transport)
         self.accounts = Accounts(transport)
         self.tokens = Tokens(transport)
+        self.raw = Raw(self.models, self.inferenceservices, self.inferencesessions)
 
     @property
     def endpoint(self) -> str:
         """The registry's address, as "host:port"."""
         return self._transport.settings.endpoint
 
-    async def installation(self) -> Installation:
+    @property
+    def timeout(self) -> float:
+        """How long one call may take unless it says otherwise, in seconds."""
+        return self._transport.settings.timeout
+
+    def apigroup(self, kind: str) -> Models | InferenceServices | InferenceSessions:
+        """Return the group of a kind: "Model", "InferenceService" or "InferenceSession".
+
+        Raises:
+            UnknownKindError: Podbay has no resources of this kind; also a KeyError.
+        """
+        group: Models | InferenceServices | InferenceSessions = getattr(self, group_of(kind))
+        return group
+
+    async def get(
+        self, entity: HasIdentity | Mapping[str, Any], *, timeout: float | None = None
+    ) -> Model | InferenceService | InferenceSession:
+        """Return the resource that an identifier names.
+
+        Args:
+            entity: An `EntityIdentifier`, its JSON form, or whatever has a `kind` and an `id`.
+            timeout: How long the call may take, in seconds, further tries included.
+
+        Raises:
+            UnknownKindError: Podbay has no resources of this kind; also a KeyError.
+            NotFoundError: There is none with this id.
+        """
+        group, found = identity(entity)
+        resource: Model | InferenceService | InferenceSession = await getattr(self, group).get(
+            found, timeout=timeout
+        )
+        return resource
+
+    async def installation(self, *, timeout: float | None = None) -> Installation:
         """Return what and where the installation is; asked once."""
-        return await self._transport.installation()
+        return await self._transport.installation(timeout)
 
     async def close(self) -> None:
         """Cancel what runs and close the channels. May be called more than once."""

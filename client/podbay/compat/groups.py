@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from functools import partial
 from typing import Any, NoReturn
 
+from podbay import AsyncClient
 from podbay._core.inference import Adapter, CallShape
 from podbay._core.session_tokens import check_session
+from podbay._sync.admin import Tokens
 from podbay._sync.exchange import Exchange
 from podbay._sync.inference import InferenceSessionClient
 from podbay._sync.sessions import InferenceSessions
 from podbay.compat.timeouts import seconds
-from podbay.schema.platform import InferenceInterface
+from podbay.schema.platform import InferenceInterface, WorkflowLogEntry
 
-__all__ = ["CompatSessions", "WaitingSessionClient", "no_such_member"]
+__all__ = ["CompatSessions", "CompatTokens", "WaitingSessionClient", "no_such_member"]
 
 
 def no_such_member(kind: str, name: str) -> NoReturn:
@@ -35,15 +38,47 @@ def no_such_member(kind: str, name: str) -> NoReturn:
 class WaitingSessionClient(InferenceSessionClient):
     """Calls one session, whose calls wait until it has started."""
 
-    def infer(self, body: Any, *, timeout: float | None = None, wait: bool = True) -> list[Any]:
+    def infer(
+        self,
+        body: Any,
+        *,
+        timeout: float | None = None,
+        wait: bool = True,
+        affinity: str = "",
+    ) -> list[Any]:
         """Send one request and return the items of its answer; waits for the session."""
-        return super().infer(body, timeout=timeout, wait=wait)
+        return super().infer(body, timeout=timeout, wait=wait, affinity=affinity)
+
+
+class CompatTokens(Tokens):
+    """API tokens, with the platform's name for a look into a token."""
+
+    def inspect(self, token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the header and the claims of a session token, without verifying them."""
+        return self.inspect_unverified(token)
 
 
 class CompatSessions(InferenceSessions):
     """Inference sessions, whose clients take the platform's timeouts."""
 
     client_type: type[InferenceSessionClient] = InferenceSessionClient
+
+    async def stream_workflow_logs(  # type: ignore[override] # the platform's is asynchronous
+        self, id: str, *, timeout: float | None = None
+    ) -> AsyncGenerator[WorkflowLogEntry, None]:
+        """Yield what the replicas write, for `async for`, as the platform's only such method."""
+        settings = self._transport.settings
+        async with (
+            AsyncClient(
+                settings.endpoint,
+                settings.api_token,
+                timeout=settings.timeout,
+                retries=settings.retries,
+            ) as client,
+            aclosing(client.inferencesessions.stream_workflow_logs(id, timeout=timeout)) as entries,
+        ):
+            async for entry in entries:
+                yield entry
 
     def client(
         self,

@@ -33,11 +33,9 @@ class _LocalModels(Models):
         super().__init__(transport)
         self._make_account = make_account
 
-    def create(
-        self, request: ModelCreateRequest | Mapping[str, Any], *, request_id: str | None = None
-    ) -> Model:
+    def create(self, request: ModelCreateRequest | Mapping[str, Any], **options: Any) -> Model:
         self._make_account(_account_of(request))
-        return super().create(request, request_id=request_id)
+        return super().create(request, **options)
 
 
 class _LocalServices(LocalInferenceServices):
@@ -50,7 +48,7 @@ class _LocalServices(LocalInferenceServices):
         mock_type: type | str,
         *,
         account: str | None = None,
-        id: str | None = None,  # noqa: A002 # the platform's name of it
+        id: str | None = None,
         env: Mapping[str, str] | None = None,
         **options: Any,
     ) -> InferenceService:
@@ -74,13 +72,10 @@ class _LocalSessions(CompatSessions):
         self._make_account = make_account
 
     def create(
-        self,
-        request: InferenceSessionCreateRequest | Mapping[str, Any],
-        *,
-        request_id: str | None = None,
+        self, request: InferenceSessionCreateRequest | Mapping[str, Any], **options: Any
     ) -> InferenceSessionAndToken:
         self._make_account(_account_of(request))
-        return super().create(request, request_id=request_id)
+        return super().create(request, **options)
 
     def client(self, session_id: str, token: str, **options: Any) -> InferenceSessionClient:
         """Return a client for the calls of one session. The token is not looked at."""

@@ -9,7 +9,7 @@ from typing import Any
 import podbay
 from podbay._core.settings import ENDPOINT_VARIABLE, TOKEN_VARIABLE
 from podbay._core.wire_errors import invalid
-from podbay.compat.groups import CompatSessions, no_such_member
+from podbay.compat.groups import CompatSessions, CompatTokens, no_such_member
 from podbay.compat.timeouts import seconds
 
 __all__ = ["Client"]
@@ -57,6 +57,7 @@ class Client(podbay.Client):
             retries=retries,
         )
         self.inferencesessions = CompatSessions(self._transport)
+        self.tokens: CompatTokens = CompatTokens(self._transport)
 
     def __getattr__(self, name: str) -> Any:
         no_such_member("Client", name)

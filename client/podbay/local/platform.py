@@ -44,6 +44,7 @@ class LocalInferenceServices(InferenceServices):
         env: Mapping[str, str] | None = None,
         serving: ServingOptions | Mapping[str, Any] | None = None,
         request_id: str | None = None,
+        timeout: float | None = None,
     ) -> InferenceService:
         """Register a mock: a class that stands in for a real system.
 
@@ -60,6 +61,7 @@ class LocalInferenceServices(InferenceServices):
             env: Environment variables of its replicas.
             serving: How its replicas are started, probed, loaded and stopped.
             request_id: Makes the call idempotent; made up unless given.
+            timeout: How long the call may take, in seconds, further tries included.
 
         Raises:
             InvalidRequestError: A replica could not import the class.
@@ -82,6 +84,7 @@ class LocalInferenceServices(InferenceServices):
             env=env,
             serving=serving,
             request_id=request_id,
+            timeout=timeout,
         )
 
 
