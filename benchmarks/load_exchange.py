@@ -1,0 +1,78 @@
+"""An Exchange stream driven with calls that are encoded beforehand, so that the router is the limit.
+
+`python -m benchmarks.load_exchange "ROUTER SESSION TOKEN" IN_FLIGHT REQUESTS` prints one Sample as
+JSON. A call's bytes are kept and sent again under the same id once it is answered; what is answered
+in one message is sent again in one message, as Podbay's client does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+
+import grpc
+import uvloop
+
+from benchmarks.figures import Sample, percentile
+from benchmarks.load import BODY
+from podbay.v1 import inference_router_service_pb2 as pb
+
+_METHOD = "/podbay.v1.InferenceRouterService/Exchange"
+_WARM_UP = 2000
+
+
+def _encoded(call_id: int, body: bytes) -> bytes:
+    call = pb.Call(id=call_id, endpoint="echo", json=body)
+    call.timeout.seconds = 60
+    return pb.ExchangeRequest(calls=[call]).SerializeToString()
+
+
+async def _drive(stream: grpc.aio.StreamStreamCall, in_flight: int, requests: int) -> Sample:
+    # Messages join by joining their bytes: that is how protobuf merges repeated fields.
+    calls = [_encoded(at, json.dumps(BODY).encode()) for at in range(in_flight)]
+    clock = time.perf_counter
+    sent = [clock()] * in_flight
+    latencies: list[float] = []
+    await stream.write(b"".join(calls))
+    done, answered = 0, pb.ExchangeResponse.FromString
+    begun, cpu = clock(), time.process_time()
+    while done < _WARM_UP + requests:
+        results = answered(await stream.read()).results
+        now = clock()
+        ids = [result.id for result in results]
+        for result in results:
+            if result.HasField("error") or not result.done:
+                raise ValueError(f"a call failed: {result}")
+            latencies.append(now - sent[result.id])
+            sent[result.id] = now
+        before, done = done, done + len(ids)
+        if before < _WARM_UP <= done:
+            latencies.clear()
+            begun, cpu = now, time.process_time()
+            counted = done
+        await stream.write(b"".join([calls[at] for at in ids]))
+    return Sample(
+        requests=done - counted,
+        seconds=clock() - begun,
+        p50=percentile(latencies, 0.5),
+        p99=percentile(latencies, 0.99),
+        load_cpu=time.process_time() - cpu,
+    )
+
+
+async def load(target: str, in_flight: int, requests: int) -> Sample:
+    """Drive one stream."""
+    address, _, token = target.split()
+    async with grpc.aio.insecure_channel(address) as channel:
+        stream = channel.stream_stream(_METHOD)(metadata=(("authorization", f"Bearer {token}"),))
+        try:
+            return await _drive(stream, in_flight, requests)
+        finally:
+            stream.cancel()
+
+
+if __name__ == "__main__":
+    sample = uvloop.run(load(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    print(json.dumps(dataclasses.asdict(sample)))
