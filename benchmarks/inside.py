@@ -100,9 +100,7 @@ async def _measure(calls: int, rounds: int) -> list[list[float]]:
     settings, written = Settings(), list[Any]()
     loop: Any = _Loop(written)
     pools = ConnectionPools(settings, loop)
-    dispatcher = Dispatcher(
-        _table(pools, settings), settings, loop, random.random, meters=Meters()
-    )
+    dispatcher = Dispatcher(_table(pools, settings), settings, loop, random.random, meters=Meters())
     stream = ExchangeStream(dispatcher, Claims("s", "a", 0, float("inf")))
     body = json.dumps(BODY).encode()
     message = _message(calls, body)

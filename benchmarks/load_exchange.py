@@ -11,6 +11,7 @@ import dataclasses
 import json
 import sys
 import time
+from typing import Any
 
 import grpc
 import uvloop
@@ -29,18 +30,19 @@ def _encoded(call_id: int, body: bytes) -> bytes:
     return pb.ExchangeRequest(calls=[call]).SerializeToString()
 
 
-async def _drive(stream: grpc.aio.StreamStreamCall, in_flight: int, requests: int) -> Sample:
+async def _drive(stream: Any, in_flight: int, requests: int) -> Sample:
     # Messages join by joining their bytes: that is how protobuf merges repeated fields.
     calls = [_encoded(at, json.dumps(BODY).encode()) for at in range(in_flight)]
     clock = time.perf_counter
     sent = [clock()] * in_flight
     latencies: list[float] = []
     await stream.write(b"".join(calls))
-    done, answered = 0, pb.ExchangeResponse.FromString
+    done, messages, answered = 0, 0, pb.ExchangeResponse.FromString
     begun, cpu = clock(), time.process_time()
     while done < _WARM_UP + requests:
         results = answered(await stream.read()).results
         now = clock()
+        messages += 1
         ids = [result.id for result in results]
         for result in results:
             if result.HasField("error") or not result.done:
@@ -51,13 +53,14 @@ async def _drive(stream: grpc.aio.StreamStreamCall, in_flight: int, requests: in
         if before < _WARM_UP <= done:
             latencies.clear()
             begun, cpu = now, time.process_time()
-            counted = done
+            counted, messages = done, 0
         await stream.write(b"".join([calls[at] for at in ids]))
     return Sample(
         requests=done - counted,
         seconds=clock() - begun,
         p50=percentile(latencies, 0.5),
         p99=percentile(latencies, 0.99),
+        items=messages,
         load_cpu=time.process_time() - cpu,
     )
 
@@ -66,7 +69,9 @@ async def load(target: str, in_flight: int, requests: int) -> Sample:
     """Drive one stream."""
     address, _, token = target.split()
     async with grpc.aio.insecure_channel(address) as channel:
-        stream = channel.stream_stream(_METHOD)(metadata=(("authorization", f"Bearer {token}"),))
+        stream: Any = channel.stream_stream(_METHOD)(
+            metadata=(("authorization", f"Bearer {token}"),)
+        )
         try:
             return await _drive(stream, in_flight, requests)
         finally:
