@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -144,26 +144,40 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError("Envoy did not listen within 30 s")
 
 
-def h2load(address: str, in_flight: int, requests: int, *, http1: bool) -> Sample:
-    """Load an address with h2load: over HTTP/2 on one connection, or HTTP/1.1 on several."""
+def h2load(
+    address: str,
+    in_flight: int,
+    requests: int,
+    *,
+    http1: bool = False,
+    path: str = "/echo",
+    body: bytes = json.dumps(BODY).encode(),
+    headers: Sequence[str] = ("content-type: application/json",),
+    core: int | None = None,
+) -> Sample:
+    """Load an address with h2load: over HTTP/2 on one connection, or HTTP/1.1 on several.
+
+    Args:
+        address: The host and port.
+        in_flight: How many requests are in flight.
+        requests: How many are sent.
+        http1: Whether to speak HTTP/1.1.
+        path: Where they are posted.
+        body: What is posted.
+        headers: The headers, each as "name: value".
+        core: The core that h2load runs on; None for any.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        body, log = Path(folder) / "body", Path(folder) / "log"
-        body.write_text(json.dumps(BODY), encoding="utf-8")
+        content, log = Path(folder) / "body", Path(folder) / "log"
+        content.write_bytes(body)
         shape = ["--h1", "-c", str(in_flight)] if http1 else ["-c", "1", "-m", str(in_flight)]
+        pinned = [] if core is None else ["taskset", "-c", str(core)]
+        command = [*pinned, "h2load", *shape, "-n", str(requests), "-d", str(content)]
+        for header in headers:
+            command += ["-H", header]
         started = time.perf_counter()
         result = subprocess.run(
-            [
-                "h2load",
-                *shape,
-                "-n",
-                str(requests),
-                "-d",
-                str(body),
-                "-H",
-                "content-type: application/json",
-                f"--log-file={log}",
-                f"http://{address}/echo",
-            ],
+            [*command, f"--log-file={log}", f"http://{address}{path}"],
             capture_output=True,
             text=True,
             check=True,

@@ -59,8 +59,10 @@ def installation(workers: int = 1) -> Iterator[psutil.Process]:
             )
 
 
-def session(client: Client, command: Sequence[str], name: str) -> tuple[str, str, ReplicaStatus]:
-    """Start a command as a session of one replica; return its id, a token, and the replica."""
+def session(
+    client: Client, command: Sequence[str], name: str, replicas: int = 1
+) -> tuple[str, str, ReplicaStatus]:
+    """Start a command as a session; return its id, a token, and the first replica."""
     service = client.inferenceservices.create_process(
         list(command),
         Echo().interface,
@@ -68,7 +70,7 @@ def session(client: Client, command: Sequence[str], name: str) -> tuple[str, str
         name=name,
     )
     made = client.inferencesessions.create(
-        {"account": service.account, "inferenceService": service.id}
+        {"account": service.account, "inferenceService": service.id, "replicas": replicas}
     )
     session_id = made.inferencesession.id
     status = client.inferencesessions.wait_ready(session_id, timeout=60)

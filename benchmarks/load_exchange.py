@@ -1,12 +1,14 @@
-"""An Exchange stream driven with calls that are encoded beforehand, so that the router is the limit.
+"""Exchange streams driven with calls that are encoded beforehand, so that the router is the limit.
 
-`python -m benchmarks.load_exchange "ROUTER SESSION TOKEN" IN_FLIGHT REQUESTS` prints one Sample as
-JSON. A call's bytes are kept and sent again under the same id once it is answered; what is answered
+`python -m benchmarks.load_exchange "ROUTER SESSION TOKEN" IN_FLIGHT REQUESTS [STREAMS]` prints
+one Sample as JSON; both numbers are of each stream, each of which has a connection of its own. A
+call's bytes are kept and sent again under the same id once it is answered; what is answered
 in one message is sent again in one message, as Podbay's client does.
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import sys
@@ -21,7 +23,8 @@ from benchmarks.load import BODY
 from podbay.v1 import inference_router_service_pb2 as pb
 
 _METHOD = "/podbay.v1.InferenceRouterService/Exchange"
-_WARM_UP = 2000
+WARM_UP = 1000
+"""Calls of each stream that are not counted."""
 
 
 def _encoded(call_id: int, body: bytes) -> bytes:
@@ -39,7 +42,7 @@ async def _drive(stream: Any, in_flight: int, requests: int) -> Sample:
     await stream.write(b"".join(calls))
     done, messages, answered = 0, 0, pb.ExchangeResponse.FromString
     begun, cpu = clock(), time.process_time()
-    while done < _WARM_UP + requests:
+    while done < WARM_UP + requests:
         results = answered(await stream.read()).results
         now = clock()
         messages += 1
@@ -50,7 +53,7 @@ async def _drive(stream: Any, in_flight: int, requests: int) -> Sample:
             latencies.append(now - sent[result.id])
             sent[result.id] = now
         before, done = done, done + len(ids)
-        if before < _WARM_UP <= done:
+        if before < WARM_UP <= done:
             latencies.clear()
             begun, cpu = now, time.process_time()
             counted, messages = done, 0
@@ -65,10 +68,10 @@ async def _drive(stream: Any, in_flight: int, requests: int) -> Sample:
     )
 
 
-async def load(target: str, in_flight: int, requests: int) -> Sample:
-    """Drive one stream."""
+async def _stream(target: str, in_flight: int, requests: int, number: int) -> Sample:
     address, _, token = target.split()
-    async with grpc.aio.insecure_channel(address) as channel:
+    # Channels with equal options would share a connection.
+    async with grpc.aio.insecure_channel(address, options=[("podbay.stream", number)]) as channel:
         stream: Any = channel.stream_stream(_METHOD)(
             metadata=(("authorization", f"Bearer {token}"),)
         )
@@ -78,6 +81,20 @@ async def load(target: str, in_flight: int, requests: int) -> Sample:
             stream.cancel()
 
 
+async def load(target: str, in_flight: int, requests: int, streams: int = 1) -> Sample:
+    """Drive streams, and return what they did together."""
+    runs = (_stream(target, in_flight, requests, number) for number in range(streams))
+    samples = await asyncio.gather(*runs)
+    return Sample(
+        requests=sum(sample.requests for sample in samples),
+        seconds=max(sample.seconds for sample in samples),
+        p50=max(sample.p50 for sample in samples),
+        p99=max(sample.p99 for sample in samples),
+        items=sum(sample.items for sample in samples),
+        load_cpu=max(sample.load_cpu for sample in samples),
+    )
+
+
 if __name__ == "__main__":
-    sample = uvloop.run(load(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    sample = uvloop.run(load(sys.argv[1], *map(int, sys.argv[2:])))
     print(json.dumps(dataclasses.asdict(sample)))
