@@ -20,6 +20,8 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks import first_piece, inside, pinned, routes, scaling, streams
+from benchmarks.aims import Findings
 from benchmarks.envoy import ENVOY_VERSION, envoy, h2load, missing_tools
 from benchmarks.figures import Figure, Sample
 from benchmarks.hop import rates
@@ -37,6 +39,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument(
         "--requests", type=int, default=2000, help="per round and case (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--stream-seconds",
+        type=int,
+        default=60,
+        help="how long 5,000 streamed calls take (default: %(default)s)",
     )
     parser.add_argument(
         "--output", type=Path, default=ROOT / "docs" / "performance.md", help="the page to write"
@@ -60,9 +68,23 @@ def main() -> int:
             arguments.requests,
         )
         hop = rates(replica, 32, 10 * arguments.requests, arguments.rounds)
-    arguments.output.write_text(page(figures, hop, _machine(arguments)), encoding="utf-8")
+    found = _find(figures, arguments)
+    arguments.output.write_text(page(figures, hop, found, _machine(arguments)), encoding="utf-8")
     print(f"\nwritten: {arguments.output}")
     return 0
+
+
+def _find(figures: list[Figure], arguments: argparse.Namespace) -> Findings:
+    (pieces,) = (f for f in figures if "pieces" in f.case and f.in_flight > 1)
+    return Findings(
+        pinned=pinned.measure(arguments.rounds, 10 * arguments.requests),
+        pieces=pieces,
+        first_piece=first_piece.measure(),
+        scaling=scaling.measure(),
+        streams=streams.measure(seconds=arguments.stream_seconds),
+        routes=routes.measure(),
+        inside=inside.parts(),
+    )
 
 
 def _cases(replica: str, proxy: str, router: str, session: str) -> dict[tuple[str, int], Case]:
