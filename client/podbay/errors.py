@@ -384,6 +384,10 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "ROUTER_DRAINING": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
     "ROUTER_NOT_SYNCED": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
     "DUPLICATE_CALL_ID": _Reason(InternalError, "INVALID_ARGUMENT", 409),
+    "ACCOUNT_LIMIT": _Reason(
+        OverloadedError, "RESOURCE_EXHAUSTED", 429, "Have fewer calls under way at once."
+    ),
+    "REPLICA_FAILING": _Reason(ReplicaError, "UNAVAILABLE", 502, _SEE_LOGS),
     "CONNECTION_LOST": _Reason(
         ConnectionLostError,
         "UNAVAILABLE",

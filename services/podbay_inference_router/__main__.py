@@ -5,10 +5,12 @@ import os
 import sys
 from collections.abc import Sequence
 
+from podbay_inference_router.exposition import check_available
 from podbay_inference_router.settings import Settings
 from podbay_inference_router.worker import serve
 from podbay_inference_router.workers import supervise
 from podbay_kit.process import Stop, common_options, run
+from podbay_kit.serving import split_address
 
 __all__ = ["main"]
 
@@ -31,11 +33,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         call_timeout=options.call_timeout,
         max_body_bytes=options.max_body_bytes,
         max_answer_bytes=options.max_answer_bytes,
+        account_in_flight=options.account_in_flight,
+        account_queue_length=options.account_queue_length,
+        account_queue_timeout=options.account_queue_timeout,
+        retry_ratio=options.retry_ratio,
+        failures_in_row=options.failures_in_row,
+        leases=options.lease_file is not None,
+        meters=options.metrics_listen is not None,
         workers=workers,
         worker_index=options.worker or 0,
     )
 
     async def serve_until(stop: Stop) -> None:
+        if options.metrics_listen is not None:
+            check_available()
         if workers == 1 or options.worker is not None:
             await serve(options, settings, stop)
         else:
@@ -118,8 +129,57 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="the largest answer, and the largest piece of one (default: %(default)s)",
     )
-    # What the parent tells its workers: their number, and whether they replace one that died.
+    parser.add_argument(
+        "--account-in-flight",
+        type=_at_least(0),
+        default=defaults.account_in_flight,
+        metavar="N",
+        help="the most calls of one account that run, over all its sessions; 0 for no limit "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--account-queue-length",
+        type=_at_least(0),
+        default=defaults.account_queue_length,
+        metavar="N",
+        help="the most calls of one account that wait, over all its sessions; 0 for no limit of "
+        "its own (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--account-queue-timeout",
+        type=_seconds,
+        default=defaults.account_queue_timeout,
+        metavar="S",
+        help="how long a call waits because its account has its most running (default: as long as "
+        "the queue allows)",
+    )
+    parser.add_argument(
+        "--retry-ratio",
+        type=_share,
+        default=defaults.retry_ratio,
+        metavar="R",
+        help="the share of a session's calls that may be sent a second time, where that is safe "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--failures-in-row",
+        type=_at_least(0),
+        default=defaults.failures_in_row,
+        metavar="N",
+        help="how many failed calls in a row set a replica aside; 0 for never "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--metrics-listen",
+        type=_address,
+        metavar="HOST:PORT",
+        help="where metrics are shown to Prometheus, as 127.0.0.1:9103; needs the extra "
+        "'telemetry' (default: nowhere)",
+    )
+    # What the parent tells its workers: their number, the descriptor of the file of leases, and
+    # whether they replace one that died.
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--lease-file", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--replacement", action="store_true", help=argparse.SUPPRESS)
     return parser
 
@@ -135,6 +195,18 @@ class _at_least:  # noqa: N801 # read as a function: the type of an option
         if value < self._smallest:
             raise argparse.ArgumentTypeError(f"must be at least {self._smallest}")
         return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("must be a share from 0 to 1")
+    return value
+
+
+def _address(text: str) -> str:
+    split_address(text)
+    return text
 
 
 def _seconds(text: str) -> float:

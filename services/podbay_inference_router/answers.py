@@ -3,7 +3,15 @@
 import json
 from typing import Final
 
-from podbay_inference_router.framing import EventFramer, Framer, FramingError, LineFramer, Piece
+from podbay_inference_router.framing import (
+    EventFramer,
+    Framer,
+    FramingError,
+    LineFramer,
+    Piece,
+    TextFramer,
+    as_text,
+)
 from podbay_inference_router.jsontext import is_json
 
 __all__ = ["Answer", "AnswerError"]
@@ -11,11 +19,12 @@ __all__ = ["Answer", "AnswerError"]
 _NOTHING: Final[list[Piece]] = []
 _LINES: Final = frozenset({"application/x-ndjson", "application/jsonl", "application/ndjson"})
 _EVENTS: Final = "text/event-stream"
+_PLAIN: Final = "text/plain"
 _NO_CONTENT: Final = frozenset({204, 205})
 
 # What a content type stands for. Replicas send few different ones; the bound is for those who
 # would send a new one each time.
-_JSON, _OTHER, _LINE, _EVENT = range(4)
+_JSON, _OTHER, _LINE, _EVENT, _TEXT = range(5)
 _kinds: dict[str, int] = {}
 _MAX_KINDS: Final = 256
 
@@ -34,6 +43,8 @@ def _kind_of(content_type: str) -> int:
             kind = _LINE
         elif media_type == _EVENTS:
             kind = _EVENT
+        elif media_type == _PLAIN:
+            kind = _TEXT
         else:
             kind = _OTHER
         if len(_kinds) >= _MAX_KINDS:
@@ -90,8 +101,27 @@ class Answer:
         """What has come of a body that is not split into pieces."""
         return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
 
-    def head(self, status: int, content_type: str, encoding: str, retry_after: str) -> None:
+    def head(
+        self,
+        status: int,
+        content_type: str,
+        encoding: str,
+        retry_after: str,
+        *,
+        chunked: bool = False,
+        pieces: bool = False,
+    ) -> None:
         """Take the status and the headers that matter; "" for a header that is not there.
+
+        Plain text that comes in chunks is text in pieces, and needs not be JSON.
+
+        Args:
+            status: The HTTP status.
+            content_type: The header.
+            encoding: The header Content-Encoding.
+            retry_after: The header.
+            chunked: Whether the body comes in chunks.
+            pieces: Whether pieces are wanted as they come.
 
         Raises:
             AnswerError: The body is encoded in a way that was not asked for.
@@ -102,11 +132,16 @@ class Answer:
             if encoding and encoding.lower() != "identity":
                 raise AnswerError("its body is compressed, which was not asked for")
             self._content_type = content_type
-            self._kind = kind = _kind_of(content_type)
+            kind = _kind_of(content_type)
+            if kind == _TEXT and not chunked:
+                kind = _OTHER
+            self._kind = kind
             if kind == _LINE:
                 self._framer = LineFramer(self._limit)
             elif kind == _EVENT:
                 self._framer = EventFramer(self._limit)
+            elif kind == _TEXT and pieces:
+                self._framer = TextFramer()
 
     def feed(self, data: bytes) -> list[Piece]:
         """Take a part of the body and return the pieces that it completes.
@@ -144,6 +179,8 @@ class Answer:
                 return []
             raise AnswerError(f"status {self.status} came with an empty body, which is not JSON")
         if self._kind != _JSON and not is_json(body):
+            if self._kind == _TEXT:
+                return [(as_text(body.decode(errors="replace")), "")]
             shown = json.dumps(self._content_type[:100]) if self._content_type else "none"
             raise AnswerError(f"it is not JSON, and its content type is {shown}")
         return [(body, "")]

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Final, Protocol
 from podbay_inference_router import failures
 from podbay_inference_router.answers import Answer, AnswerError
 from podbay_inference_router.errors_map import refused
+from podbay_inference_router.health import is_failure
 from podbay_inference_router.requests import JSON_TYPE, Request
+from podbay_inference_router.tracing import NO_TRACE, CallTrace
 
 if TYPE_CHECKING:
     from podbay.v1.errors_pb2 import CallError
     from podbay_inference_router.dispatch import Dispatcher
     from podbay_inference_router.framing import Piece
+    from podbay_inference_router.hedging import Hedge
     from podbay_inference_router.ports import Flight, TimerHandle
     from podbay_inference_router.table import Endpoint, SessionRoute
+    from podbay_inference_router.tenancy import AccountLoad
 
 __all__ = ["Call", "Sink"]
 
@@ -32,9 +36,8 @@ _TAIL_SECONDS: Final = 1.0
 class Sink(Protocol):
     """Where a call's results go."""
 
-    @property
-    def paused(self) -> bool:
-        """Whether the caller is slower than the replicas: answers are then not read on."""
+    def holds(self, call: Call) -> bool:
+        """Whether the caller is slower than the replica: its answer is then not read on."""
         ...
 
     def on_pieces(self, call: Call, pieces: list[Piece]) -> None:
@@ -53,8 +56,11 @@ class Call:
         sink: Where its results go.
         call_id: The caller's name for it.
         request: What is sent.
-        epoch: The epoch of the token that it came with.
+        account: The account of the token that it came with.
+        epoch: The epoch of that token.
         stream: Whether pieces are wanted as they come.
+        affinity: What calls that belong to the same replica share; "" for any replica.
+        trace: The trace that it belongs to.
     """
 
     __slots__ = (
@@ -64,20 +70,29 @@ class Call:
         "_retried",
         "_size",
         "_state",
+        "affinity",
+        "began",
         "call_id",
         "connect_failure",
         "endpoint",
         "epoch",
         "excluded",
         "expires_at",
+        "first_piece_at",
         "flight",
+        "hedge",
+        "hedge_timer",
+        "held",
+        "in_line",
         "replica_id",
         "request",
         "sent",
         "session",
         "sink",
         "stream",
+        "tenant",
         "timer",
+        "trace",
         "wait_timer",
         "waiting_since",
     )
@@ -89,9 +104,12 @@ class Call:
         sink: Sink,
         call_id: int,
         request: Request,
+        account: AccountLoad,
         *,
         epoch: int,
         stream: bool,
+        affinity: str = "",
+        trace: CallTrace = NO_TRACE,
     ) -> None:
         self._dispatcher = dispatcher
         self._answer: Answer | None = None
@@ -100,20 +118,29 @@ class Call:
         self._retried = False
         self._state = _WAITING
         self.session = session
+        self.tenant = session.tenant(account)
         self.sink = sink
         self.call_id = call_id
         self.request = request
         self.epoch = epoch
         self.stream = stream
+        self.affinity = affinity
+        self.trace = trace
         self.replica_id = ""
         self.endpoint: Endpoint | None = None
         self.excluded: Endpoint | None = None
         self.flight: Flight | None = None
+        self.hedge: Hedge | None = None
+        self.hedge_timer: TimerHandle | None = None
         self.sent = False
         self.timer: TimerHandle | None = None
+        self.began = 0.0
+        self.first_piece_at = 0.0
         self.expires_at = 0.0
         self.wait_timer: TimerHandle | None = None
         self.waiting_since: float | None = None
+        self.in_line = False
+        self.held = False
         self.connect_failure: tuple[str, str] | None = None
 
     @property
@@ -163,26 +190,80 @@ class Call:
         self.endpoint = endpoint
         self.replica_id = endpoint.replica_id
         endpoint.outstanding += 1
-        if endpoint.failures:
+        if endpoint.failures or endpoint.asides:
             endpoint.probing = True
+        session, tenant = self.session, self.tenant
+        tenant.running += 1
+        tenant.account.running += 1
+        if session.hedge_after and self.hedge_timer is None and not self._retried:
+            self.hedge_timer = self._dispatcher.scheduler.call_later(
+                session.hedge_after, self._hedge
+            )
         request = self.request
         endpoint.upstream.send(self, request.path, request.content_type, request.body)
 
-    def _leave_endpoint(self) -> None:
-        endpoint, self.endpoint = self.endpoint, None
+    def take_hedge(self) -> None:
+        """Go on with the second try alone: it was answered first, or the first one failed."""
+        hedge, self.hedge = self.hedge, None
+        if hedge is None:
+            return
+        flight, endpoint = self.flight, self.endpoint
+        if flight is not None:
+            flight.abort()
         if endpoint is not None:
             endpoint.outstanding -= 1
             endpoint.probing = False
+            if endpoint.allowance:
+                self._dispatcher.left(self.session, endpoint)
+        self.endpoint, self.flight = hedge.take()
+        self.replica_id = self.endpoint.replica_id if self.endpoint is not None else ""
+        self._answer = None
+        self._retried = True
+        self._dispatcher.look(self.session)
+
+    def _hedge(self) -> None:
+        # The timer stays: it says that there may be a hedge.
+        if self._state == _RUNNING and self._answer is None:
+            self._dispatcher.hedge(self)
+
+    def _drop_hedge(self) -> None:
+        if self.hedge_timer is not None:
+            self.hedge_timer.cancel()
+            self.hedge_timer = None
+        hedge, self.hedge = self.hedge, None
+        if hedge is not None:
+            hedge.drop()
+            self._dispatcher.look(self.session)
+
+    def _leave_endpoint(self) -> bool:
+        endpoint, self.endpoint = self.endpoint, None
+        if endpoint is None:
+            return False
+        endpoint.outstanding -= 1
+        endpoint.probing = False
+        if endpoint.allowance:
+            self._dispatcher.left(self.session, endpoint)
+        tenant = self.tenant
+        tenant.running -= 1
+        tenant.account.running -= 1
+        return True
 
     # What the connection says.
+
+    def head_lines(self, now: float) -> bytes:
+        """Return further lines of the request's head: how long the replica has, and the trace.
+
+        Args:
+            now: The time on the scheduler's clock.
+        """
+        left = int((self.expires_at - now) * 1000)
+        return b"Podbay-Timeout-Ms: %d\r\n%b" % (left if left > 0 else 1, self.trace.lines)
 
     def on_connected(self) -> None:
         """The endpoint can be connected to: others that wait for it may go."""
         endpoint = self.endpoint
         if endpoint is not None and endpoint.failures:
-            endpoint.failures = 0
-            endpoint.probing = False
-            self._dispatcher.pump(self.session)
+            self._dispatcher.note_connected(self.session, endpoint)
 
     def on_connect_failed(self, detail: str) -> None:
         """No replica has seen the call: it moves on, or waits for one that can be reached."""
@@ -191,14 +272,29 @@ class Call:
         if endpoint is not None:
             self._dispatcher.note_connect_failure(endpoint)
             self.connect_failure = (endpoint.replica_id, detail)
-        self._move_on()
+        if self.hedge is not None:
+            self.take_hedge()
+        else:
+            self._move_on()
 
-    def on_head(self, status: int, content_type: str, encoding: str, retry_after: str) -> None:
+    def on_head(
+        self,
+        status: int,
+        content_type: str,
+        encoding: str,
+        retry_after: str,
+        *,
+        chunked: bool = False,
+    ) -> None:
         """The answer begins."""
+        if self.hedge_timer is not None:
+            self._drop_hedge()
         settings = self._dispatcher.settings
         answer = self._answer = Answer(settings.max_answer_bytes, settings.max_error_bytes)
         try:
-            answer.head(status, content_type, encoding, retry_after)
+            answer.head(
+                status, content_type, encoding, retry_after, chunked=chunked, pieces=self.stream
+            )
         except AnswerError as error:
             self.on_bad_answer(str(error))
 
@@ -229,7 +325,12 @@ class Call:
         if answer is None or self._state == _DONE:
             return
         if answer.refused:
-            self._finish([], self._refusal(answer))
+            error = self._refusal(answer)
+            if is_failure(answer.status):
+                self._note_failure(answer.status, error.message)
+            elif self.endpoint is not None and self.endpoint.strikes:
+                self._dispatcher.note_good_call(self.session, self.endpoint)
+            self._finish([], error)
             return
         try:
             pieces = answer.end()
@@ -239,6 +340,9 @@ class Call:
         if self._pieces is not None:
             self._pieces.extend(pieces)
             pieces = self._pieces
+        endpoint = self.endpoint
+        if endpoint is not None and endpoint.strikes:
+            self._dispatcher.note_good_call(self.session, endpoint)
         self._finish(pieces, None)
 
     def on_lost(self, *, answering: bool) -> None:
@@ -247,7 +351,8 @@ class Call:
         session = self.session
         if self._answer is not None and self._answer.complete:
             self.on_end()
-        elif session.ended:
+            return
+        if session.ended:
             self.fail(
                 failures.session_ended(
                     session.session_id,
@@ -257,18 +362,26 @@ class Call:
                     not_started=False,
                 )
             )
-        elif not answering and session.safe_to_retry and not self._retried:
+            return
+        error = failures.connection_lost(session.session_id, self.replica_id, answering=answering)
+        self._note_failure(0, error.message)
+        if self.hedge is not None:
+            self.take_hedge()
+        elif not answering and not self._retried and self._dispatcher.may_repeat(self):
             self._retried = True
             self.excluded = self.endpoint
             self._move_on()
         else:
-            self.fail(
-                failures.connection_lost(session.session_id, self.replica_id, answering=answering)
-            )
+            self.fail(error)
 
     def on_bad_answer(self, detail: str) -> None:
         """The answer cannot be passed on."""
+        self._note_failure(0, f"its answer cannot be used: {detail}")
         self.fail(failures.bad_answer(self.session.session_id, self.replica_id, detail))
+
+    def _note_failure(self, status: int, detail: str) -> None:
+        if self.endpoint is not None:
+            self._dispatcher.note_failed_call(self.session, self.endpoint, status, detail)
 
     def on_defect(self, incident: str) -> None:
         """The router itself failed."""
@@ -276,8 +389,10 @@ class Call:
 
     def _take(self, pieces: list[Piece]) -> None:
         if self.stream:
+            if not self.first_piece_at and self._dispatcher.meters is not None:
+                self.first_piece_at = self._dispatcher.scheduler.time()
             self.sink.on_pieces(self, pieces)
-            if self.sink.paused:
+            if self.sink.holds(self):
                 self.pause()
             return
         for text, _ in pieces:
@@ -316,15 +431,27 @@ class Call:
             self._state = _WAITING
             self._answer = None
             self._dispatcher.route(self, again=True)
+            self._dispatcher.freed(self, finished=False)
 
     def _finish(self, pieces: list[Piece], error: CallError | None) -> None:
         self._state = _DONE
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        self._dispatcher.stop_waiting(self)
-        self._leave_endpoint()
-        self._dispatcher.count_done(self.session)
+        dispatcher = self._dispatcher
+        if self.wait_timer is not None or self.in_line:
+            dispatcher.stop_waiting(self)
+        if self.hedge_timer is not None:
+            self._drop_hedge()
+        ran = self._leave_endpoint()
+        dispatcher.count_done(self.session)
+        if dispatcher.meters is not None:
+            dispatcher.meters.done(self, error, dispatcher.scheduler.time())
+        if self.trace.span is not None:
+            dispatcher.end_span(self, error)
         self.sink.on_done(self, pieces, error)
-        if self.session.waiting:
-            self._dispatcher.pump(self.session)
+        if ran:
+            if self.session.waiting.length or self.tenant.account.held:
+                dispatcher.freed(self, finished=True)
+        elif self.session.waiting.length:
+            dispatcher.look(self.session)

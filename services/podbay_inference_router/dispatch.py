@@ -2,21 +2,31 @@
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any
+from weakref import WeakValueDictionary
 
 from podbay.v1 import errors_pb2
 from podbay.v1.errors_pb2 import CallError
-from podbay_inference_router import failures
-from podbay_inference_router.balancing import backoff_after, pick
+from podbay_inference_router import failures, health
+from podbay_inference_router.balancing import backoff_after
 from podbay_inference_router.calls import Call
+from podbay_inference_router.choosing import Chooser, Leases
+from podbay_inference_router.hedging import Hedge
+from podbay_inference_router.holding import Holding
+from podbay_inference_router.leases import RETRY_SECONDS
+from podbay_inference_router.meters import Meters
 from podbay_inference_router.ports import Scheduler
-from podbay_inference_router.queueing import Refusal, admit
 from podbay_inference_router.settings import Settings
 from podbay_inference_router.table import Changes, Endpoint, RouteTable, SessionRoute
+from podbay_inference_router.tenancy import AccountLoad
+from podbay_inference_router.tracing import CallSpans
+from podbay_kit.errors import reason_name
 
 __all__ = ["Dispatcher"]
 
-_FOREVER: Final = float("inf")
+
+def _tell_nobody(_report: health.ReplicaReport) -> None:
+    """Take a report where nobody is there to be told."""
 
 
 class Dispatcher:
@@ -28,6 +38,10 @@ class Dispatcher:
         scheduler: Time and timers: the event loop.
         rng: Gives numbers from 0 up to 1, for ties.
         wall_clock: Gives the time of day in seconds since 1970.
+        report: Told of replicas whose calls fail, and of those that recover.
+        meters: Counts what happens; None where nobody looks.
+        spans: Makes spans of calls; None where they are not traced.
+        leases: Shares replicas' limits with other workers; None where there are no others.
     """
 
     def __init__(
@@ -37,15 +51,32 @@ class Dispatcher:
         scheduler: Scheduler,
         rng: Callable[[], float],
         wall_clock: Callable[[], float] = time.time,
+        report: Callable[[health.ReplicaReport], None] = _tell_nobody,
+        meters: Meters | None = None,
+        spans: CallSpans | None = None,
+        leases: Leases | None = None,
     ) -> None:
         self.table = table
         self.settings = settings
         self.scheduler = scheduler
-        self._rng = rng
+        self.meters = meters
+        self.spans = spans
         self._wall_clock = wall_clock
+        self._report = report
+        self._holding = Holding(settings, scheduler)
+        self._accounts: WeakValueDictionary[str, AccountLoad] = WeakValueDictionary()
+        self._chooser = Chooser(settings, rng, leases)
+        self._admits = self._chooser.admits
         self.active = 0
         """Calls that were submitted and have not ended."""
         self.draining = False
+
+    def account(self, name: str) -> AccountLoad:
+        """Return what an account has at this worker; kept for as long as somebody holds it."""
+        load = self._accounts.get(name)
+        if load is None:
+            load = self._accounts[name] = AccountLoad(name)
+        return load
 
     def submit(self, call: Call, timeout: float) -> None:
         """Begin a call; its sink may hear of its end before this returns.
@@ -55,12 +86,15 @@ class Dispatcher:
             timeout: Seconds it may take, queue and work together.
         """
         self.active += 1
+        call.session.calls += 1
         if self.draining:
             call.fail(failures.draining())
         elif timeout <= 0:
             call.on_deadline()
         else:
-            call.expires_at = self.scheduler.time() + timeout
+            now = self.scheduler.time()
+            call.began = now
+            call.expires_at = now + timeout
             call.timer = self.scheduler.call_later(timeout, call.on_deadline)
             self.route(call)
 
@@ -70,6 +104,12 @@ class Dispatcher:
         if not session.known:
             self.table.forget_unknown(session)
 
+    def end_span(self, call: Call, error: CallError | None) -> None:
+        """End the span of a call."""
+        if self.spans is not None:
+            reason = "" if error is None else reason_name(error.reason)
+            self.spans.end(call.trace.span, reason, {"podbay.replica": call.replica_id})
+
     def route(self, call: Call, *, again: bool = False) -> None:
         """Send a call to the best endpoint, or let it wait.
 
@@ -77,51 +117,77 @@ class Dispatcher:
             call: The call.
             again: Whether it had its turn before, so that it need not stand behind others.
         """
-        session = call.session
         error = self._refusal(call)
         if error is not None:
             call.fail(error)
             return
         now = self.scheduler.time()
-        if again or not session.waiting:
-            endpoint = self._pick(call, now)
+        waiting = call.session.waiting
+        # Those who wait only because their account has its most running hold nobody up.
+        if again or not waiting.length or waiting.first(self._admits) is None:
+            endpoint = self._chooser.choose(call, now)
             if endpoint is not None:
                 call.begin(endpoint)
                 return
-        self._wait(call, now, again=again)
+        error = self._holding.hold(call, now, again=again, held=not self._admits(call.tenant))
+        if error is not None:
+            call.fail(error)
+        elif call.in_line:
+            self._note_held(call.session)
+            self._arm_probe(call.session)
+
+    def look(self, session: SessionRoute) -> None:
+        """Look whether a waiting call can go, as something may have become free."""
+        if session.waiting:
+            self.pump(session)
+
+    def freed(self, call: Call, *, finished: bool) -> None:
+        """Let others go where a call has left its endpoint.
+
+        Args:
+            call: The call.
+            finished: Whether it has ended; otherwise it looks for another endpoint.
+        """
+        session = call.session
+        if session.waiting:
+            if finished:
+                session.rate.note(self.scheduler.time())
+            self.pump(session)
+        held = call.tenant.account.held
+        if held:
+            sessions: list[Any] = list(held)
+            held.clear()
+            for other in sessions:
+                self.pump(other)
 
     def pump(self, session: SessionRoute) -> None:
         """Let waiting calls go where something became free."""
         if session.pumping:
             return
         session.pumping = True
+        waiting = session.waiting
         try:
-            while session.waiting:
-                call: Call = session.waiting.first()
-                endpoint = self._pick(call, self.scheduler.time())
+            while (found := waiting.first(self._admits)) is not None:
+                call: Call = found[0]
+                endpoint = self._chooser.choose(call, self.scheduler.time())
                 if endpoint is None:
                     break
-                self.stop_waiting(call)
+                self._holding.release(call)
+                waiting.served(found[1])
+                if self.meters is not None and call.waiting_since is not None:
+                    self.meters.queue.add(self.scheduler.time() - call.waiting_since)
                 call.begin(endpoint)
         finally:
             session.pumping = False
-        if session.waiting:
+        if waiting:
+            self._note_held(session)
             self._arm_probe(session)
+        elif session.marked:
+            self._chooser.mark(session, waits=False)
 
     def stop_waiting(self, call: Call) -> None:
         """Take a call out of the queue, where it is in it."""
-        if call.wait_timer is not None:
-            call.wait_timer.cancel()
-            call.wait_timer = None
-            session = call.session
-            if call in session.waiting:
-                session.waiting.remove(call)
-
-    def note_connect_failure(self, endpoint: Endpoint) -> None:
-        """Leave an endpoint alone for a while, because it could not be connected to."""
-        endpoint.failures += 1
-        endpoint.probing = False
-        endpoint.down_until = self.scheduler.time() + backoff_after(endpoint.failures)
+        self._holding.release(call)
 
     def on_changes(self, changes: Changes) -> None:
         """Look at the waiting calls of sessions that changed."""
@@ -130,12 +196,12 @@ class Dispatcher:
                 call.fail(self._refusal(call) or failures.session_not_found(session.session_id))
         for session in changes.sessions:
             if session.waiting:
-                for call in session.waiting.take_all():
+                session.pumping = True  # first those go that may not stay
+                for call in list(session.waiting):
                     error = self._refusal(call)
                     if error is not None:
                         call.fail(error)
-                    else:
-                        session.waiting.add(call)
+                session.pumping = False
                 self.pump(session)
 
     def drain(self) -> None:
@@ -145,13 +211,92 @@ class Dispatcher:
             for call in session.waiting.take_all():
                 call.fail(failures.draining())
 
-    def _pick(self, call: Call, now: float) -> Endpoint | None:
+    def left(self, session: SessionRoute, endpoint: Endpoint) -> None:
+        """Note that a call has left an endpoint whose limit other workers share."""
+        self._chooser.left(session, endpoint, self.scheduler.time())
+
+    # How the calls at an endpoint go.
+
+    def note_connected(self, session: SessionRoute, endpoint: Endpoint) -> None:
+        """Let others go to an endpoint that could not be connected to until now."""
+        endpoint.failures = 0
+        endpoint.probing = endpoint.asides > 0
+        self.look(session)
+
+    def note_connect_failure(self, endpoint: Endpoint) -> None:
+        """Leave an endpoint alone for a while, because it could not be connected to."""
+        if self.meters is not None:
+            self.meters.reconnects += 1
+        endpoint.failures += 1
+        endpoint.probing = False
+        endpoint.down_until = self.scheduler.time() + backoff_after(endpoint.failures)
+
+    def note_failed_call(
+        self, session: SessionRoute, endpoint: Endpoint, status: int, detail: str
+    ) -> None:
+        """Count a call that failed at an endpoint; tell the session manager of one too many.
+
+        Args:
+            session: The session.
+            endpoint: The endpoint.
+            status: The HTTP status; 0 where there was no answer.
+            detail: What the replica said, or how it failed.
+        """
+        limit = self.settings.failures_in_row
+        aside = health.strike(endpoint, session.endpoints, limit, self.scheduler.time())
+        if aside and self.meters is not None:
+            self.meters.set_asides += 1
+        if endpoint.gone or not (aside or health.worth_telling(endpoint.strikes, limit)):
+            return
+        endpoint.reported = True
+        self._report(
+            health.ReplicaReport(
+                session.session_id, endpoint.replica_id, endpoint.strikes, status, detail, aside
+            )
+        )
+
+    def note_good_call(self, session: SessionRoute, endpoint: Endpoint) -> None:
+        """Note that a call went well at an endpoint where others failed."""
+        if health.clear(endpoint):
+            self.look(session)
+        if endpoint.reported:
+            endpoint.reported = False
+            self._report(
+                health.ReplicaReport(session.session_id, endpoint.replica_id, 0, 200, "", False)
+            )
+
+    def may_repeat(self, call: Call) -> bool:
+        """Tell whether a call that a replica may have seen is sent again, and spend that."""
         session = call.session
-        endpoint = pick(session.endpoints, session.limit, now, self._rng, call.excluded)
-        if endpoint is None and call.excluded is not None:
-            # Nothing else is there: where a repeat is safe, it is safe at the same replica, too.
-            endpoint = pick(session.endpoints, session.limit, now, self._rng)
-        return endpoint
+        if not (session.safe_to_retry and session.budget.take(session.calls)):
+            return False
+        if self.meters is not None:
+            self.meters.repeats += 1
+        return True
+
+    def hedge(self, call: Call) -> None:
+        """Send a call that is without an answer to a second replica, where one is free."""
+        session = call.session
+        # Those who wait have not had their first try.
+        if session.waiting or len(session.endpoints) < 2:
+            return
+        endpoint = self._chooser.second(call, self.scheduler.time())
+        if endpoint is None:
+            return
+        if not session.budget.take(session.calls):
+            self.left(session, endpoint)
+            return
+        if self.meters is not None:
+            self.meters.hedges += 1
+        call.hedge = Hedge(self, call, endpoint)
+        call.hedge.begin()
+
+    def _note_held(self, session: SessionRoute) -> None:
+        """Remember for which accounts a session must be looked at when any of their calls ends."""
+        if self._chooser.account_limit:
+            for tenant in session.waiting.tenants():
+                if not self._admits(tenant):
+                    tenant.account.held[session] = None
 
     def _refusal(self, call: Call) -> CallError | None:
         """Tell why a session takes this call no more, or None."""
@@ -168,62 +313,19 @@ class Dispatcher:
             )
         return None
 
-    def _wait(self, call: Call, now: float, *, again: bool) -> None:
-        session = call.session
-        if call.waiting_since is None:
-            call.waiting_since = now
-        seconds, refusal = self._admission(call, now, ahead=0 if again else len(session.waiting))
-        if refusal is Refusal.NOT_READY:
-            # A caller who allows less time than that shall still hear why, not just "too late".
-            seconds = min(seconds, (call.expires_at - now) / 2)
-        if seconds <= 0:
-            call.fail(self._wait_error(call, refusal))
-            return
-        session.waiting.add(call, front=again)
-        call.wait_timer = self.scheduler.call_later(seconds, self._wait_over, call)
-        self._arm_probe(session)
-
-    def _wait_over(self, call: Call) -> None:
-        _, refusal = self._admission(call, _FOREVER, ahead=0)
-        call.fail(self._wait_error(call, refusal))
-
-    def _admission(self, call: Call, now: float, *, ahead: int) -> tuple[float, Refusal]:
-        session, settings = call.session, self.settings
-        timeout = session.queue_timeout
-        return admit(
-            known=session.known,
-            since_ready=session.seconds_since_ready(now),
-            connectable=any(not endpoint.failures for endpoint in session.endpoints),
-            length=ahead,
-            max_length=settings.queue_length,
-            queue_timeout=settings.queue_timeout if timeout is None else timeout,
-            settle=settings.settle_seconds,
-            waited=0.0 if call.waiting_since is None else now - call.waiting_since,
-        )
-
-    def _wait_error(self, call: Call, refusal: Refusal) -> CallError:
-        session = call.session
-        name = session.session_id
-        if refusal is Refusal.FULL:
-            return failures.queue_full(name, len(session.waiting))
-        if refusal is Refusal.BUSY:
-            since = call.waiting_since
-            waited = 0.0 if since is None else self.scheduler.time() - since
-            return failures.queue_timeout(name, waited, len(session.waiting))
-        if refusal is Refusal.UNREACHABLE and call.connect_failure is not None:
-            return failures.unreachable(name, *call.connect_failure)
-        if not session.known:
-            return failures.session_not_found(name)
-        return failures.session_not_ready(name, session.message, session.evidence)
-
     def _arm_probe(self, session: SessionRoute) -> None:
-        """See to it that an endpoint that was down is tried again, though nothing becomes free."""
+        """See to it that an endpoint that was left alone is tried, though nothing becomes free."""
         now = self.scheduler.time()
         pauses = [
-            endpoint.down_until - now
+            until - now
             for endpoint in session.endpoints
-            if endpoint.failures and endpoint.down_until > now
+            if endpoint.failures or endpoint.asides
+            if (until := max(endpoint.down_until, endpoint.aside_until)) > now
         ]
+        if session.shared_limit:
+            # Nobody tells what becomes free at other workers.
+            self._chooser.mark(session, waits=True)
+            pauses.append(RETRY_SECONDS)
         if pauses and session.probe is None:
             session.probe = self.scheduler.call_later(min(pauses), self._probe, session)
 

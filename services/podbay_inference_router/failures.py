@@ -12,10 +12,12 @@ from podbay.v1.errors_pb2 import CallError, FieldViolation
 from podbay_kit.errors import CODES
 
 __all__ = [
+    "account_limit",
     "bad_answer",
     "body_too_large",
     "cancelled",
     "connection_lost",
+    "crowded_out",
     "deadline_exceeded",
     "draining",
     "duplicate_id",
@@ -33,6 +35,7 @@ __all__ = [
     "token_for_other_session",
     "token_invalid",
     "token_revoked",
+    "too_late",
     "unreachable",
 ]
 
@@ -188,26 +191,68 @@ def session_ended(
     )
 
 
-def queue_full(session_id: str, length: int) -> CallError:
+def queue_full(session_id: str, length: int, delay: float) -> CallError:
     """Tell that `length` calls of a session wait already, which is all that may."""
     return failure(
         errors_pb2.ERROR_REASON_QUEUE_FULL,
         f"All replicas of session {session_id} are at their limit, and {length} calls wait, which "
-        "is all that may. Send fewer calls at once, or run more replicas.",
+        f"is all that may; come back in {delay:.3g} s. Send fewer calls at once, or run more "
+        "replicas.",
         metadata={"session": session_id, "waiting": str(length)},
-        retry_after=1.0,
+        retry_after=delay,
         not_started=True,
     )
 
 
-def queue_timeout(session_id: str, seconds: float, length: int) -> CallError:
+def crowded_out(session_id: str, account: str, length: int, delay: float) -> CallError:
+    """Tell that a call gave up its place in a full queue to one of another account."""
+    return failure(
+        errors_pb2.ERROR_REASON_QUEUE_FULL,
+        f"The queue of session {session_id} is full with {length} calls, most of them account "
+        f"{account}'s, and another account's call took the place of this one; come back in "
+        f"{delay:.3g} s. Send fewer calls at once, or run more replicas.",
+        metadata={"session": session_id, "account": account, "waiting": str(length)},
+        retry_after=delay,
+        not_started=True,
+    )
+
+
+def queue_timeout(session_id: str, seconds: float, length: int, delay: float) -> CallError:
     """Tell that a call waited as long as it may for a busy replica."""
     return failure(
         errors_pb2.ERROR_REASON_QUEUE_FULL,
-        f"All replicas of session {session_id} were at their limit for the {seconds:g} s that a "
+        f"All replicas of session {session_id} were at their limit for the {seconds:.3g} s that a "
         f"call may wait; {length} calls wait. Send fewer calls at once, or run more replicas.",
         metadata={"session": session_id, "waiting": str(length)},
-        retry_after=1.0,
+        retry_after=delay,
+        not_started=True,
+    )
+
+
+def account_limit(account: str, *, running: int, waiting: int, delay: float) -> CallError:
+    """Tell that an account has as many calls under way as it may, over all its sessions."""
+    return failure(
+        errors_pb2.ERROR_REASON_ACCOUNT_LIMIT,
+        f"Account {account} has {running} calls running and {waiting} waiting over all its "
+        f"sessions, which is all that it may; come back in {delay:.3g} s.",
+        metadata={"account": account, "running": str(running), "waiting": str(waiting)},
+        retry_after=delay,
+        not_started=True,
+    )
+
+
+def too_late(session_id: str, expected: float, left: float, length: int) -> CallError:
+    """Tell that a call was refused at once, as its turn would come after its deadline."""
+    return failure(
+        errors_pb2.ERROR_REASON_DEADLINE_EXCEEDED,
+        f"{length} calls of session {session_id} wait, which takes about {expected:.3g} s as "
+        f"measured, and the call allows {left:.3g} s. Allow more time, or run more replicas.",
+        metadata={
+            "session": session_id,
+            "waiting": str(length),
+            "expectedWait": f"{expected:.3f}",
+        },
+        retry_after=expected,
         not_started=True,
     )
 

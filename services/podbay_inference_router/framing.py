@@ -1,11 +1,12 @@
 """From the bytes of an answer to its pieces, whatever way the network cut them. Pure."""
 
+import codecs
 import json
 from typing import Final, Protocol
 
 from podbay_inference_router.jsontext import is_json
 
-__all__ = ["EventFramer", "Framer", "FramingError", "LineFramer", "Piece"]
+__all__ = ["EventFramer", "Framer", "FramingError", "LineFramer", "Piece", "TextFramer", "as_text"]
 
 Piece = tuple[bytes, str]
 """JSON text, and the name of the server-sent event that carried it ("" for none)."""
@@ -33,6 +34,30 @@ class Framer(Protocol):
 
     def end(self) -> list[Piece]:
         """Take the end of the body and return the piece that was open."""
+
+
+def as_text(text: str) -> bytes:
+    """Return a text as JSON."""
+    return json.dumps(text, ensure_ascii=False).encode()
+
+
+class TextFramer:
+    """Splits plain text into what has come so far, never in the middle of a character."""
+
+    ended = False
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """Take the next bytes and return them as one JSON text."""
+        text = self._decoder.decode(data)
+        return [(as_text(text), "")] if text else []
+
+    def end(self) -> list[Piece]:
+        """Return what was left of a character."""
+        text = self._decoder.decode(b"", final=True)
+        return [(as_text(text), "")] if text else []
 
 
 class _Held:

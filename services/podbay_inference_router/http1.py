@@ -31,6 +31,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_body_sized",
         "_call",
+        "_chunked",
         "_complete",
         "_content_type",
         "_encoding",
@@ -62,6 +63,7 @@ class Connection(asyncio.Protocol):
         self._complete = False
         self._head_done = False
         self._body_sized = False
+        self._chunked = False
         self._keep_alive = False
         self._expect_head()
 
@@ -70,13 +72,14 @@ class Connection(asyncio.Protocol):
         """Whether a request can be written to it."""
         return self._transport is not None and not self._transport.is_closing()
 
-    def start(self, call: Sendable, head: bytes, body: bytes) -> None:
+    def start(self, call: Sendable, head: bytes, body: bytes, now: float) -> None:
         """Write a request.
 
         Args:
             call: Told how the answer goes.
             head: The request's head up to the value of Content-Length.
             body: The body.
+            now: The time on the loop's clock.
         """
         transport = self._transport
         if transport is None:
@@ -85,10 +88,11 @@ class Connection(asyncio.Protocol):
         self._received = False
         call.flight = self
         call.sent = True
+        lines = call.head_lines(now)
         if len(body) <= _JOIN_BYTES:
-            transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+            transport.write(b"%b%d\r\n%b\r\n%b" % (head, len(body), lines, body))
         else:
-            transport.writelines((b"%b%d\r\n\r\n" % (head, len(body)), body))
+            transport.writelines((b"%b%d\r\n%b\r\n" % (head, len(body), lines), body))
 
     # What the call says.
 
@@ -181,8 +185,10 @@ class Connection(asyncio.Protocol):
         match name.lower():
             case b"content-type":
                 self._content_type = value.decode("latin-1").strip()
-            case b"content-length" | b"transfer-encoding":
+            case b"content-length":
                 self._body_sized = True
+            case b"transfer-encoding":
+                self._body_sized = self._chunked = True
             case b"content-encoding":
                 self._encoding = value.decode("latin-1").strip()
             case b"retry-after":
@@ -199,7 +205,13 @@ class Connection(asyncio.Protocol):
         if status in _NO_BODY:
             self._body_sized = True
         if self._call is not None:
-            self._call.on_head(status, self._content_type, self._encoding, self._retry_after)
+            self._call.on_head(
+                status,
+                self._content_type,
+                self._encoding,
+                self._retry_after,
+                chunked=self._chunked,
+            )
 
     def on_body(self, data: bytes) -> None:
         """Pass a part of the body on."""
@@ -222,6 +234,7 @@ class Connection(asyncio.Protocol):
         self._complete = False
         self._keep_alive = False
         self._body_sized = False
+        self._chunked = False
         self._status = 0
         self._content_type = ""
         self._encoding = ""

@@ -45,14 +45,30 @@ class Sendable(Protocol):
     sent: bool
     """Whether any of the request was written to a connection."""
 
+    def head_lines(self, now: float) -> bytes:
+        """Return further lines of the request's head, each with its end.
+
+        Args:
+            now: The time on the scheduler's clock.
+        """
+        ...
+
     def on_connected(self) -> None:
         """A connection was made; the request is about to be written."""
 
     def on_connect_failed(self, detail: str) -> None:
         """No connection could be made; the replica has not seen the request."""
 
-    def on_head(self, status: int, content_type: str, encoding: str, retry_after: str) -> None:
-        """The head of the answer has come."""
+    def on_head(
+        self,
+        status: int,
+        content_type: str,
+        encoding: str,
+        retry_after: str,
+        *,
+        chunked: bool = False,
+    ) -> None:
+        """The head of the answer has come; "" for a header that is not there."""
 
     def on_body(self, data: bytes) -> None:
         """A part of the body has come."""

@@ -14,7 +14,7 @@ from podbay.v1.inference_router_service_pb2 import (
 from podbay_inference_router import multipart, values
 from podbay_inference_router.failures import body_too_large, invalid
 
-__all__ = ["JSON_TYPE", "Request", "RequestError", "prepare"]
+__all__ = ["JSON_TYPE", "Request", "RequestError", "check_key", "prepare"]
 
 JSON_TYPE: Final = "application/json"
 
@@ -24,6 +24,7 @@ _PATH: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]|%[0-9A-Fa-f]{2})+
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/")
 _MEDIA_TYPE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _MAX_PATH: Final = 2048
+_MAX_KEY: Final = 1024
 
 # Endpoints that were found to be good: a service has few. Bounded for those who vary a query.
 _good: dict[str, str] = {}
@@ -70,6 +71,17 @@ def prepare(message: Call | InferRequest | StreamInferRequest, max_body: int) ->
             raise RequestError(body_too_large(len(body), max_body))
         return Request(path, JSON_TYPE, body, False)
     return _prepare_other(message, path, max_body)
+
+
+def check_key(key: str) -> str:
+    """Return an affinity key that is not too long.
+
+    Raises:
+        RequestError: INVALID_REQUEST.
+    """
+    if len(key) > _MAX_KEY:
+        raise RequestError(invalid("affinityKey", f"is longer than {_MAX_KEY} characters"))
+    return key
 
 
 def _prepare_other(

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc
 
+from podbay.v1 import errors_pb2
 from podbay.v1 import inference_router_service_pb2 as pb
 from podbay.v1 import inference_router_service_pb2_grpc as pb_grpc
 from podbay_inference_router import failures
 from podbay_inference_router.calls import Call, Sink
 from podbay_inference_router.exchange import ExchangeStream
-from podbay_inference_router.requests import RequestError, prepare
+from podbay_inference_router.requests import RequestError, check_key, prepare
+from podbay_inference_router.tracing import begin_trace
 from podbay_inference_router.unary import PieceSink, WholeSink
 from podbay_inference_router.values import ValueFormError, from_json
 from podbay_kit.auth import bearer_token
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RouterServicer", "to_service_error"]
 
+_ACCEPTED: Final = (("podbay-accepted", "1"),)
 _STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -69,6 +72,7 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
         self._streams: set[ExchangeStream] = set()
         self._single: set[Call] = set()
         self._news = asyncio.Event()
+        self._abandoned = False
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
         """Send one request and return the whole answer."""
@@ -108,6 +112,15 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
         del request_iterator  # context.read() does without an iterator's costs
         claims = self._authenticate(context)
         self._check_epoch(claims)
+        if self._abandoned:
+            raise ServiceError(
+                errors_pb2.ERROR_REASON_SERVICE_STOPPING,
+                "The router is about to stop and has not begun any call. Try again.",
+                retry_after=0.1,
+                not_started=True,
+            )
+        # Before this nothing of the stream was read, and a refusal has begun nothing.
+        await context.send_initial_metadata(_ACCEPTED)
         stream = ExchangeStream(self._dispatcher, claims, self._wall_clock)
         self._streams.add(stream)
         if self._dispatcher.draining:
@@ -138,11 +151,12 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
 
     def abandon(self) -> None:
         """End what still runs, because the time for it is over."""
+        self._abandoned = True
         error = failures.stopped()
         for call in list(self._single):
             call.fail(error)
         for stream in self._streams:
-            stream.fail_all(error)
+            stream.finish(error)
 
     def _authenticate(self, context: Context) -> Claims:
         if not self._dispatcher.table.synced:
@@ -174,16 +188,23 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
         dispatcher = self._dispatcher
         try:
             prepared = prepare(request, dispatcher.settings.max_body_bytes)
+            affinity = check_key(request.affinity_key)
         except RequestError as error:
             raise to_service_error(error.failure) from error
+        trace = begin_trace(
+            dispatcher.spans, *_trace_of(context), claims.session_id, request.endpoint
+        )
         call = Call(
             dispatcher,
             dispatcher.table.expect(claims.session_id),
             sink,
             0,
             prepared,
+            dispatcher.account(claims.account),
             epoch=claims.epoch,
             stream=stream,
+            affinity=affinity,
+            trace=trace,
         )
         self._single.add(call)
         # None without a deadline, whatever the stubs say.
@@ -207,3 +228,14 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
             raise to_service_error(
                 failures.bad_answer(call.session.session_id, call.replica_id, str(error))
             ) from error
+
+
+def _trace_of(context: Context) -> tuple[str, str]:
+    """Return traceparent and tracestate in the metadata of an RPC; "" for none."""
+    parent = state = ""
+    for key, value in context.invocation_metadata() or ():
+        if key == "traceparent" and isinstance(value, str):
+            parent = value
+        elif key == "tracestate" and isinstance(value, str):
+            state = value
+    return parent, state

@@ -19,11 +19,22 @@ class Settings:
         max_body_bytes: The largest request body.
         max_answer_bytes: The largest answer, and the largest piece of a streamed answer.
         max_error_bytes: How much of a refusal's body is read before the connection is given up.
+        account_in_flight: The most calls of one account that run, over all sessions; 0 for no
+            limit.
+        account_queue_length: The most calls of one account that wait, over all sessions; 0 for no
+            limit of its own.
+        account_queue_timeout: Seconds a call waits because its account has too many running; None
+            for as long as the queue allows.
+        retry_ratio: The share of a session's calls that may be sent a second time.
+        failures_in_row: How many failed calls in a row set a replica aside; 0 for never.
         max_connections: The most calls that one replica works on at once, whatever its own limit.
         connect_timeout: Seconds until a connection to a replica is given up.
         idle_seconds: Seconds an unused connection is kept; less than the 5 s of common servers,
             so that a request never races the server's close.
-        workers: How many workers share the port; a replica's own limit is divided among them.
+        meters: Whether calls are counted for an operator to look at.
+        leases: Whether workers share the replicas' limits, call by call; otherwise the limits are
+            divided among them.
+        workers: How many workers share the port; limits on what runs are divided among them.
         worker_index: Which of them this is, from 0.
     """
 
@@ -34,23 +45,38 @@ class Settings:
     max_body_bytes: int = 64 << 20
     max_answer_bytes: int = 64 << 20
     max_error_bytes: int = 64 << 10
+    account_in_flight: int = 0
+    account_queue_length: int = 0
+    account_queue_timeout: float | None = None
+    retry_ratio: float = 0.1
+    failures_in_row: int = 5
     max_connections: int = 4096
     connect_timeout: float = 2.0
     idle_seconds: float = 3.0
+    meters: bool = False
+    leases: bool = False
     workers: int = 1
     worker_index: int = 0
 
-    def share_of(self, max_concurrency: int) -> int:
-        """Tell how many calls this worker may have at one replica.
+    def limits_of(self, max_concurrency: int) -> tuple[int, int]:
+        """Tell how many calls may be at one replica.
 
         Args:
             max_concurrency: The replica's own limit; 0 for none.
 
         Returns:
-            This worker's share of the limit, at least 1: below one call a worker the limit cannot
-            be divided, and a worker that may not call at all would leave its clients stuck.
+            The most of this worker; and the most of all workers together, where they share the
+            limit, else 0. Without leases each worker has its part of the limit, at least 1: below
+            one call a worker a limit cannot be divided, and a worker that may not call at all
+            would leave its clients stuck.
         """
         if max_concurrency <= 0:
-            return self.max_connections
-        share, rest = divmod(max_concurrency, self.workers)
-        return min(self.max_connections, max(1, share + (self.worker_index < rest)))
+            return self.max_connections, 0
+        if self.workers > 1 and self.leases:
+            return min(self.max_connections, max_concurrency), max_concurrency
+        return min(self.max_connections, self.divided(max_concurrency)), 0
+
+    def divided(self, limit: int) -> int:
+        """Tell this worker's share of a limit that holds for all of them, at least 1."""
+        share, rest = divmod(limit, self.workers)
+        return max(1, share + (self.worker_index < rest))

@@ -7,6 +7,9 @@ because nobody speaks.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from podbay.v1 import errors_pb2
 from podbay.v1.session_manager_service_pb2 import (
     ROUTE_STATE_ENDED,
@@ -14,8 +17,12 @@ from podbay.v1.session_manager_service_pb2 import (
     RouteEndpoint,
     WatchRoutesResponse,
 )
+from podbay_inference_router.budget import RetryBudget
 from podbay_inference_router.ports import Upstream
-from podbay_inference_router.queueing import WaitingLine
+from podbay_inference_router.rates import DrainRate
+from podbay_inference_router.ring import HashRing
+from podbay_inference_router.settings import Settings
+from podbay_inference_router.tenancy import AccountLoad, FairLine, Tenant
 
 __all__ = ["Changes", "Endpoint", "RouteTable", "SessionRoute"]
 
@@ -31,20 +38,34 @@ class Endpoint:
         gone: Whether the table no longer has it; what runs there goes on.
         failures: How many connects failed in a row.
         down_until: Until when no call is tried after a failed connect, on the scheduler's clock.
-        probing: Whether a call is trying it after failed connects.
+        strikes: How many calls failed there in a row.
+        asides: How many times in a row it was set aside for that; 0 while it is not.
+        aside_until: Until when no call is tried after that, on the scheduler's clock.
+        probing: Whether a call is trying it after failed connects, or after it was set aside.
+        allowance: The most calls that this worker may have there, where workers share a limit.
+        leases: What that is made of: how many calls each lease is for.
+        yield_until: Until when other workers go first, on the scheduler's clock.
+        reported: Whether the session manager was told that its calls fail.
         upstream: Its connections.
     """
 
     __slots__ = (
+        "allowance",
+        "aside_until",
+        "asides",
         "down_until",
         "failures",
         "gone",
         "host",
+        "leases",
         "outstanding",
         "port",
         "probing",
         "replica_id",
+        "reported",
+        "strikes",
         "upstream",
+        "yield_until",
     )
 
     def __init__(self, replica_id: str, host: str, port: int, upstream: Upstream) -> None:
@@ -56,7 +77,14 @@ class Endpoint:
         self.gone = False
         self.failures = 0
         self.down_until = 0.0
+        self.strikes = 0
+        self.asides = 0
+        self.aside_until = 0.0
         self.probing = False
+        self.reported = False
+        self.allowance = 0
+        self.leases: dict[int, int] = {}
+        self.yield_until = 0.0
 
 
 class SessionRoute:
@@ -72,33 +100,53 @@ class SessionRoute:
         evidence: The same in parts.
         endpoints: The replicas that take calls.
         limit: The most calls that this worker may have at one of them.
+        shared_limit: The most calls that all workers together may have at one of them; 0 where
+            none is shared.
+        marked: Whether the other workers were told that calls wait here.
+        max_in_flight: The most calls that this worker may have running in it; 0 for no limit.
         safe_to_retry: Whether a call may be sent again although a replica may have seen it.
+        hedge_after: Seconds without an answer after which a call is sent to a second replica; 0
+            for never.
         queue_timeout: Seconds that a call may wait; None for the router's setting.
+        queue_length: The most calls that wait; None for the router's setting.
         was_ready_at: When it last had an endpoint, on the scheduler's clock; None for never.
+        calls: How many calls were submitted.
+        budget: How many calls may be sent twice.
         waiting: The calls that wait.
+        rate: How fast they get their turn.
         pumping: Whether the waiting calls are being looked at just now.
         probe: The timer after which an endpoint that was down is tried, where calls wait for it.
     """
 
     __slots__ = (
+        "_ring",
+        "_tenants",
+        "budget",
+        "calls",
         "ended",
         "endpoints",
         "epoch",
         "evidence",
         "expires",
+        "hedge_after",
         "known",
         "limit",
+        "marked",
+        "max_in_flight",
         "message",
         "probe",
         "pumping",
+        "queue_length",
         "queue_timeout",
+        "rate",
         "safe_to_retry",
         "session_id",
+        "shared_limit",
         "waiting",
         "was_ready_at",
     )
 
-    def __init__(self, session_id: str) -> None:
+    def __init__(self, session_id: str, retry_ratio: float = 0.1) -> None:
         self.session_id = session_id
         self.known = False
         self.ended: errors_pb2.ErrorReason.ValueType = errors_pb2.ERROR_REASON_UNSPECIFIED
@@ -108,12 +156,46 @@ class SessionRoute:
         self.evidence: Mapping[str, str] = {}
         self.endpoints: list[Endpoint] = []
         self.limit = 1
+        self.shared_limit = 0
+        self.marked = False
+        self.max_in_flight = 0
         self.safe_to_retry = False
+        self.hedge_after = 0.0
         self.queue_timeout: float | None = None
+        self.queue_length: int | None = None
         self.was_ready_at: float | None = None
-        self.waiting: WaitingLine[Any] = WaitingLine()
+        self.calls = 0
+        self.budget = RetryBudget(retry_ratio)
+        self.waiting: FairLine[Any] = FairLine()
+        self.rate = DrainRate()
         self.pumping = False
         self.probe: object | None = None
+        self._tenants: dict[str, Tenant[Any]] = {}
+        self._ring: HashRing | None = None
+
+    @property
+    def running(self) -> int:
+        """How many of its calls run."""
+        return sum(tenant.running for tenant in self._tenants.values())
+
+    def tenant(self, account: AccountLoad) -> Tenant[Any]:
+        """Return the place of an account in this session."""
+        tenant = self._tenants.get(account.name)
+        if tenant is None:
+            tenant = self._tenants[account.name] = Tenant(account)
+        return tenant
+
+    def ring(self) -> HashRing:
+        """Return the ring of the endpoints' replicas."""
+        if self._ring is None:
+            self._ring = HashRing(endpoint.replica_id for endpoint in self.endpoints)
+        return self._ring
+
+    def set_endpoints(self, endpoints: list[Endpoint]) -> None:
+        """Take other endpoints."""
+        if endpoints != self.endpoints:
+            self._ring = None
+        self.endpoints = endpoints
 
     def seconds_since_ready(self, now: float) -> float | None:
         """Tell how long the session has had no endpoint: 0 while it has, None if it never had."""
@@ -146,14 +228,12 @@ class RouteTable:
 
     Args:
         connect: Makes the connections of a new endpoint out of its host and port.
-        share_of: Gives this worker's limit out of a route's `max_concurrency`.
+        settings: The limits.
     """
 
-    def __init__(
-        self, connect: Callable[[str, int], Upstream], share_of: Callable[[int], int]
-    ) -> None:
+    def __init__(self, connect: Callable[[str, int], Upstream], settings: Settings) -> None:
         self._connect = connect
-        self._share_of = share_of
+        self._settings = settings
         self._sessions: dict[str, SessionRoute] = {}
         self.keys: dict[str, bytes] = {}
         self.revision = 0
@@ -171,8 +251,14 @@ class RouteTable:
         """Return a session; one that was not told of yet gets an entry in which calls can wait."""
         session = self._sessions.get(session_id)
         if session is None:
-            session = self._sessions[session_id] = SessionRoute(session_id)
+            session = self._sessions[session_id] = SessionRoute(
+                session_id, self._settings.retry_ratio
+            )
         return session
+
+    def sessions(self) -> list[SessionRoute]:
+        """Return all sessions."""
+        return list(self._sessions.values())
 
     def waiting_sessions(self) -> list[SessionRoute]:
         """Return the sessions in which calls wait."""
@@ -225,15 +311,20 @@ class RouteTable:
         session.epoch = route.epoch
         session.message = route.message
         session.evidence = dict(route.evidence)
-        session.limit = self._share_of(route.max_concurrency)
-        session.safe_to_retry = route.safe_to_retry
-        session.expires = (
-            route.expires.seconds + route.expires.nanos * 1e-9 if route.HasField("expires") else 0.0
+        session.limit, session.shared_limit = self._settings.limits_of(route.max_concurrency)
+        session.max_in_flight = (
+            self._settings.divided(route.max_in_flight) if route.max_in_flight > 0 else 0
         )
+        session.safe_to_retry = route.safe_to_retry
+        session.hedge_after = (
+            _seconds(route.hedge_after)
+            if route.safe_to_retry and route.HasField("hedge_after")
+            else 0.0
+        )
+        session.queue_length = route.queue_length if route.HasField("queue_length") else None
+        session.expires = _seconds(route.expires) if route.HasField("expires") else 0.0
         session.queue_timeout = (
-            route.queue_timeout.seconds + route.queue_timeout.nanos * 1e-9
-            if route.HasField("queue_timeout")
-            else None
+            _seconds(route.queue_timeout) if route.HasField("queue_timeout") else None
         )
         if route.state == ROUTE_STATE_ENDED:
             session.ended = route.ended_reason or errors_pb2.ERROR_REASON_SESSION_TERMINATED
@@ -258,7 +349,11 @@ class RouteTable:
                 after[key] = Endpoint(*key, self._connect(item.host, item.port))
         if session.endpoints:
             session.was_ready_at = now
-        session.endpoints = list(after.values())
+        session.set_endpoints(list(after.values()))
         for endpoint in before.values():
             endpoint.gone = True
             endpoint.upstream.close()
+
+
+def _seconds(value: Duration | Timestamp) -> float:
+    return value.seconds + value.nanos * 1e-9

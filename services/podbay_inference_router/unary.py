@@ -15,12 +15,14 @@ _HIGH_BYTES: Final = 1 << 20
 class WholeSink:
     """Waits for the whole answer."""
 
-    paused = False
-
     def __init__(self) -> None:
         self._result: asyncio.Future[tuple[list[Piece], CallError | None]] = (
             asyncio.get_running_loop().create_future()
         )
+
+    def holds(self, call: Call) -> bool:  # noqa: ARG002 # the interface of sinks
+        """Never: the answer is wanted whole."""
+        return False
 
     def on_pieces(self, call: Call, pieces: list[Piece]) -> None:
         """Never called: the call is not streamed."""
@@ -48,8 +50,7 @@ class PieceSink:
         self.error: CallError | None = None
         """Why the call failed, once no more pieces come."""
 
-    @property
-    def paused(self) -> bool:
+    def holds(self, call: Call) -> bool:  # noqa: ARG002 # the interface of sinks
         """Whether more has come than the caller took."""
         return self._size > _HIGH_BYTES
 
@@ -72,7 +73,7 @@ class PieceSink:
             self._wake.clear()
             await self._wake.wait()
         pieces, self._pieces = self._pieces, []
-        was_paused, self._size = self.paused, 0
-        if was_paused and self._call is not None:
+        was_held, self._size = self._size > _HIGH_BYTES, 0
+        if was_held and self._call is not None:
             self._call.resume()
         return pieces

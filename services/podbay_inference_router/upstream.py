@@ -89,11 +89,12 @@ class Pool:
             head = self._make_head(path, content_type)
         idle = self._idle
         if idle:
-            oldest = self._loop.time() - self._settings.idle_seconds
+            now = self._loop.time()
+            oldest = now - self._settings.idle_seconds
             while idle:
                 connection = idle.pop()
                 if connection.usable and connection.idle_since > oldest:
-                    connection.start(call, head, body)
+                    connection.start(call, head, body, now)
                     return
                 connection.close()
         pending = _Pending()
@@ -135,7 +136,7 @@ class Pool:
             call.on_connect_failed("the connection was closed at once")
             return
         call.on_connected()
-        connection.start(call, head, body)
+        connection.start(call, head, body, self._loop.time())
 
     def _release(self, connection: Connection) -> None:
         if self._closed:

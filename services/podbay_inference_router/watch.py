@@ -13,10 +13,12 @@ import grpc
 
 from podbay.v1.session_manager_service_pb2 import (
     AcknowledgeRoutesRequest,
+    ReportReplicaRequest,
     WatchRoutesRequest,
     WatchRoutesResponse,
 )
 from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceStub
+from podbay_inference_router.health import ReplicaReport
 
 if TYPE_CHECKING:
     from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceAsyncStub
@@ -28,6 +30,9 @@ _LOG = logging.getLogger(__name__)
 _FIRST_PAUSE: Final = 0.1
 _LAST_PAUSE: Final = 2.0
 _ACKNOWLEDGE_SECONDS: Final = 5.0
+_REPORT_PAUSE: Final = 1.0
+_MOST_REPORTS: Final = 1000
+_DETAIL_BYTES: Final = 1024
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.keepalive_time_ms", 30_000),
@@ -71,23 +76,43 @@ class RouteWatcher:
         self._watch_id = ""
         self._applied = 0
         self._news = asyncio.Event()
+        # The last report of each replica that was not told yet.
+        self._reports: dict[tuple[str, str], ReportReplicaRequest] = {}
+        self._reported = asyncio.Event()
+
+    def report(self, report: ReplicaReport) -> None:
+        """Tell the session manager how the calls to a replica go, as soon as it can be reached."""
+        key = (report.session_id, report.replica_id)
+        self._reports[key] = ReportReplicaRequest(
+            session_id=report.session_id,
+            replica_id=report.replica_id,
+            failures=report.failures,
+            http_status=report.http_status,
+            detail=report.detail.encode()[:_DETAIL_BYTES].decode(errors="ignore"),
+            set_aside=report.set_aside,
+        )
+        if len(self._reports) > _MOST_REPORTS:
+            del self._reports[next(iter(self._reports))]
+        self._reported.set()
 
     async def run(self) -> None:
         """Watch until cancelled."""
         async with grpc.aio.insecure_channel(self._endpoint, options=_OPTIONS) as channel:
             stub = SessionManagerServiceStub(channel)
             while True:
-                acknowledging = asyncio.create_task(
-                    self._acknowledge(stub), name="acknowledge-routes"
-                )
+                telling = [
+                    asyncio.create_task(self._acknowledge(stub), name="acknowledge-routes"),
+                    asyncio.create_task(self._tell_reports(stub), name="report-replicas"),
+                ]
                 try:
                     await self._watch(stub)
                 except grpc.aio.AioRpcError as error:
                     self._note_failure(error)
                 finally:
-                    acknowledging.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await acknowledging
+                    for task in telling:
+                        task.cancel()
+                        with contextlib.suppress(asyncio.CancelledError):
+                            await task
                 self._failures += 1
                 # Routers that lost the same session manager shall not come back all at once.
                 jitter = 1 + 0.2 * random.random()  # noqa: S311 # no secret depends on it
@@ -124,6 +149,25 @@ class RouteWatcher:
                 _LOG.warning("routes cannot be acknowledged (%s)", error.code().name)
                 self._news.set()
                 await asyncio.sleep(pause_after(1))
+
+    async def _tell_reports(self, stub: SessionManagerServiceAsyncStub) -> None:
+        """Tell what is to be told of replicas, for as long as the watch runs."""
+        while True:
+            while self._reports:
+                key, request = next(iter(self._reports.items()))
+                try:
+                    await stub.ReportReplica(
+                        request, metadata=self._metadata, timeout=_ACKNOWLEDGE_SECONDS
+                    )
+                except grpc.aio.AioRpcError as error:
+                    _LOG.warning("a replica cannot be reported (%s)", error.code().name)
+                    await asyncio.sleep(_REPORT_PAUSE)
+                else:
+                    # Unless there is newer news of it by now.
+                    if self._reports.get(key) is request:
+                        del self._reports[key]
+            self._reported.clear()
+            await self._reported.wait()
 
     def _note_failure(self, error: grpc.aio.AioRpcError) -> None:
         if self._failures == 0:

@@ -6,13 +6,18 @@ import contextlib
 import functools
 import random
 import sys
+from collections.abc import AsyncIterator
 from typing import Final
 
 from podbay.v1.inference_router_service_pb2_grpc import (
     add_InferenceRouterServiceServicer_to_server,
 )
 from podbay.v1.session_manager_service_pb2 import WatchRoutesResponse
+from podbay_inference_router.choosing import Leases
 from podbay_inference_router.dispatch import Dispatcher
+from podbay_inference_router.exposition import MetricsServer, push_numbers, write_numbers
+from podbay_inference_router.leases import LeaseFile
+from podbay_inference_router.meters import Meters, Numbers, gauges
 from podbay_inference_router.servicer import RouterServicer
 from podbay_inference_router.settings import Settings
 from podbay_inference_router.table import RouteTable
@@ -22,6 +27,7 @@ from podbay_inference_router.watch import RouteWatcher
 from podbay_kit.process import Stop, read_secret, write_address_file
 from podbay_kit.serving import GrpcServer, ServiceRegistration, split_address
 from podbay_kit.tasks import TaskSet
+from podbay_kit.tracing import configured_spans
 
 __all__ = ["READY_LINE", "Worker", "serve"]
 
@@ -43,20 +49,35 @@ class Worker:
         session_manager: The session manager's "host:port".
         service_token: The token of the services.
         settings: The limits.
+        leases: Shares the replicas' limits with the other workers; None where there are none.
     """
 
     def __init__(
-        self, *, listen: str, session_manager: str, service_token: str, settings: Settings
+        self,
+        *,
+        listen: str,
+        session_manager: str,
+        service_token: str,
+        settings: Settings,
+        leases: Leases | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._pools = ConnectionPools(settings, loop)
-        self._table = RouteTable(self._pools.connect, settings.share_of)
+        self._table = RouteTable(self._pools.connect, settings)
         self._verifier = TokenVerifier()
+        self._watcher = RouteWatcher(
+            session_manager, service_token, f"worker-{settings.worker_index}", self._on_routes
+        )
+        self.meters = Meters() if settings.meters else None
         self.dispatcher = Dispatcher(
             self._table,
             settings,
             loop,
             random.random,
+            report=self._watcher.report,
+            meters=self.meters,
+            spans=configured_spans("podbay_inference_router"),
+            leases=leases,
         )
         self._servicer = RouterServicer(self.dispatcher, self._verifier)
         self._server = GrpcServer(
@@ -72,9 +93,7 @@ class Worker:
             # A body that is too large must get in to be refused with a reason, and a message may
             # carry several calls.
             max_message_bytes=2 * settings.max_body_bytes,
-        )
-        self._watcher = RouteWatcher(
-            session_manager, service_token, f"worker-{settings.worker_index}", self._on_routes
+            trace_rpcs=False,  # calls have spans, however they come
         )
         self._tasks = TaskSet()
         self._synced = asyncio.Event()
@@ -97,6 +116,13 @@ class Worker:
         self._server.set_serving(self._table.synced)
         return port
 
+    def numbers(self) -> Numbers:
+        """Return what was counted, and how things stand."""
+        return {
+            "counters": {} if self.meters is None else self.meters.numbers(),
+            "gauges": gauges(self._table, self.dispatcher.active),
+        }
+
     async def stop(self, grace: float) -> None:
         """Finish what runs within `grace` seconds, refuse what is new, and end."""
         self._server.set_serving(False)
@@ -105,6 +131,10 @@ class Worker:
             async with asyncio.timeout(max(0.0, grace - _ABANDON_SECONDS)):
                 await self._servicer.finished()
         self._servicer.abandon()
+        with contextlib.suppress(TimeoutError):
+            # Streams that end with their last answers tell their clients what was not begun.
+            async with asyncio.timeout(min(grace, _ABANDON_SECONDS)):
+                await self._servicer.finished()
         await self._server.stop(min(grace, _ABANDON_SECONDS))
         await self._tasks.close()
         await self._pools.close()
@@ -134,6 +164,11 @@ async def serve(options: argparse.Namespace, settings: Settings, stop: Stop) -> 
         session_manager=options.session_manager_endpoint,
         service_token=read_secret(options.service_token_file),
         settings=settings,
+        leases=(
+            LeaseFile(options.lease_file, settings.worker_index, settings.workers)
+            if settings.leases
+            else None
+        ),
     )
     start = asyncio.ensure_future(
         worker.start(sync_seconds=None if options.replacement else _SYNC_SECONDS)
@@ -148,11 +183,38 @@ async def serve(options: argparse.Namespace, settings: Settings, stop: Stop) -> 
         return
     port = start.result()
     host, _ = split_address(options.listen)
-    if options.worker is None:
-        if options.address_file is not None:
-            write_address_file(options.address_file, host, port)
+    async with _shown(options, worker):
+        if options.worker is None:
+            if options.address_file is not None:
+                write_address_file(options.address_file, host, port)
+        else:
+            sys.stdout.write(f"{READY_LINE}\n")
+            sys.stdout.flush()
+        await stop.wait()
+        await worker.stop(options.drain_seconds)
+
+
+@contextlib.asynccontextmanager
+async def _shown(options: argparse.Namespace, worker: Worker) -> AsyncIterator[None]:
+    """Show the worker's numbers where somebody wants them: itself, or through its parent."""
+    if options.metrics_listen is None:
+        yield
+    elif options.worker is None:
+        server = MetricsServer(options.metrics_listen, lambda: _alone(worker))
+        try:
+            yield
+        finally:
+            await server.stop()
     else:
-        sys.stdout.write(f"{READY_LINE}\n")
-        sys.stdout.flush()
-    await stop.wait()
-    await worker.stop(options.drain_seconds)
+        pushing = asyncio.create_task(push_numbers(worker.numbers), name="push-numbers")
+        try:
+            yield
+        finally:
+            pushing.cancel()
+            await asyncio.gather(pushing, return_exceptions=True)
+            write_numbers(worker.numbers())
+
+
+def _alone(worker: Worker) -> Numbers:
+    numbers = worker.numbers()
+    return {**numbers, "gauges": {**numbers["gauges"], "workers": 1}}

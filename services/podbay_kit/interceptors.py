@@ -17,6 +17,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from podbay.v1 import errors_pb2
 from podbay_kit.auth import Authenticator, bearer_token, set_principal
 from podbay_kit.errors import ServiceError, from_validation_error, invalid
+from podbay_kit.tracing import Spans
 
 __all__ = ["PodbayInterceptor", "abort_with"]
 
@@ -47,10 +48,18 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
         authenticator: Tells whom a token acts for; None where the service itself authenticates.
         reject_unknown_fields: Whether requests with fields that this version does not know are
             refused, instead of having them ignored in silence.
+        spans: Puts a span around each RPC that has one request; None for no spans.
     """
 
-    def __init__(self, authenticator: Authenticator | None, *, reject_unknown_fields: bool) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator | None,
+        *,
+        reject_unknown_fields: bool,
+        spans: Spans | None = None,
+    ) -> None:
         self._authenticator = authenticator
+        self._spans = spans
         self._reject_unknown_fields = reject_unknown_fields
         self._wrappers: dict[str, Handler] = {}
         self._running = 0
@@ -116,6 +125,7 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
     ) -> Callable[[Any, Context], Awaitable[Any]]:
         parse: Any = handler.request_deserializer
         streams_in = bool(handler.request_streaming)
+        spans = None if streams_in else self._spans
 
         async def handle(received: bytes | AsyncIterator[Message], context: Context) -> Any:
             self._running += 1
@@ -123,7 +133,10 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
             try:
                 await self._admit(context)
                 request = received if streams_in else self._parsed(parse, received)
-                return await behaviour(request, context)
+                if spans is None:
+                    return await behaviour(request, context)
+                with spans.rpc(method, context.invocation_metadata() or ()):
+                    return await behaviour(request, context)
             except grpc.aio.AbortError:
                 raise
             except ServiceError as error:

@@ -16,6 +16,7 @@ from podbay_kit.auth import Authenticator
 from podbay_kit.errors import StartError
 from podbay_kit.interceptors import PodbayInterceptor
 from podbay_kit.reflection import ReflectionPool
+from podbay_kit.tracing import configured_spans
 
 __all__ = ["GrpcServer", "ListenError", "ServiceRegistration", "server_options", "split_address"]
 
@@ -101,6 +102,8 @@ class GrpcServer:
         reuse_port: Whether workers of the same service share the port.
         max_message_bytes: The largest body in either direction.
         reject_unknown_fields: Whether requests with unknown fields are refused.
+        trace_rpcs: Whether RPCs get spans where tracing is set up; a service that makes spans of
+            its own has none of these.
     """
 
     def __init__(
@@ -112,13 +115,16 @@ class GrpcServer:
         reuse_port: bool = False,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         reject_unknown_fields: bool = True,
+        trace_rpcs: bool = True,
     ) -> None:
         self._listen = listen
         self._services = tuple(services)
         self.stopping = asyncio.Event()
         """Set when the server is about to stop: long streams race it."""
         self._interceptor = PodbayInterceptor(
-            authenticator, reject_unknown_fields=reject_unknown_fields
+            authenticator,
+            reject_unknown_fields=reject_unknown_fields,
+            spans=configured_spans("podbay_kit") if trace_rpcs else None,
         )
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],

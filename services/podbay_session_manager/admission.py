@@ -156,6 +156,10 @@ def _serving(options: ServingOptions) -> Serving:
         stop_grace=default.stop_grace if options.stop_grace is None else options.stop_grace,
         max_concurrency=options.max_concurrency or 0,
         safe_to_retry=bool(options.safe_to_retry),
+        max_in_flight=options.max_in_flight or 0,
+        queue_length=options.queue_length,
+        queue_timeout=options.queue_timeout,
+        hedge_after=options.hedge_after,
     )
 
 

@@ -17,6 +17,7 @@ from podbay_kit.resources import RequestKey
 from podbay_session_manager.announcer import Announcer
 from podbay_session_manager.machine import SessionState
 from podbay_session_manager.records import ReplicaRecord, SessionRecord
+from podbay_session_manager.replica_reports import ReplicaReports
 from podbay_session_manager.store import SessionStore
 
 __all__ = ["LiveState"]
@@ -44,6 +45,8 @@ class LiveState:
         """Held from reading what is until the decision about it is stored."""
         self.revision = 0
         """Grows with every change."""
+        self.reports = ReplicaReports()
+        """What routers tell of replicas whose calls fail."""
         self._sessions: dict[str, SessionRecord] = {}
         self._replicas: dict[str, dict[str, ReplicaRecord]] = {}
         self._watchers: dict[str, set[asyncio.Event]] = {}
@@ -220,12 +223,14 @@ class LiveState:
         for replica_id, session_id in forgotten.items():
             self._replicas.get(session_id, {}).pop(replica_id, None)
             self.announcer.forget(replica_id)
+            self.reports.forget(replica_id)
         now, monotonic = self.clock.now().timestamp(), self.clock.monotonic()
         for session in touched.values():
             self.announcer.update(session, self._replicas[session.id], now, monotonic)
             if session.state is SessionState.ENDED:
                 for replica_id in self._replicas.pop(session.id):
                     self.announcer.forget(replica_id)
+                    self.reports.forget(replica_id)
                 del self._sessions[session.id]
         for session_id in touched:
             self.notify(session_id)

@@ -57,6 +57,7 @@ class Reason(StrEnum):
     START_FAILED = "START_FAILED"
     REPLICA_LOST = "REPLICA_LOST"
     PROBE_FAILED = "PROBE_FAILED"
+    REPLICA_FAILING = "REPLICA_FAILING"
     NO_NODE_AVAILABLE = "NO_NODE_AVAILABLE"
     REPLICA_STOPPED = "REPLICA_STOPPED"
 
@@ -133,6 +134,14 @@ class Serving:
     max_concurrency: int = 0
     """How many calls one replica works on at once; 0 for unbounded."""
     safe_to_retry: bool = False
+    max_in_flight: int = 0
+    """How many calls of the session run at once; 0 for unbounded."""
+    queue_length: int | None = None
+    """How many calls may wait; None for the router's own setting."""
+    queue_timeout: float | None = None
+    """How long a call may wait, in seconds; None for the router's own setting."""
+    hedge_after: float | None = None
+    """Seconds without an answer after which a call is sent to a second replica; None for never."""
 
 
 @dataclass(frozen=True, slots=True)

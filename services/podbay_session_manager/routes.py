@@ -41,7 +41,13 @@ def build_route(session: SessionRecord, replicas: Iterable[ReplicaRecord]) -> ma
         ended_reason=reason_number(session.ended_reason),
         max_concurrency=session.serving.max_concurrency,
         safe_to_retry=session.serving.safe_to_retry,
+        max_in_flight=session.serving.max_in_flight,
+        queue_length=session.serving.queue_length,
     )
+    if session.serving.queue_timeout is not None:
+        route.queue_timeout.FromNanoseconds(round(session.serving.queue_timeout * 1e9))
+    if session.serving.hedge_after is not None:
+        route.hedge_after.FromNanoseconds(round(session.serving.hedge_after * 1e9))
     if session.expires is not None:
         route.expires.FromMilliseconds(round(session.expires * 1000))
     if ended:

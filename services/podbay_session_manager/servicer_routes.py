@@ -78,6 +78,27 @@ class RouteServicer(ServicerBase):
             self._parts.reconciler.hint()
         return pb.AcknowledgeRoutesResponse()
 
+    async def ReportReplica(
+        self, request: pb.ReportReplicaRequest, context: Context
+    ) -> pb.ReportReplicaResponse:
+        """Note how the calls to a replica go, for its session's status."""
+        require_service(current_principal())
+        state = self._parts.state
+        known = state.replica(request.session_id, request.replica_id)
+        if known is not None and not known.phase.ended and state.reports.take(request):
+            if request.failures > 0:
+                _LOG.warning(
+                    "replica %s of session %s fails: %d calls in a row, HTTP status %d",
+                    known.id,
+                    known.session_id,
+                    request.failures,
+                    request.http_status,
+                )
+            else:
+                _LOG.info("replica %s of session %s has recovered", known.id, known.session_id)
+            state.notify(known.session_id)
+        return pb.ReportReplicaResponse()
+
     async def _wait(self, revision: int) -> None:
         """Wait for a change, or until a sign of life is due.
 

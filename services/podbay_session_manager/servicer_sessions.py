@@ -144,7 +144,9 @@ class SessionServicer(ServicerBase):
         )
         session, _ = await self._parts.state.find(request.id)
         commands.check_open(session)
-        token, end = self._parts.signer.sign(session, self._parts.clock.now(), wanted.expires)
+        token, end = self._parts.signer.sign(
+            session, self._parts.clock.now(), wanted.expires, current_principal().account
+        )
         expires = timestamp_pb2.Timestamp()
         expires.FromDatetime(end)
         return pb.CreateSessionTokenResponse(token=token, expires=expires)

@@ -92,6 +92,7 @@ class StatusServicer(ServicerBase):
             replicas.values(),
             is_ready=state.announcer.is_ready,
             revision=state.revision,
+            failing=state.reports.failing,
         )
         return status, session.state is SessionState.ENDED
 

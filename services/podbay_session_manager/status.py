@@ -11,7 +11,7 @@ from google.protobuf import timestamp_pb2
 from podbay.v1 import common_pb2, inference_session_pb2
 from podbay_session_manager.machine import ReplicaPhase
 from podbay_session_manager.plan_input import NodeRecord
-from podbay_session_manager.records import ReplicaRecord, SessionRecord
+from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
 from podbay_session_manager.routes import reason_number
 from podbay_session_manager.texts import explanation, whole_message
 
@@ -26,6 +26,7 @@ def session_status(
     *,
     is_ready: Callable[[str], bool],
     revision: int,
+    failing: Callable[[str], str] = lambda _: "",
 ) -> inference_session_pb2.InferenceSessionStatus:
     """Return the status of a session.
 
@@ -34,6 +35,7 @@ def session_status(
         replicas: Its replicas, those that ended too.
         is_ready: Whether a replica that is READY takes calls at every router.
         revision: The revision that this shows.
+        failing: How the calls of a replica fail although it is ready; "" where they do not.
     """
     known = list(replicas)
     ready = sum(1 for r in known if r.phase is ReplicaPhase.READY and is_ready(r.id))
@@ -49,7 +51,7 @@ def session_status(
         ready=ready > 0,
         ready_replicas=ready,
         desired_replicas=session.desired,
-        replicas=[replica_message(replica) for replica in _shown(known)],
+        replicas=[replica_message(replica, failing(replica.id)) for replica in _shown(known)],
         explanation=explanation(session, known),
         revision=revision,
     )
@@ -66,8 +68,13 @@ def _shown(replicas: Sequence[ReplicaRecord]) -> list[ReplicaRecord]:
     return sorted([*live, *last.values()], key=lambda r: (r.index, r.attempt))
 
 
-def replica_message(replica: ReplicaRecord) -> inference_session_pb2.Replica:
-    """Return a replica as people see it."""
+def replica_message(replica: ReplicaRecord, failing: str = "") -> inference_session_pb2.Replica:
+    """Return a replica as people see it.
+
+    Args:
+        replica: The replica.
+        failing: How its calls fail, if they do.
+    """
     message = inference_session_pb2.Replica(
         id=replica.id,
         session_id=replica.session_id,
@@ -85,6 +92,9 @@ def replica_message(replica: ReplicaRecord) -> inference_session_pb2.Replica:
         creation_time=_timestamp(replica.created_at),
         transition_time=_timestamp(replica.transition_at),
     )
+    if failing and replica.phase is ReplicaPhase.READY:
+        message.reason = reason_number(Reason.REPLICA_FAILING)
+        message.message = failing
     if replica.ready_at is not None:
         message.ready_time.CopyFrom(_timestamp(replica.ready_at))
     if replica.retry_at is not None:

@@ -64,7 +64,11 @@ class TokenSigner:
         return self._verification
 
     def sign(
-        self, session: SessionRecord, now: datetime, expires: datetime | None = None
+        self,
+        session: SessionRecord,
+        now: datetime,
+        expires: datetime | None = None,
+        account: str = "",
     ) -> tuple[str, datetime]:
         """Return a token for the calls of a session, and when it ends.
 
@@ -73,6 +77,8 @@ class TokenSigner:
             now: The time.
             expires: When it shall end; unless given with the session, or in 24 hours where the
                 session does not end by itself.
+            account: Whose calls it is for, so that accounts share a session fairly; the session's
+                own unless said.
 
         Raises:
             ServiceError: INVALID_REQUEST, where `expires` is past or later than the session's end.
@@ -90,7 +96,7 @@ class TokenSigner:
         claims = {
             "iss": self._issuer,
             "aud": AUDIENCE,
-            "sub": session.account,
+            "sub": account or session.account,
             "sid": session.id,
             "epoch": session.epoch,
             "iat": int(now.timestamp()),

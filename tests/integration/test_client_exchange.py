@@ -83,6 +83,13 @@ def test_stream_yields_pieces_as_they_come(calls: Any, installation: FakeInstall
     assert router.calls[0].stream
 
 
+def test_a_key_travels_with_a_call(calls: Any, installation: FakeInstallation) -> None:
+    assert calls.infer(1, affinity="user-1") == [1]
+    assert list(calls.stream(2, affinity="user-2")) == [2]
+    assert calls.infer(3) == [3]
+    assert [call.affinity_key for call in installation.router.calls] == ["user-1", "user-2", ""]
+
+
 @pytest.mark.parametrize(
     ("bad", "failure"), [(b"{}", adapters.ItemKeyError), (b"<", errors.ReplicaError)]
 )

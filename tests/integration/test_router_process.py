@@ -3,125 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import signal
 import socket
-import sys
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc
-import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from podbay.v1 import inference_router_service_pb2 as pb
-from podbay.v1.inference_router_service_pb2_grpc import InferenceRouterServiceStub
 from podbay_inference_router.workers import hold_port
 from podbay_kit.serving import ListenError
 from tests.support.eventually import eventually
 from tests.support.router_fakes import (
-    SERVICE_TOKEN,
     FakeReplica,
     FakeSessionManager,
     ReplicaCall,
     echo,
     route,
 )
+from tests.support.router_process import RouterProcess, free_port, gone
 from tests.support.rpc import details_of
-
-
-class RouterProcess:
-    """A router that was started from its command line."""
-
-    def __init__(self, folder: Path, manager: FakeSessionManager) -> None:
-        self._folder = folder
-        self._manager = manager
-        self._channels: list[grpc.aio.Channel] = []
-        self.process: asyncio.subprocess.Process
-        self.address = ""
-
-    async def start(self, *options: str, listen: str = "127.0.0.1:0", wait: bool = True) -> None:
-        secret = self._folder / "token"
-        secret.write_text(SERVICE_TOKEN)
-        secret.chmod(0o600)
-        address_file = self._folder / "address.json"
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "podbay_inference_router",
-            *("--listen", listen),
-            *("--data-dir", str(self._folder)),
-            *("--service-token-file", str(secret)),
-            *("--session-manager-endpoint", self._manager.address),
-            *("--address-file", str(address_file)),
-            *options,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-        if wait:
-            await eventually(
-                lambda: address_file.exists() or self.process.returncode is not None,
-                "the router tells its address",
-            )
-            if not address_file.exists():
-                assert self.process.stderr is not None
-                raise AssertionError((await self.process.stderr.read()).decode())
-            self.address = json.loads(address_file.read_text())["address"]
-
-    @property
-    def workers(self) -> list[psutil.Process]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return psutil.Process(self.process.pid).children()
-        return []
-
-    def stub(self) -> Any:
-        """Return a stub with a connection of its own."""
-        channel = grpc.aio.insecure_channel(
-            self.address, options=[("test.number", len(self._channels))]
-        )
-        self._channels.append(channel)
-        return InferenceRouterServiceStub(channel)
-
-    async def infer(self, stub: Any, session: str = "s") -> pb.InferResponse:
-        response: pb.InferResponse = await stub.Infer(
-            pb.InferRequest(session_id=session, endpoint="x", json=b"{}"),
-            metadata=[("authorization", f"Bearer {self._manager.token(session)}")],
-            timeout=20,
-            wait_for_ready=True,
-        )
-        return response
-
-    async def served(self) -> None:
-        """Wait until a call is answered."""
-
-        async def answered() -> bool:
-            try:
-                await self.infer(self.stub())
-            except grpc.aio.AioRpcError as error:
-                assert details_of(error)[0].reason == "ROUTER_NOT_SYNCED", error
-                return False
-            return True
-
-        await eventually(answered, "a call is answered")
-
-    async def end(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        async with asyncio.timeout(30):
-            return await self.process.wait()
-
-    async def stop(self) -> None:
-        for channel in self._channels:
-            await channel.close()
-        family = self.workers
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-        for worker in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                worker.kill()
-        _, errors = await self.process.communicate()
-        print(errors.decode())  # shown where the test failed
 
 
 @pytest.fixture
@@ -147,10 +49,6 @@ async def router(
     made = RouterProcess(tmp_path, manager)
     yield made
     await made.stop()
-
-
-def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 async def test_workers_share_the_port_and_end_with_the_router(
@@ -292,3 +190,108 @@ def test_the_port_is_held_for_the_workers_and_for_nobody_else() -> None:
     again.close()
     with pytest.raises(ListenError):
         hold_port("192.0.2.1:0")
+
+
+async def scrape(port: int) -> dict[str, float]:
+    """Return the samples that Prometheus would see."""
+
+    def get() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    text = await asyncio.to_thread(get)
+    return {
+        f"{sample.name}{sorted(sample.labels.items()) or ''}": sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_all_workers_numbers_are_shown_together(
+    router: RouterProcess, manager: FakeSessionManager, replica: FakeReplica, workers: str
+) -> None:
+    port = free_port()
+    await router.start("--workers", workers, "--metrics-listen", f"127.0.0.1:{port}")
+    await eventually(lambda: manager.watches == int(workers), "all workers watch the routes")
+    for _ in range(20):
+        await router.infer(router.stub())
+
+    async def refuse(call: ReplicaCall) -> None:
+        await call.reply(b"no", status=500)
+
+    replica.handler = refuse
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await router.infer(router.stub())
+
+    async def shown() -> bool:
+        return (await scrape(port))["podbay_router_requests_total"] == 23
+
+    await eventually(shown, "all calls are counted")
+    seen = await scrape(port)
+    assert seen["podbay_router_errors_total[('reason', 'REPLICA_REFUSED')]"] == 3
+    assert seen["podbay_router_latency_seconds_count"] == 23
+    assert seen["podbay_router_latency_seconds_bucket[('le', '+Inf')]"] == 23
+    assert 0 < seen["podbay_router_latency_seconds_sum"] < 60
+    assert seen["podbay_router_outstanding[('replica', 's-r0'), ('session', 's')]"] == 0
+    assert seen["podbay_router_waiting[('session', 's')]"] == 0
+    assert seen["podbay_router_workers"] == seen["podbay_router_synced"] == int(workers)
+    if workers == "2":
+        # What a worker had counted is not lost with it.
+        router.workers[0].kill()
+        await eventually(lambda: manager.watches == 3, "a new worker watches the routes")
+        assert (await scrape(port))["podbay_router_requests_total"] == 23
+    assert await router.end() == 0
+
+
+async def test_metrics_without_a_free_port_are_named(router: RouterProcess) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        await router.start("--workers", "1", "--metrics-listen", listen, wait=False)
+        async with asyncio.timeout(30):
+            _, errors = await router.process.communicate()
+    assert router.process.returncode == 2
+    assert f"Cannot listen on {listen} for metrics" in errors.decode()
+
+
+async def test_workers_keep_a_replicas_limit_together(
+    router: RouterProcess, manager: FakeSessionManager, replica: FakeReplica
+) -> None:
+    at_once = most = 0
+
+    async def count(call: ReplicaCall) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.002)  # the work
+        at_once -= 1
+        await call.reply()
+
+    replica.handler = count
+    manager.set_route(route("s", [replica.port], max_concurrency=1))
+    await router.start("--workers", "2")
+    await eventually(lambda: manager.watches == 2, "both workers watch the routes")
+    # So many connections that both workers have some.
+    stubs = [router.stub() for _ in range(16)]
+    for _ in range(8):
+        await asyncio.gather(*(router.infer(stub) for stub in stubs))
+    assert most == 1
+    # One connection, so one worker, and all that the replica allows.
+    manager.set_route(route("t", [replica.port], max_concurrency=4))
+    stub, most = router.stub(), 0
+    await eventually(lambda: len(manager.acknowledged) == 2, "both workers have acknowledged")
+
+    async def all_four() -> bool:
+        await asyncio.gather(*(router.infer(stub, "t") for _ in range(40)))
+        return most == 4
+
+    await eventually(all_four, "four calls run at once")
+    # What a worker had is free when it is killed in the middle of its calls.
+    calls = [asyncio.ensure_future(router.infer(stub, "t")) for stub in stubs]
+    router.workers[0].kill()
+    await asyncio.gather(*calls, return_exceptions=True)
+    at_once = most = 0
+    await eventually(all_four, "four calls run at once")

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import jwt
 import pytest
 
 from podbay.schema.serving import ServingOptions
 from podbay.v1 import errors_pb2
+from podbay.v1 import session_manager_service_pb2 as pb
+from tests.support.fake_registry import GUEST
 from tests.support.rpc import details_of
-from tests.support.session_manager import Rig, session_manager, until
+from tests.support.session_manager import SERVICE_TOKEN, Rig, session_manager, until
 
 
 @pytest.fixture
@@ -154,3 +157,50 @@ async def test_a_replica_that_fell_silent_leaves_the_routes(rig: Rig) -> None:
     await until(unready)
     flag.unlink()
     await rig.ready(session_id)
+
+
+async def test_what_routers_tell_of_a_failing_replica_shows_until_it_recovers(rig: Rig) -> None:
+    made = await rig.create(rig.registry.add())
+    session_id = made.inferencesession.id
+    (replica,) = (await rig.ready(session_id)).replicas
+    report = pb.ReportReplicaRequest(
+        session_id=session_id,
+        replica_id=replica.id,
+        failures=5,
+        http_status=500,
+        detail="CUDA error: out of memory",
+        set_aside=True,
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await rig.call("ReportReplica", report)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED, "routers only"
+    news = rig.stream(
+        "WatchInferenceSessionStatus", pb.WatchInferenceSessionStatusRequest(id=session_id)
+    )
+    assert (await news.read()).status.replicas[0].message == ""
+    await rig.call("ReportReplica", report, SERVICE_TOKEN)
+    (shown,) = (await news.read()).status.replicas
+    assert shown.reason == errors_pb2.ERROR_REASON_REPLICA_FAILING
+    assert "5 calls" in shown.message
+    assert "HTTP status 500" in shown.message
+    assert "CUDA error: out of memory" in shown.message
+    assert (await rig.status(session_id)).ready, "its probe is answered"
+    unknown = pb.ReportReplicaRequest(session_id=session_id, replica_id="gone", failures=5)
+    await rig.call("ReportReplica", unknown, SERVICE_TOKEN)
+    report.failures = 0
+    await rig.call("ReportReplica", report, SERVICE_TOKEN)
+    (shown,) = (await news.read()).status.replicas
+    assert (shown.reason, shown.message) == (0, "")
+    news.cancel()
+
+
+async def test_a_token_is_for_the_calls_of_who_asked_for_it(rig: Rig) -> None:
+    made = await rig.create(rig.registry.add())
+    session_id = made.inferencesession.id
+    request = pb.CreateSessionTokenRequest(id=session_id)
+    response = await rig.call("CreateSessionToken", request, GUEST)
+    claims = [
+        jwt.decode(token, options={"verify_signature": False})
+        for token in (made.token, response.token)
+    ]
+    assert [item["sub"] for item in claims] == ["acme", "guest"]

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from podbay.v1 import errors_pb2
 from podbay.v1.session_manager_service_pb2 import ROUTE_STATE_ENDED
 from podbay_inference_router.calls import Call
+from podbay_inference_router.health import is_healthy
 from podbay_inference_router.settings import Settings
-from podbay_inference_router.table import Endpoint
+from podbay_inference_router.table import Endpoint, SessionRoute
 from tests.support.router_fakes import route
 from tests.support.router_table import FakeFlight, FakeRouter, ListSink
 
 SESSIONS = ("a", "b")
+ACCOUNTS = ("one", "two")
 
 
 class CallsMachine(RuleBasedStateMachine):
@@ -25,7 +34,16 @@ class CallsMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.router = FakeRouter(
-            Settings(queue_length=3, queue_timeout=5, settle_seconds=0.5, max_answer_bytes=50)
+            Settings(
+                queue_length=3,
+                queue_timeout=5,
+                settle_seconds=0.5,
+                max_answer_bytes=50,
+                account_in_flight=3,
+                account_queue_length=5,
+                failures_in_row=2,
+                retry_ratio=0.5,
+            )
         )
         self.calls: list[tuple[Call, ListSink]] = []
         self.endpoints: set[Endpoint] = set()
@@ -35,32 +53,96 @@ class CallsMachine(RuleBasedStateMachine):
     def flights(self) -> list[FakeFlight]:
         return [flight for upstream in self.router.upstreams for flight in upstream.flights]
 
+    @initialize()
+    def begin_well(self) -> None:
+        for session in SESSIONS:
+            told = route(session, [1, 2, 3], max_concurrency=2, safe_to_retry=True)
+            told.hedge_after.FromMilliseconds(50)
+            self.router.apply(told)
+
     @rule(
-        session=st.sampled_from((*SESSIONS, "unknown")),
-        timeout=st.sampled_from([0.0, 0.3, 3.0, 60.0]),
+        session=st.sampled_from((*SESSIONS, *SESSIONS, "unknown")),
+        timeout=st.sampled_from([0.0, 0.3, 3.0, 60.0, 60.0, 60.0]),
         stream=st.booleans(),
-        epoch=st.integers(1, 2),
+        epoch=st.sampled_from([1, 2, 2, 2]),
+        account=st.sampled_from(ACCOUNTS),
+        affinity=st.sampled_from(["", "k1", "k2"]),
     )
-    def begin(self, session: str, timeout: float, stream: bool, epoch: int) -> None:
-        self.calls.append(self.router.call(session, timeout=timeout, stream=stream, epoch=epoch))
+    def begin(
+        self, session: str, timeout: float, stream: bool, epoch: int, account: str, affinity: str
+    ) -> None:
+        self.calls.append(
+            self.router.call(
+                session,
+                timeout=timeout,
+                stream=stream,
+                epoch=epoch,
+                account=account,
+                affinity=affinity,
+            )
+        )
 
     @rule(
         session=st.sampled_from(SESSIONS),
-        replicas=st.integers(0, 3),
+        replicas=st.sampled_from([0, 1, 2, 3, 3]),
         fresh=st.booleans(),
         limit=st.integers(0, 2),
-        safe=st.booleans(),
+        safe=st.sampled_from([True, True, False]),
+        hedged=st.booleans(),
+        in_flight=st.sampled_from([0, 0, 0, 3]),
         epoch=st.integers(1, 2),
     )
     def change(
-        self, session: str, replicas: int, fresh: bool, limit: int, safe: bool, epoch: int
+        self,
+        session: str,
+        replicas: int,
+        fresh: bool,
+        limit: int,
+        safe: bool,
+        hedged: bool,
+        in_flight: int,
+        epoch: int,
     ) -> None:
         if fresh:
             self.ports += 10
         ports = [100 + self.ports + index for index in range(replicas)]
-        self.router.apply(
-            route(session, ports, max_concurrency=limit, safe_to_retry=safe, epoch=epoch)
+        told = route(
+            session,
+            ports,
+            max_concurrency=limit,
+            safe_to_retry=safe,
+            epoch=epoch,
+            max_in_flight=in_flight,
         )
+        if hedged:
+            told.hedge_after.FromMilliseconds(50)
+        self.router.apply(told)
+
+    @rule(session=st.sampled_from(SESSIONS), count=st.integers(2, 6))
+    def begin_many(self, session: str, count: int) -> None:
+        for number in range(count):
+            account = ACCOUNTS[number % 3 == 0]
+            self.calls.append(self.router.call(session, epoch=2, account=account))
+
+    @precondition(lambda self: self.flights)
+    @rule(data=st.data(), how=st.sampled_from(["lose", "500", "200"]))
+    def a_replica_treats_all_alike(self, data: st.DataObject, how: str) -> None:
+        upstream = data.draw(
+            st.sampled_from([item for item in self.router.upstreams if item.flights])
+        )
+        for flight in list(upstream.flights):
+            if flight not in upstream.flights:
+                continue
+            if how == "lose":
+                if not flight.connected:
+                    flight.connect()
+                flight.lose()
+            elif not flight.answering:
+                flight.answer(b"1", int(how))
+
+    @rule()
+    def wait_for_hedges(self) -> None:
+        self.router.scheduler.advance(0.1)
 
     @rule(session=st.sampled_from(SESSIONS))
     def end_session(self, session: str) -> None:
@@ -101,7 +183,7 @@ class CallsMachine(RuleBasedStateMachine):
             case "answer" if not flight.answering:
                 flight.answer(data.draw(st.sampled_from([b"{}", b"", b"x" * 60])))
             case "error" if not flight.answering:
-                flight.answer(b"no", 500)
+                flight.answer(b"no", data.draw(st.sampled_from([400, 500, 503])))
             case "piece":
                 if not flight.answering:
                     flight.answering = True
@@ -128,37 +210,66 @@ class CallsMachine(RuleBasedStateMachine):
 
     @invariant()
     def counters_are_exact(self) -> None:
-        running: dict[Endpoint, int] = {}
+        running: Counter[Endpoint] = Counter()
+        accounts: Counter[str] = Counter()
+        sessions: Counter[SessionRoute] = Counter()
+        lines: Counter[str] = Counter()
         for call, sink in self.calls:
             assert len(sink.ends) == (1 if call.done else 0)
+            account = call.tenant.account.name
+            waits = call in list(call.session.waiting)
+            assert waits == call.in_line
             if call.endpoint is not None:
-                running[call.endpoint] = running.get(call.endpoint, 0) + 1
+                running[call.endpoint] += 1
+                accounts[account] += 1
+                sessions[call.session] += 1
+            if call.hedge is not None:
+                assert call.endpoint is not None
+                assert call.hedge.endpoint is not None
+                running[call.hedge.endpoint] += 1
             if call.done:
                 assert call.endpoint is None
                 assert call.flight is None
-                assert call not in call.session.waiting
+                assert not waits
             else:
-                assert (call.endpoint is not None) != (call in call.session.waiting)
+                assert (call.endpoint is not None) != waits
+            lines[account] += waits
         assert self.router.dispatcher.active == sum(not call.done for call, _ in self.calls)
+        assert self.router.meters.requests == sum(call.done for call, _ in self.calls)
+        for name in ACCOUNTS:
+            load = self.router.dispatcher.account(name)
+            assert (load.running, load.waiting) == (accounts[name], lines[name])
+            assert load.running <= 3
         self.endpoints |= set(running)
+        for session in {call.session for call, _ in self.calls}:
+            assert session.running == sessions[session]
         for name in SESSIONS:
-            session = self.router.table.find(name)
-            self.endpoints |= set(session.endpoints) if session is not None else set()
+            route_of = self.router.table.find(name)
+            self.endpoints |= set(route_of.endpoints) if route_of is not None else set()
         for endpoint in self.endpoints:
-            assert endpoint.outstanding == running.get(endpoint, 0)
-        assert self.router.running == sum(running.values())
+            assert endpoint.outstanding == running[endpoint]
+        assert self.router.running == running.total()
 
     @invariant()
     def nobody_waits_beside_a_free_replica(self) -> None:
+        dispatcher = self.router.dispatcher
         for name in SESSIONS:
             session = self.router.table.find(name)
             if session is None or not session.waiting:
                 continue
-            assert len(session.waiting) <= 3 + sum(
-                call.connect_failure is not None or call.sent for call in session.waiting.calls()
-            )
-            for endpoint in session.endpoints:
-                assert endpoint.outstanding >= session.limit or endpoint.failures
+            tried = [call for call in session.waiting if call.connect_failure or call.sent]
+            assert len(session.waiting) <= 3 + len(tried)
+            if session.max_in_flight and session.running >= session.max_in_flight:
+                continue
+            if all(dispatcher.account(a).running >= 3 for a in ACCOUNTS):
+                continue
+            waiting = {call.tenant.account.name for call in session.waiting}
+            if all(dispatcher.account(account).running >= 3 for account in waiting):
+                continue
+            free = [item for item in session.endpoints if item.outstanding < session.limit]
+            assert all(endpoint.failures or endpoint.asides for endpoint in free)
+            if not any(map(is_healthy, session.endpoints)):
+                assert all(endpoint.failures for endpoint in free)
 
     def teardown(self) -> None:
         for name in SESSIONS:
@@ -172,5 +283,5 @@ class CallsMachine(RuleBasedStateMachine):
         assert self.router.table.find("unknown") is None
 
 
-CallsMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+CallsMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestCalls: Any = CallsMachine.TestCase

@@ -21,6 +21,7 @@ from podbay.v1.registry_service_pb2_grpc import (
 
 ADMIN = "admin-secret"
 OTHER = "other-secret"
+GUEST = "guest-secret"
 
 
 class FakeRegistry(RegistryServiceServicer):
@@ -38,6 +39,11 @@ class FakeRegistry(RegistryServiceServicer):
                 id="other",
                 account="beta",
                 grants=[account_pb2.Grant(**everything, accounts=["beta"])],
+            ),
+            GUEST: account_pb2.ApiToken(
+                id="guest",
+                account="guest",
+                grants=[account_pb2.Grant(**everything, accounts=["acme"])],
             ),
         }
         self.services: dict[str, platform.InferenceService] = {}

@@ -168,6 +168,7 @@ class FakeRouter(inference_router_service_pb2_grpc.InferenceRouterServiceService
         self.streams.append(stream)
         context.add_callback(stream.lost)
         self.on_open(stream, context)
+        context.send_initial_metadata((("podbay-accepted", "1"),))
         threading.Thread(target=self._read, args=(stream, request_iterator), daemon=True).start()
         yield from stream.responses(context)
 

@@ -19,6 +19,8 @@ from podbay.v1.session_manager_service_pb2 import (
     ROUTE_STATE_OPEN,
     AcknowledgeRoutesRequest,
     AcknowledgeRoutesResponse,
+    ReportReplicaRequest,
+    ReportReplicaResponse,
     Route,
     RouteEndpoint,
     VerificationKey,
@@ -88,6 +90,7 @@ class FakeSessionManager:
         self.watches = 0
         self.acknowledged: dict[str, int] = {}
         self.tokens: list[str] = []
+        self.reports: list[ReportReplicaRequest] = []
 
     @property
     def address(self) -> str:
@@ -113,6 +116,11 @@ class FakeSessionManager:
                 AcknowledgeRoutesRequest.FromString,
                 AcknowledgeRoutesResponse.SerializeToString,
             ),
+            "ReportReplica": grpc.unary_unary_rpc_method_handler(
+                self.report_replica,
+                ReportReplicaRequest.FromString,
+                ReportReplicaResponse.SerializeToString,
+            ),
         }
         self._server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler("podbay.v1.SessionManagerService", handlers)]
@@ -131,6 +139,18 @@ class FakeSessionManager:
         self._routes[changed.session_id] = changed
         self._send(WatchRoutesResponse(routes=[changed]))
 
+    def set_route_later(self, session_id: str, ports: Iterable[int]) -> None:
+        """Change a route while nobody can be told."""
+        assert not self._watchers
+        self._revision += 1
+        self._routes[session_id] = route(session_id, ports)
+
+    def route_of(self, session_id: str) -> Route:
+        """Return a copy of a route."""
+        copied = Route()
+        copied.CopyFrom(self._routes[session_id])
+        return copied
+
     def remove(self, session_id: str) -> None:
         del self._routes[session_id]
         self._send(WatchRoutesResponse(removed_sessions=[session_id]))
@@ -146,6 +166,12 @@ class FakeSessionManager:
     ) -> AcknowledgeRoutesResponse:
         self.acknowledged[request.watch_id] = request.revision
         return AcknowledgeRoutesResponse()
+
+    async def report_replica(
+        self, request: ReportReplicaRequest, context: Any
+    ) -> ReportReplicaResponse:
+        self.reports.append(request)
+        return ReportReplicaResponse()
 
     async def watch_routes(self, request: WatchRoutesRequest, context: Any) -> None:
         self.watches += 1

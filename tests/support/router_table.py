@@ -10,8 +10,11 @@ from typing import Any
 from podbay.v1.errors_pb2 import CallError
 from podbay.v1.session_manager_service_pb2 import Route, WatchRoutesResponse
 from podbay_inference_router.calls import Call
+from podbay_inference_router.choosing import Leases
 from podbay_inference_router.dispatch import Dispatcher
 from podbay_inference_router.framing import Piece
+from podbay_inference_router.health import ReplicaReport
+from podbay_inference_router.meters import Meters
 from podbay_inference_router.ports import Sendable
 from podbay_inference_router.requests import JSON_TYPE, Request
 from podbay_inference_router.settings import Settings
@@ -134,6 +137,9 @@ class ListSink:
         self.pieces: list[Piece] = []
         self.ends: list[CallError | None] = []
 
+    def holds(self, call: Call) -> bool:
+        return self.paused
+
     def on_pieces(self, call: Call, pieces: list[Piece]) -> None:
         assert not self.ends
         self.pieces += pieces
@@ -154,14 +160,23 @@ class ListSink:
 class FakeRouter:
     """A dispatcher with its table, on fake endpoints and fake time."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, leases: Leases | None = None) -> None:
         self.settings = settings or Settings(queue_length=4, queue_timeout=10, settle_seconds=1)
         self.scheduler = FakeScheduler()
         self.upstreams: list[FakeUpstream] = []
-        self.table = RouteTable(self._connect, self.settings.share_of)
+        self.table = RouteTable(self._connect, self.settings)
         self.wall = 5000.0
+        self.reports: list[ReplicaReport] = []
+        self.meters = Meters()
         self.dispatcher = Dispatcher(
-            self.table, self.settings, self.scheduler, lambda: 0.99, lambda: self.wall
+            self.table,
+            self.settings,
+            self.scheduler,
+            lambda: 0.99,
+            lambda: self.wall,
+            self.reports.append,
+            self.meters,
+            leases=leases,
         )
         self.apply(snapshot=True)
 
@@ -186,6 +201,8 @@ class FakeRouter:
         epoch: int = 1,
         stream: bool = False,
         sink: ListSink | None = None,
+        account: str = "acct",
+        affinity: str = "",
     ) -> tuple[Call, ListSink]:
         sink = sink or ListSink()
         call = Call(
@@ -194,8 +211,10 @@ class FakeRouter:
             sink,
             1,
             Request("/x", JSON_TYPE, b"{}", wants_values=False),
+            self.dispatcher.account(account),
             epoch=epoch,
             stream=stream,
+            affinity=affinity,
         )
         self.dispatcher.submit(call, timeout)
         return call, sink

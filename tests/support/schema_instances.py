@@ -44,6 +44,10 @@ _FIELDS: dict[tuple[type[BaseModel], str], SearchStrategy[Any]] = {
     (ServingOptions, "startTimeout"): st.integers(1, 86_400_000).map(lambda ms: ms / 1000),
     (ServingOptions, "stopGrace"): st.integers(0, 3_600_000).map(lambda ms: ms / 1000),
     (ServingOptions, "maxConcurrency"): st.integers(1, 2**31 - 1),
+    (ServingOptions, "maxInFlight"): st.integers(1, 2**31 - 1),
+    (ServingOptions, "queueLength"): st.integers(0, 2**31 - 1),
+    (ServingOptions, "queueTimeout"): st.integers(0, 86_400_000).map(lambda ms: ms / 1000),
+    (ServingOptions, "hedgeAfter"): st.integers(1, 3_600_000).map(lambda ms: ms / 1000),
     (requests.LocalInferenceServiceCreateRequest, "command"): st.lists(
         st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=5),
         min_size=1,
@@ -65,6 +69,10 @@ def _repair_mount(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "data": None, "scratch": None, kept: data.get(kept) or payload}
 
 
+def _repair_serving(data: dict[str, Any]) -> dict[str, Any]:
+    return {**data, "safeToRetry": True} if data.get("hedgeAfter") is not None else data
+
+
 def _repair_service_request(data: dict[str, Any]) -> dict[str, Any]:
     runner = dict(data.get("runner") or {"kind": "mock", "resources": {}})
     runner["imageRef"] = None
@@ -77,6 +85,7 @@ def _repair_service_request(data: dict[str, Any]) -> dict[str, Any]:
 
 
 _REPAIRS: dict[type[BaseModel], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    ServingOptions: _repair_serving,
     platform.VolumeMount: _repair_mount,
     requests.InferenceServiceCreateRequest: _repair_service_request,
 }

@@ -285,3 +285,93 @@ def test_close_cancels_everything() -> None:
     assert all(d[2] and d[3] is not None and d[3].reason == "CANCELLED" for d in deliveries)
     assert stream.finished
     assert not core.wants_stream
+
+
+def test_what_a_draining_router_left_unanswered_at_a_clean_end_goes_again() -> None:
+    core = ExchangeCore()
+    begun, late = call(b"1"), call(b"2")
+    stream = opened(core, begun, late)
+    core.receive(stream, wire.ExchangeResponse(draining=True))
+    done = wire.CallResult(id=begun.id, items=[wire.Item(json=b"1")], done=True)
+    core.receive(stream, wire.ExchangeResponse(results=[done]))
+    assert core.end(stream, None) == []
+    assert late.state is CallState.QUEUED
+    batch = core.next_batch(core.open(), 0.0)
+    assert batch is not None
+    assert [item.json for item in batch.calls] == [b"2"]
+
+
+def test_a_clean_end_without_a_word_says_nothing_of_what_was_begun() -> None:
+    core = ExchangeCore()
+    one = call()
+    stream = opened(core, one)
+    ((_, _, _, error),) = core.end(stream, None)
+    assert error is not None
+    assert error.reason == "CONNECTION_LOST"
+
+
+def streamed(core: ExchangeCore) -> tuple[Call, Stream]:
+    one = Call("generate", b"{}", stream=True, deadline=100.0)
+    return one, opened(core, one)
+
+
+def piece(one: Call, size: int, *, done: bool = False) -> wire.ExchangeResponse:
+    item = wire.Item(json=b"x" * size)
+    return wire.ExchangeResponse(results=[wire.CallResult(id=one.id, items=[item], done=done)])
+
+
+def test_a_caller_that_does_not_read_pauses_its_call_until_it_has_read() -> None:
+    core = ExchangeCore()
+    one, stream = streamed(core)
+    parts = []
+    for _ in range(3):
+        ((_, items, _, _),) = core.receive(stream, piece(one, 600_000))
+        parts.append(items)
+    assert core.has_work(stream)
+    batch = core.next_batch(stream, 0.0)
+    assert batch is not None
+    assert (list(batch.pauses), list(batch.resumes)) == ([one.id], [])
+    assert core.next_batch(stream, 0.0) is None, "it is said once"
+    assert not core.taken(one, parts[0])
+    assert not core.taken(one, parts[1])
+    assert core.taken(one, parts[2])
+    batch = core.next_batch(stream, 0.0)
+    assert batch is not None
+    assert (list(batch.pauses), list(batch.resumes)) == ([], [one.id])
+    assert one.unread == 0
+
+
+def test_only_the_last_word_on_a_call_is_said() -> None:
+    core = ExchangeCore()
+    one, stream = streamed(core)
+    ((_, items, _, _),) = core.receive(stream, piece(one, 2_000_000))
+    assert core.taken(one, items)
+    batch = core.next_batch(stream, 0.0)
+    assert batch is not None
+    assert (list(batch.pauses), list(batch.resumes)) == ([], [one.id])
+
+
+def test_a_call_that_is_over_is_not_resumed() -> None:
+    core = ExchangeCore()
+    one, stream = streamed(core)
+    ((_, first, _, _),) = core.receive(stream, piece(one, 2_000_000))
+    core.next_batch(stream, 0.0)
+    ((_, last, _, _),) = core.receive(stream, piece(one, 10, done=True))
+    assert not core.taken(one, first)
+    assert not core.taken(one, last)
+    assert core.next_batch(stream, 0.0) is None
+
+
+def test_a_key_and_a_trace_travel_with_the_call() -> None:
+    core = ExchangeCore()
+    one = call()
+    one.affinity, one.trace = "user-1", ("00-parent", "vendor=1")
+    core.submit(one)
+    batch = core.next_batch(core.open(), 0.0)
+    assert batch is not None
+    (sent,) = batch.calls
+    assert (sent.affinity_key, sent.traceparent, sent.tracestate) == (
+        "user-1",
+        "00-parent",
+        "vendor=1",
+    )

@@ -8,11 +8,11 @@ import pytest
 
 from podbay_inference_router.__main__ import default_workers
 from podbay_inference_router.balancing import backoff_after, pick
-from podbay_inference_router.queueing import Refusal, WaitingLine, admit
+from podbay_inference_router.queueing import Bounds, Line, Refusal, admit
 from podbay_inference_router.settings import Settings
+from podbay_inference_router.slots import restart_pause
 from podbay_inference_router.table import Endpoint
 from podbay_inference_router.watch import pause_after
-from podbay_inference_router.workers import restart_pause
 from tests.support.router_table import FakeUpstream
 
 
@@ -75,52 +75,50 @@ BUSY: dict[str, Any] = {
     "known": True,
     "since_ready": 0.0,
     "connectable": True,
-    "length": 0,
-    "max_length": 2,
-    "queue_timeout": 30.0,
-    "settle": 0.5,
     "waited": 0.0,
 }
+BOUNDS = Bounds(max_length=2, queue_timeout=30.0, settle=0.5)
+ACCOUNT = BOUNDS._replace(account_length=2, account_timeout=3.0)
 
 
 @pytest.mark.parametrize(
-    ("changes", "seconds", "refusal"),
+    ("bounds", "line", "changes", "seconds", "refusal"),
     [
-        ({}, 30.0, Refusal.BUSY),
-        ({"waited": 29.0}, 1.0, Refusal.BUSY),
-        ({"waited": 31.0}, -1.0, Refusal.BUSY),
-        ({"queue_timeout": 0.0}, 0.0, Refusal.BUSY),
-        ({"length": 2}, 0.0, Refusal.FULL),
-        ({"length": 1}, 30.0, Refusal.BUSY),
-        ({"connectable": False}, 30.0, Refusal.UNREACHABLE),
-        ({"since_ready": None}, 0.0, Refusal.NOT_READY),
-        ({"since_ready": None, "known": False}, 0.5, Refusal.NOT_READY),
-        ({"since_ready": None, "known": False, "settle": 0.0}, 0.0, Refusal.NOT_READY),
-        ({"since_ready": 5.0}, 30.0, Refusal.NOT_READY),
-        ({"since_ready": 5.0, "queue_timeout": 0.0}, 0.0, Refusal.NOT_READY),
-        ({"since_ready": 31.0}, 0.0, Refusal.NOT_READY),
-        ({"since_ready": None, "known": False, "length": 2}, 0.0, Refusal.FULL),
+        (BOUNDS, Line(0), {}, 30.0, Refusal.BUSY),
+        (BOUNDS, Line(0), {"waited": 29.0}, 1.0, Refusal.BUSY),
+        (BOUNDS, Line(0), {"waited": 31.0}, -1.0, Refusal.BUSY),
+        (BOUNDS._replace(queue_timeout=0.0), Line(0), {}, 0.0, Refusal.BUSY),
+        (BOUNDS, Line(2), {}, 0.0, Refusal.FULL),
+        (BOUNDS, Line(1), {}, 30.0, Refusal.BUSY),
+        (BOUNDS, Line(0), {"connectable": False}, 30.0, Refusal.UNREACHABLE),
+        (BOUNDS, Line(0), {"since_ready": None}, 0.0, Refusal.NOT_READY),
+        (BOUNDS, Line(0), {"since_ready": None, "known": False}, 0.5, Refusal.NOT_READY),
+        (
+            BOUNDS._replace(settle=0.0),
+            Line(0),
+            {"since_ready": None, "known": False},
+            0.0,
+            Refusal.NOT_READY,
+        ),
+        (BOUNDS, Line(0), {"since_ready": 5.0}, 30.0, Refusal.NOT_READY),
+        (BOUNDS._replace(queue_timeout=0.0), Line(0), {"since_ready": 5.0}, 0.0, Refusal.NOT_READY),
+        (BOUNDS, Line(0), {"since_ready": 31.0}, 0.0, Refusal.NOT_READY),
+        (BOUNDS, Line(2), {"since_ready": None, "known": False}, 0.0, Refusal.FULL),
+        # An account's own limits.
+        (ACCOUNT, Line(0, 2), {}, 0.0, Refusal.ACCOUNT_FULL),
+        (ACCOUNT, Line(0, 1), {}, 30.0, Refusal.BUSY),
+        (ACCOUNT, Line(0, 1, account_held=True), {}, 3.0, Refusal.ACCOUNT_BUSY),
+        (BOUNDS, Line(0, 99), {}, 30.0, Refusal.BUSY),
+        # A call that cannot make it.
+        (BOUNDS, Line(1, expected=9.0), {"left": 8.0}, 0.0, Refusal.TOO_LATE),
+        (BOUNDS, Line(1, expected=9.0), {"left": 10.0}, 30.0, Refusal.BUSY),
+        (BOUNDS, Line(1, expected=9.0), {"since_ready": 5.0, "left": 8.0}, 30.0, Refusal.NOT_READY),
     ],
 )
 def test_who_waits_and_for_how_long(
-    changes: dict[str, Any], seconds: float, refusal: Refusal
+    bounds: Bounds, line: Line, changes: dict[str, Any], seconds: float, refusal: Refusal
 ) -> None:
-    assert admit(**{**BUSY, **changes}) == (seconds, refusal)
-
-
-def test_a_line_keeps_its_order() -> None:
-    line: WaitingLine[str] = WaitingLine()
-    assert not line
-    for name in "abc":
-        line.add(name)
-    line.add("first", front=True)
-    line.remove("b")
-    assert len(line) == 3
-    assert line.first() == "first"
-    assert "a" in line
-    assert "b" not in line
-    assert line.take_all() == ["first", "a", "c"]
-    assert not line
+    assert admit(bounds, line, **{**BUSY, **changes}) == (seconds, refusal)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +137,8 @@ def test_a_replicas_limit_is_divided_among_the_workers(
     limit: int, workers: int, shares: list[int]
 ) -> None:
     assert [
-        Settings(workers=workers, worker_index=index).share_of(limit) for index in range(workers)
+        Settings(workers=workers, worker_index=index).limits_of(limit)[0]
+        for index in range(workers)
     ] == shares
 
 

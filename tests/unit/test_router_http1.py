@@ -59,6 +59,10 @@ class Recorder:
         self.sent = False
         self.told: list[Any] = []
         self.fail_on_body = False
+        self.chunked = False
+
+    def head_lines(self, now: float) -> bytes:
+        return b"Podbay-Timeout-Ms: %d\r\n" % (now * 1000)
 
     def on_connected(self) -> None:
         self.told.append("connected")
@@ -66,8 +70,17 @@ class Recorder:
     def on_connect_failed(self, detail: str) -> None:
         self.told.append(detail)
 
-    def on_head(self, *head: Any) -> None:
-        self.told.append(head)
+    def on_head(
+        self,
+        status: int,
+        content_type: str,
+        encoding: str,
+        retry_after: str,
+        *,
+        chunked: bool = False,
+    ) -> None:
+        self.told.append((status, content_type, encoding, retry_after))
+        self.chunked = chunked
 
     def on_body(self, data: bytes) -> None:
         if self.fail_on_body:
@@ -102,7 +115,7 @@ class Wire:
 
     def start(self, body: bytes = b"{}") -> Recorder:
         call = Recorder()
-        self.connection.start(call, HEAD, body)
+        self.connection.start(call, HEAD, body, 5.0)
         return call
 
     def feed(self, *parts: bytes) -> None:
@@ -113,12 +126,13 @@ class Wire:
 def test_a_request_is_written_at_once() -> None:
     wire = Wire()
     call = wire.start(b'{"a":1}')
-    assert wire.transport.written == HEAD + b'7\r\n\r\n{"a":1}'
+    lines = b"Podbay-Timeout-Ms: 5000\r\n"
+    assert wire.transport.written == HEAD + b"7\r\n" + lines + b'\r\n{"a":1}'
     assert call.sent
     assert call.flight is wire.connection
     big = Wire()
     big.start(b"x" * 100_000)
-    assert big.transport.written == HEAD + b"100000\r\n\r\n" + b"x" * 100_000
+    assert big.transport.written == HEAD + b"100000\r\n" + lines + b"\r\n" + b"x" * 100_000
 
 
 def test_an_answer_of_known_length() -> None:

@@ -12,12 +12,13 @@ from podbay.v1.session_manager_service_pb2 import (
 )
 from podbay_inference_router.settings import Settings
 from podbay_inference_router.table import RouteTable, SessionRoute
+from podbay_inference_router.tenancy import AccountLoad
 from tests.support.router_fakes import route
 from tests.support.router_table import FakeUpstream
 
 
 def make() -> RouteTable:
-    return RouteTable(FakeUpstream, Settings(max_connections=100).share_of)
+    return RouteTable(FakeUpstream, Settings(max_connections=100))
 
 
 def apply(table: RouteTable, *routes: Route, now: float = 0.0, **fields: object) -> None:
@@ -90,6 +91,9 @@ def test_a_route_tells_its_limits() -> None:
         max_concurrency=3,
         safe_to_retry=True,
         queue_timeout=Duration(seconds=1, nanos=500_000_000),
+        queue_length=0,
+        max_in_flight=7,
+        hedge_after=Duration(nanos=250_000_000),
         expires=Timestamp(seconds=77),
         message="why",
         evidence={"a": "b"},
@@ -100,7 +104,11 @@ def test_a_route_tells_its_limits() -> None:
     assert (session.epoch, session.limit, session.safe_to_retry) == (4, 3, True)
     assert (session.queue_timeout, session.expires) == (1.5, 77.0)
     assert (session.message, session.evidence) == ("why", {"a": "b"})
+    assert (session.queue_length, session.max_in_flight, session.hedge_after) == (0, 7, 0.25)
+    apply(table, route("s", [1], hedge_after=Duration(seconds=1)))
+    assert session.hedge_after == 0.0, "it is not safe to send a call twice"
     apply(table, route("s", [1]))
+    assert (session.queue_length, session.max_in_flight) == (None, 0)
     assert (session.queue_timeout, session.expires, session.limit) == (None, 0.0, 100)
 
 
@@ -145,9 +153,10 @@ def test_an_expected_session_is_filled_in_when_it_is_told() -> None:
 def test_an_expected_session_is_forgotten() -> None:
     table = make()
     session = table.expect("s")
-    session.waiting.add("call")
+    tenant = session.tenant(AccountLoad("acct"))
+    session.waiting.add("call", tenant)
     table.forget_unknown(session)
     assert table.find("s") is session
-    session.waiting.remove("call")
+    session.waiting.remove("call", tenant)
     table.forget_unknown(session)
     assert table.find("s") is None

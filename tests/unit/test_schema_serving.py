@@ -13,7 +13,11 @@ _ALL = ServingOptions(
     start_timeout=2.5,
     stop_grace=0,
     max_concurrency=4,
-    safe_to_retry=False,
+    safe_to_retry=True,
+    max_in_flight=9,
+    queue_length=0,
+    queue_timeout=1.5,
+    hedge_after=0.25,
 )
 
 
@@ -23,7 +27,11 @@ def test_annotations_of_options() -> None:
         ("podbay.dev/start-timeout", "2.5"),
         ("podbay.dev/stop-grace", "0"),
         ("podbay.dev/max-concurrency", "4"),
-        ("podbay.dev/safe-to-retry", "false"),
+        ("podbay.dev/safe-to-retry", "true"),
+        ("podbay.dev/max-in-flight", "9"),
+        ("podbay.dev/queue-length", "0"),
+        ("podbay.dev/queue-timeout", "1.5"),
+        ("podbay.dev/hedge-after", "0.25"),
     ]
     assert ServingOptions.from_annotations(_ALL.to_annotations()) == _ALL
     assert ServingOptions().to_annotations() == []
@@ -54,6 +62,10 @@ def test_other_annotations_do_not_matter() -> None:
         ("max-concurrency", "0", "maxConcurrency"),
         ("max-concurrency", "1.5", "maxConcurrency"),
         ("safe-to-retry", "True", "safeToRetry"),
+        ("max-in-flight", "0", "maxInFlight"),
+        ("queue-length", "-1", "queueLength"),
+        ("queue-timeout", "soon", "queueTimeout"),
+        ("hedge-after", "0.5", "hedgeAfter"),
     ],
 )
 def test_annotations_of_another_form_are_refused(key: str, value: str, field: str) -> None:

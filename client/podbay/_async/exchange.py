@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import grpc
 
 from podbay._async.transport import Endpoint, Transport, error_of, now
-from podbay._core.channels import authorization, closed_error
+from podbay._core.channels import authorization, closed_error, is_accepted
 from podbay._core.exchange import Call, CallState, Delivery, ExchangeCore, Stream
 from podbay._core.operations import Service
 from podbay._core.retries import FIRST_CONTACT_SECONDS
@@ -30,9 +30,6 @@ _METHOD = "/podbay.v1.InferenceRouterService/Exchange"
 
 # How long a wait for the router lasts before it looks whether anybody still waits for it.
 _LOOK_SECONDS = 0.25
-
-# How long the router may take to say why it refuses a stream.
-_REFUSAL_SECONDS = 1.0
 
 
 class Exchange:
@@ -78,6 +75,14 @@ class Exchange:
             return
         carrier = call.carrier
         if self.core.cancel(call):
+            for driver in self._drivers:
+                if driver.stream is carrier:
+                    driver.wake()
+
+    def taken(self, call: Call, items: Sequence[wire.Item]) -> None:
+        """Note that the caller has taken pieces of a streamed call, so that more may come."""
+        carrier = call.carrier
+        if self.core.taken(call, items):
             for driver in self._drivers:
                 if driver.stream is carrier:
                     driver.wake()
@@ -229,13 +234,15 @@ class _Driver:
         rpc: Any = None
         try:
             rpc = self._open(endpoint)
-            writer = asyncio.create_task(self._write(rpc, stream), name="podbay-exchange-writer")
+            # Nothing is handed over before the stream is taken: a refusal then leaves no doubt.
+            if is_accepted(await rpc.initial_metadata()):
+                writer = asyncio.create_task(
+                    self._write(rpc, stream), name="podbay-exchange-writer"
+                )
             while (answer := await rpc.read()) is not grpc.aio.EOF:
                 self._take(stream, answer)
         except grpc.aio.AioRpcError as error:
             failure = error_of(error, "exchange calls", endpoint.address)
-            if not stream.good and failure.reason == "INTERNAL" and "grpcCode" in failure.metadata:
-                failure = await self._refusal(endpoint) or failure
         except grpc.aio.UsageError:
             failure = closed_error()
         except asyncio.CancelledError:
@@ -257,25 +264,6 @@ class _Driver:
             request_serializer=wire.ExchangeRequest.SerializeToString,
             response_deserializer=wire.ExchangeResponse.FromString,
         )(metadata=authorization(self._exchange.token), wait_for_ready=True)
-
-    async def _refusal(self, endpoint: Endpoint) -> PodbayError | None:
-        """Return why the router refuses streams; None where it does not.
-
-        A write to a stream that is being refused makes gRPC forget the router's status and tell
-        of an internal error instead. A stream on which nothing is written keeps it.
-        """
-        rpc = self._open(endpoint)
-        try:
-            async with asyncio.timeout(_REFUSAL_SECONDS):
-                await rpc.read()
-        except grpc.aio.AioRpcError as error:
-            failure = error_of(error, "exchange calls", endpoint.address)
-            return None if "grpcCode" in failure.metadata else failure
-        except TimeoutError:
-            return None
-        finally:
-            rpc.cancel()
-        return None
 
     def _take(self, stream: Stream, answer: wire.ExchangeResponse) -> None:
         deliveries = self._core.receive(stream, answer)

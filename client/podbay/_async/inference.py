@@ -18,6 +18,7 @@ from podbay._core.inference import CallShape
 from podbay._core.many import Many
 from podbay._core.retries import call_slack
 from podbay._core.timeouts import check_timeout
+from podbay._core.tracing import current_trace
 from podbay.errors import SessionNotReadyError
 from podbay.types import InferResult, SessionStatus
 
@@ -62,6 +63,7 @@ class AsyncInferenceSessionClient:
         *,
         timeout: float | None = None,
         wait: bool = False,
+        affinity: str = "",
     ) -> list[Any]:
         """Send one request and return the items of its answer.
 
@@ -74,6 +76,8 @@ class AsyncInferenceSessionClient:
             timeout: How long the call may take, in seconds; the client's timeout unless given.
             wait: Whether to wait while the session is not ready yet: without end, or, where a
                 timeout is given, until it has passed.
+            affinity: Calls with the same key go to the same replica as long as its load allows, as
+                for a cache of prompts; "" for any replica.
 
         Returns:
             The items.
@@ -88,7 +92,7 @@ class AsyncInferenceSessionClient:
         until = now() + allowed if timeout is not None else None
         while True:
             try:
-                items = await self._whole(prepared, allowed)
+                items = await self._whole(prepared, allowed, affinity)
                 break
             except SessionNotReadyError:
                 if not wait:
@@ -99,7 +103,9 @@ class AsyncInferenceSessionClient:
                     allowed = max(until - now(), 0.001)
         return self._shape.results(items)
 
-    def stream(self, body: Any, *, timeout: float | None = None) -> AsyncGenerator[Any, None]:
+    def stream(
+        self, body: Any, *, timeout: float | None = None, affinity: str = ""
+    ) -> AsyncGenerator[Any, None]:
         """Send one request and yield the items of its answer as they come.
 
         The output adapter sees one stream of all items, and is asked for the next output as soon
@@ -110,6 +116,7 @@ class AsyncInferenceSessionClient:
         Args:
             body: The input item.
             timeout: How long the whole call may take, in seconds; the client's unless given.
+            affinity: As for `infer`.
 
         Raises:
             InvalidRequestError: The body makes no valid request.
@@ -117,7 +124,7 @@ class AsyncInferenceSessionClient:
         """
         prepared = self._shape.prepare(body)
         allowed = check_timeout(timeout, self._timeout)
-        return self._stream(prepared, allowed)
+        return self._stream(prepared, allowed, affinity)
 
     def infer_many(
         self,
@@ -172,9 +179,16 @@ class AsyncInferenceSessionClient:
     # The inside.
 
     def _submit(
-        self, prepared: Any, allowed: float, sink: Mailbox, *, stream: bool = False
+        self,
+        prepared: Any,
+        allowed: float,
+        sink: Mailbox,
+        *,
+        stream: bool = False,
+        affinity: str = "",
     ) -> Call:
         call = Call(self._shape.endpoint, prepared, stream, now() + allowed, sink)
+        call.affinity, call.trace = affinity, current_trace()
         self._exchange.submit(call)
         return call
 
@@ -191,9 +205,9 @@ class AsyncInferenceSessionClient:
                     raise error
             await sink.wait(deadline)
 
-    async def _whole(self, prepared: Any, allowed: float) -> list[Any]:
+    async def _whole(self, prepared: Any, allowed: float, affinity: str) -> list[Any]:
         sink = Mailbox()
-        call = self._submit(prepared, allowed, sink)
+        call = self._submit(prepared, allowed, sink, affinity=affinity)
         items: list[Any] = []
         try:
             while True:
@@ -206,8 +220,10 @@ class AsyncInferenceSessionClient:
         finally:  # a cancelled task, too, must not leave the call behind
             self._exchange.cancel(call)
 
-    async def _stream(self, prepared: Any, allowed: float) -> AsyncGenerator[Any, None]:
-        async with aclosing(self._stream_parts(prepared, allowed)) as parts:
+    async def _stream(
+        self, prepared: Any, allowed: float, affinity: str
+    ) -> AsyncGenerator[Any, None]:
+        async with aclosing(self._stream_parts(prepared, allowed, affinity)) as parts:
             if self._shape.adapts_by_item:
                 async for part in parts:
                     for result in self._shape.adapted(self._shape.values(part)):
@@ -222,14 +238,17 @@ class AsyncInferenceSessionClient:
             for value in self._shape.values(part):
                 yield value
 
-    async def _stream_parts(self, prepared: Any, allowed: float) -> AsyncGenerator[Any, None]:
+    async def _stream_parts(
+        self, prepared: Any, allowed: float, affinity: str
+    ) -> AsyncGenerator[Any, None]:
         sink = Mailbox()
-        call = self._submit(prepared, allowed, sink, stream=True)
+        call = self._submit(prepared, allowed, sink, stream=True, affinity=affinity)
         try:
             while True:
                 _, part, done, error = await self._next(call, sink, allowed)
                 if part:
                     yield part
+                    self._exchange.taken(call, part)
                 if error is not None:
                     raise error
                 if done:

@@ -25,6 +25,7 @@ from podbay._core.reading import decoded, decoded_all
 from podbay._core.retries import FIRST_CONTACT_SECONDS, Attempts, Reconnects
 from podbay._core.settings import Settings
 from podbay._core.timeouts import LEAST_SECONDS, check_timeout
+from podbay._core.tracing import trace_metadata
 from podbay._core.wire_errors import from_status, unreachable
 from podbay.errors import PodbayError
 from podbay.types import Installation
@@ -233,7 +234,9 @@ class Transport:
                 request_serializer=type(operation.request).SerializeToString,
                 response_deserializer=operation.response.FromString,
             )
-            answers = rpc(operation.request, timeout=left, metadata=self._metadata)
+            answers = rpc(
+                operation.request, timeout=left, metadata=(*self._metadata, *trace_metadata())
+            )
         except grpc.aio.UsageError:
             raise closed_error() from None
         try:
@@ -344,7 +347,7 @@ class Transport:
             return await rpc(
                 operation.request,
                 timeout=max(deadline - now(), LEAST_SECONDS),
-                metadata=self._metadata,
+                metadata=(*self._metadata, *trace_metadata()),
                 wait_for_ready=True,
             )
         except grpc.aio.AioRpcError as error:

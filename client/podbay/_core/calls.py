@@ -43,6 +43,10 @@ class Call:
         state: Where it is.
         id: Its id on its stream.
         carrier: The stream that it was handed to.
+        affinity: What calls that belong to the same replica share; "" for any replica.
+        trace: The trace context that it belongs to: traceparent and tracestate.
+        unread: About how many bytes of its pieces the caller has not taken.
+        paused: Whether the router was told to send no more of them for now.
     """
 
     endpoint: str
@@ -53,6 +57,10 @@ class Call:
     state: CallState = CallState.QUEUED
     id: int = 0
     carrier: Stream | None = None
+    affinity: str = ""
+    trace: tuple[str, str] = ("", "")
+    unread: int = 0
+    paused: bool = False
 
     @property
     def size(self) -> int:
@@ -69,14 +77,21 @@ class Stream:
         token_number: Which token it was opened with.
         sent: The calls on it that are not answered, by id; those that nobody waits for included.
         cancels: The ids whose cancels are to be sent.
+        flow: The ids of streamed calls that the router is to be told of: True to pause, False to
+            go on.
         retired: True from the moment no new calls belong on it.
+        draining: True once the router said that it is about to stop.
+        used: True once a call was handed to it.
         good: True once a call was answered on it.
     """
 
     token_number: int
     sent: dict[int, Call] = field(default_factory=dict)
     cancels: list[int] = field(default_factory=list)
+    flow: dict[int, bool] = field(default_factory=dict)
     retired: bool = False
+    draining: bool = False
+    used: bool = False
     good: bool = False
 
     @property

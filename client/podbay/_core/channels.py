@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from podbay._core.operations import Service
@@ -16,6 +17,7 @@ __all__ = [
     "authorization",
     "channel_options",
     "closed_error",
+    "is_accepted",
     "is_bare_deadline",
 ]
 
@@ -62,6 +64,11 @@ def address_of(service: Service, installation: Installation) -> str:
 def closed_error() -> PodbayError:
     """Return the error of a call on a client that was closed."""
     return error_for("CANCELLED", "The client is closed.", not_started=True)
+
+
+def is_accepted(initial_metadata: Iterable[Sequence[Any]] | None) -> bool:
+    """Whether the router has taken an Exchange stream, by the stream's initial metadata."""
+    return any(item[0] == "podbay-accepted" for item in initial_metadata or ())
 
 
 def is_bare_deadline(error: PodbayError) -> bool:

@@ -4,15 +4,16 @@ A face (`podbay._sync.exchange`, `podbay._async.exchange`) moves the messages: i
 when `wants_stream`, sends what `next_batch` returns, hands what comes to `receive`, and tells of a
 stream's end with `end`. What the last two return is for the callers.
 
-The rule for a lost stream: a call that was never handed to the transport goes to the next stream;
-one that was handed over and is not answered fails, as nobody knows whether a replica has seen it.
+The rule for a lost stream: a call that was never handed to the transport goes to the next stream,
+and so does one that the router has not begun: it says so, or it drains and ends the stream well.
+One that was handed over and is not answered fails, as nobody knows whether a replica has seen it.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from podbay._core.calls import Call, CallState, Delivery, Stream
@@ -25,6 +26,12 @@ __all__ = ["Call", "CallState", "Delivery", "ExchangeCore", "Stream"]
 
 MAX_IN_FLIGHT: Final = 1024
 MAX_BATCH_BYTES: Final = 1 << 20
+
+# Above the first mark of pieces that the caller has not taken, the router is asked to pause their
+# call, until less than the second is left. What was on its way still comes.
+_UNREAD_HIGH: Final = 1 << 20
+_UNREAD_LOW: Final = 1 << 18
+_ITEM_OVERHEAD: Final = 128
 
 # A router that answers so has not begun the call, and another stream may lead to one that does.
 _RESENT: Final = frozenset({"ROUTER_DRAINING", "ROUTER_NOT_SYNCED", "SERVICE_STOPPING"})
@@ -81,6 +88,22 @@ class ExchangeCore:
         # A queued one is skipped when its turn comes.
         call.state = CallState.DONE
         return carrier is not None
+
+    def taken(self, call: Call, items: Sequence[wire.Item]) -> bool:
+        """Note that the caller has taken pieces of a streamed call.
+
+        Returns:
+            Whether the face has something to send now.
+        """
+        call.unread -= _weight(items)
+        if not call.paused or call.unread > _UNREAD_LOW:
+            return False
+        call.paused = False
+        carrier = call.carrier
+        if call.state is not CallState.SENT or carrier is None:
+            return False
+        carrier.flow[call.id] = False
+        return True
 
     def timeout_error(self, call: Call, timeout: float) -> PodbayError:
         """Return the error of a call whose time ran out at the client.
@@ -140,9 +163,13 @@ class ExchangeCore:
             stream: The stream.
             now: The time on the clock of the calls' deadlines.
         """
-        if not self._queued and not stream.cancels:
+        if not self._queued and not stream.cancels and not stream.flow:
             return None
         batch = wire.ExchangeRequest()
+        if stream.flow:
+            for call_id, pause in stream.flow.items():
+                (batch.pauses if pause else batch.resumes).append(call_id)
+            stream.flow.clear()
         if stream.cancels:
             batch.cancels.extend(stream.cancels)
             stream.cancels.clear()
@@ -159,11 +186,12 @@ class ExchangeCore:
             room -= size
             queued.popleft()
             self._hand_over(call, stream, batch, now)
-        return batch if batch.calls or batch.cancels else None
+        some = batch.calls or batch.cancels or batch.pauses or batch.resumes
+        return batch if some else None
 
     def has_work(self, stream: Stream) -> bool:
         """Whether `next_batch` has something to send, or the stream can be half-closed."""
-        if stream.cancels or stream.finished:
+        if stream.cancels or stream.flow or stream.finished:
             return True
         return bool(self._queued) and not stream.retired and len(stream.sent) < self._max_in_flight
 
@@ -187,9 +215,12 @@ class ExchangeCore:
             self._went_well(stream)
             if result.done:
                 call.state = CallState.DONE
+            elif call.stream:
+                self._count_unread(stream, call, result.items)
             deliveries.append((call, result.items, result.done, error))
         self._queued.extendleft(reversed(again))
         if response.draining:
+            stream.draining = True
             self._retire(stream)
         return deliveries
 
@@ -206,13 +237,21 @@ class ExchangeCore:
         left = [call for call in stream.sent.values() if call.state is CallState.SENT]
         stream.sent.clear()
         stream.cancels.clear()
+        stream.flow.clear()
         expired = error is not None and self._takes_expiry(stream, error)
         if not expired:
             self._retire(stream)
-        again = error is not None and (
-            (expired and (error.not_started or not stream.good))
-            or (error.not_started and error.reason in _RESENT)
-        )
+        if error is not None and not stream.used and not expired and _is_refusal(error):
+            # No other stream would fare better, and those who wait shall hear why.
+            return self.fail_queued(lambda: copy.copy(error))
+        if error is None:
+            # A router that stops ends a stream well only when all calls that it has read are
+            # answered: what is left was on its way.
+            again = stream.draining
+        else:
+            again = (expired and (error.not_started or not stream.good)) or (
+                error.not_started and error.reason in _RESENT
+            )
         if again:
             for call in left:
                 call.state, call.carrier = CallState.QUEUED, None
@@ -249,10 +288,17 @@ class ExchangeCore:
                     deliveries.append((call, (), True, closed()))
             stream.sent.clear()
             stream.cancels.clear()
+            stream.flow.clear()
         self.current = None
         return deliveries
 
     # The inside.
+
+    def _count_unread(self, stream: Stream, call: Call, items: Sequence[wire.Item]) -> None:
+        call.unread += _weight(items)
+        if call.unread > _UNREAD_HIGH and not call.paused:
+            call.paused = True
+            stream.flow[call.id] = True
 
     def _hand_over(
         self, call: Call, stream: Stream, batch: wire.ExchangeRequest, now: float
@@ -260,12 +306,17 @@ class ExchangeCore:
         call.id = self._next_id
         self._next_id += 1
         call.state, call.carrier = CallState.SENT, stream
+        stream.used = True
         stream.sent[call.id] = call
         message = batch.calls.add(id=call.id, endpoint=call.endpoint, stream=call.stream)
         if isinstance(call.body, bytes):
             message.json = call.body
         else:
             message.file_upload.CopyFrom(call.body)
+        if call.affinity:
+            message.affinity_key = call.affinity
+        if call.trace[0]:
+            message.traceparent, message.tracestate = call.trace
         # One that is late already is still sent: its caller is about to give up by itself.
         left = max(call.deadline - now, 0.001)
         message.timeout.seconds = int(left)
@@ -316,3 +367,14 @@ class ExchangeCore:
                 metadata={} if error is None else error.metadata,
             )
         return copy.copy(error)
+
+
+def _is_refusal(error: PodbayError) -> bool:
+    """Whether a router does not take the stream, rather than being away or about to stop."""
+    lost = error.reason in _LOST and "grpcCode" in error.metadata
+    return not lost and not (error.not_started and error.reason in _RESENT)
+
+
+def _weight(items: Sequence[wire.Item]) -> int:
+    """Tell about how many bytes of memory pieces take."""
+    return sum(len(item.json) + _ITEM_OVERHEAD for item in items)

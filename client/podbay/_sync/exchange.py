@@ -12,12 +12,12 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
 
-from podbay._core.channels import authorization, closed_error
+from podbay._core.channels import authorization, closed_error, is_accepted
 from podbay._core.exchange import Call, CallState, Delivery, ExchangeCore, Stream
 from podbay._core.operations import Service
 from podbay._core.retries import FIRST_CONTACT_SECONDS
@@ -79,6 +79,15 @@ class Exchange:
         with self._lock:
             carrier = call.carrier
             if self._core.cancel(call):
+                for driver in self._drivers:
+                    if driver.stream is carrier:
+                        driver.wake()
+
+    def taken(self, call: Call, items: Sequence[wire.Item]) -> None:
+        """Note that the caller has taken pieces of a streamed call, so that more may come."""
+        with self._lock:
+            carrier = call.carrier
+            if self._core.taken(call, items):
                 for driver in self._drivers:
                     if driver.stream is carrier:
                         driver.wake()
@@ -252,6 +261,10 @@ class _Driver(threading.Thread):
                 self._rpc = answers
             if self._stopped.is_set():
                 answers.cancel()
+            # Nothing is handed over before the stream is taken: a refusal then leaves no doubt.
+            if is_accepted(answers.initial_metadata()):
+                with self._lock:
+                    writer.begin()
             for answer in answers:
                 self._take(stream, answer)
         except grpc.RpcError as error:
@@ -285,6 +298,12 @@ class _Writer:
         self._stream = stream
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._asleep = False
+        self._begun = False
+
+    def begin(self) -> None:
+        """Let it send, as the stream is taken; called with the lock held."""
+        self._begun = True
+        self.wake()
 
     def wake(self) -> None:
         """Have it look for something to send; called with the lock held."""
@@ -296,7 +315,9 @@ class _Writer:
         """Yield messages until the stream is finished."""
         while True:
             with self._lock:
-                batch = self._core.next_batch(self._stream, time.monotonic())
+                batch = (
+                    self._core.next_batch(self._stream, time.monotonic()) if self._begun else None
+                )
                 if batch is None:
                     if self._stream.finished:
                         return

@@ -15,6 +15,7 @@ from podbay._core.inference import CallShape
 from podbay._core.many import Many
 from podbay._core.retries import call_slack
 from podbay._core.timeouts import check_timeout
+from podbay._core.tracing import current_trace
 from podbay._sync.exchange import Exchange
 from podbay.errors import SessionNotReadyError
 from podbay.types import InferResult, SessionStatus
@@ -52,7 +53,14 @@ class InferenceSessionClient:
         # A client that is forgotten must not leave its threads and its stream behind.
         self._finalizer = weakref.finalize(self, exchange.close)
 
-    def infer(self, body: Any, *, timeout: float | None = None, wait: bool = False) -> list[Any]:
+    def infer(
+        self,
+        body: Any,
+        *,
+        timeout: float | None = None,
+        wait: bool = False,
+        affinity: str = "",
+    ) -> list[Any]:
         """Send one request and return the items of its answer.
 
         The body goes through the input pipeline, which must make exactly one item of it; the
@@ -64,6 +72,8 @@ class InferenceSessionClient:
             timeout: How long the call may take, in seconds; the client's timeout unless given.
             wait: Whether to wait while the session is not ready yet: without end, or, where a
                 timeout is given, until it has passed.
+            affinity: Calls with the same key go to the same replica as long as its load allows, as
+                for a cache of prompts; "" for any replica.
 
         Returns:
             The items.
@@ -78,7 +88,7 @@ class InferenceSessionClient:
         until = time.monotonic() + allowed if timeout is not None else None
         while True:
             try:
-                items = self._whole(prepared, allowed)
+                items = self._whole(prepared, allowed, affinity)
                 break
             except SessionNotReadyError:
                 if not wait:
@@ -89,7 +99,9 @@ class InferenceSessionClient:
                     allowed = max(until - time.monotonic(), 0.001)
         return self._shape.results(items)
 
-    def stream(self, body: Any, *, timeout: float | None = None) -> Generator[Any, None, None]:
+    def stream(
+        self, body: Any, *, timeout: float | None = None, affinity: str = ""
+    ) -> Generator[Any, None, None]:
         """Send one request and yield the items of its answer as they come.
 
         The output adapter sees one stream of all items, and is asked for the next output as soon
@@ -99,6 +111,7 @@ class InferenceSessionClient:
         Args:
             body: The input item.
             timeout: How long the whole call may take, in seconds; the client's unless given.
+            affinity: As for `infer`.
 
         Raises:
             InvalidRequestError: The body makes no valid request.
@@ -106,7 +119,7 @@ class InferenceSessionClient:
         """
         prepared = self._shape.prepare(body)
         allowed = check_timeout(timeout, self._timeout)
-        return self._stream(prepared, allowed)
+        return self._stream(prepared, allowed, affinity)
 
     def infer_many(
         self,
@@ -160,8 +173,17 @@ class InferenceSessionClient:
 
     # The inside.
 
-    def _submit(self, prepared: Any, allowed: float, sink: _Sink, *, stream: bool = False) -> Call:
+    def _submit(
+        self,
+        prepared: Any,
+        allowed: float,
+        sink: _Sink,
+        *,
+        stream: bool = False,
+        affinity: str = "",
+    ) -> Call:
         call = Call(self._shape.endpoint, prepared, stream, time.monotonic() + allowed, sink)
+        call.affinity, call.trace = affinity, current_trace()
         self._exchange.submit(call)
         return call
 
@@ -177,9 +199,9 @@ class InferenceSessionClient:
                 if error is not None:
                     raise error from None
 
-    def _whole(self, prepared: Any, allowed: float) -> list[Any]:
+    def _whole(self, prepared: Any, allowed: float, affinity: str) -> list[Any]:
         sink: _Sink = queue.SimpleQueue()
-        call = self._submit(prepared, allowed, sink)
+        call = self._submit(prepared, allowed, sink, affinity=affinity)
         items: list[Any] = []
         try:
             while True:
@@ -192,17 +214,20 @@ class InferenceSessionClient:
         finally:  # an interrupt, too, must not leave the call behind
             self._exchange.cancel(call)
 
-    def _stream(self, prepared: Any, allowed: float) -> Generator[Any, None, None]:
-        with closing(self._stream_values(prepared, allowed)) as values:
+    def _stream(self, prepared: Any, allowed: float, affinity: str) -> Generator[Any, None, None]:
+        with closing(self._stream_values(prepared, allowed, affinity)) as values:
             yield from self._shape.adapted(values)
 
-    def _stream_values(self, prepared: Any, allowed: float) -> Generator[Any, None, None]:
+    def _stream_values(
+        self, prepared: Any, allowed: float, affinity: str
+    ) -> Generator[Any, None, None]:
         sink: _Sink = queue.SimpleQueue()
-        call = self._submit(prepared, allowed, sink, stream=True)
+        call = self._submit(prepared, allowed, sink, stream=True, affinity=affinity)
         try:
             while True:
                 _, part, done, error = self._next(call, sink, allowed)
                 yield from self._shape.values(part)
+                self._exchange.taken(call, part)
                 if error is not None:
                     raise error
                 if done:

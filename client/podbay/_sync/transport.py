@@ -26,6 +26,7 @@ from podbay._core.reading import decoded, decoded_all
 from podbay._core.retries import FIRST_CONTACT_SECONDS, Attempts, Reconnects
 from podbay._core.settings import Settings
 from podbay._core.timeouts import LEAST_SECONDS, check_timeout
+from podbay._core.tracing import trace_metadata
 from podbay._core.wire_errors import from_status, unreachable
 from podbay.errors import PodbayError
 from podbay.types import Installation
@@ -232,7 +233,9 @@ class Transport:
             response_deserializer=operation.response.FromString,
         )
         try:
-            answers = rpc(operation.request, timeout=left, metadata=self._metadata)
+            answers = rpc(
+                operation.request, timeout=left, metadata=(*self._metadata, *trace_metadata())
+            )
         except ValueError:
             raise closed_error() from None
         try:
@@ -328,7 +331,10 @@ class Transport:
         left = max(deadline - time.monotonic(), LEAST_SECONDS)
         try:
             return rpc(
-                operation.request, timeout=left, metadata=self._metadata, wait_for_ready=True
+                operation.request,
+                timeout=left,
+                metadata=(*self._metadata, *trace_metadata()),
+                wait_for_ready=True,
             )
         except grpc.RpcError as error:
             failure = error_of(error, operation.what, endpoint.address)

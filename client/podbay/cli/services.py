@@ -51,6 +51,20 @@ def _serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default=None,
                 help="Whether a call may be sent again although a replica may have seen it.",
             ),
+            click.option("--max-in-flight", type=int, help="Calls of a session that run at once."),
+            click.option("--queue-length", type=int, help="Calls of a session that may wait."),
+            click.option(
+                "--queue-timeout",
+                callback=duration_option,
+                metavar="DURATION",
+                help="How long a call may wait for a replica, as 30s.",
+            ),
+            click.option(
+                "--hedge-after",
+                callback=duration_option,
+                metavar="DURATION",
+                help="Without an answer for this long, try a second replica, too, as 500ms.",
+            ),
         )
     ):
         command = option(command)

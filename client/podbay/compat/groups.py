@@ -38,9 +38,16 @@ def no_such_member(kind: str, name: str) -> NoReturn:
 class WaitingSessionClient(InferenceSessionClient):
     """Calls one session, whose calls wait until it has started."""
 
-    def infer(self, body: Any, *, timeout: float | None = None, wait: bool = True) -> list[Any]:
+    def infer(
+        self,
+        body: Any,
+        *,
+        timeout: float | None = None,
+        wait: bool = True,
+        affinity: str = "",
+    ) -> list[Any]:
         """Send one request and return the items of its answer; waits for the session."""
-        return super().infer(body, timeout=timeout, wait=wait)
+        return super().infer(body, timeout=timeout, wait=wait, affinity=affinity)
 
 
 class CompatTokens(Tokens):

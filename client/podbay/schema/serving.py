@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
@@ -41,6 +41,10 @@ _KEYS = {
     f"{_DOMAIN}stop-grace": "stopGrace",
     f"{_DOMAIN}max-concurrency": "maxConcurrency",
     f"{_DOMAIN}safe-to-retry": "safeToRetry",
+    f"{_DOMAIN}max-in-flight": "maxInFlight",
+    f"{_DOMAIN}queue-length": "queueLength",
+    f"{_DOMAIN}queue-timeout": "queueTimeout",
+    f"{_DOMAIN}hedge-after": "hedgeAfter",
 }
 
 
@@ -72,6 +76,23 @@ class ServingOptions(RequestModel):
     max_concurrency: Annotated[int, Field(ge=1, le=_INT32_MAX)] | None = None
     # Whether a call may be sent again although a replica may have seen it.
     safe_to_retry: bool | None = None
+    # Calls of a session that run at once, over all its replicas; unbounded where it is left out.
+    max_in_flight: Annotated[int, Field(ge=1, le=_INT32_MAX)] | None = None
+    # Calls of a session that may wait for a replica; the router's setting where it is left out.
+    queue_length: Annotated[int, Field(ge=0, le=_INT32_MAX)] | None = None
+    # Seconds a call may wait for a replica; the router's setting where it is left out.
+    queue_timeout: Annotated[float, Field(ge=0, le=_DAY, allow_inf_nan=False)] | None = None
+    # Seconds without an answer after which a call is sent to a second replica, too, and the first
+    # answer is taken; never where it is left out.
+    hedge_after: Annotated[float, Field(gt=0, le=_HOUR, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _hedge_only_what_may_run_twice(self) -> Self:
+        if self.hedge_after is not None and not self.safe_to_retry:
+            raise _refused(
+                type(self).__name__, "hedgeAfter", "needs safeToRetry: a call may run twice"
+            )
+        return self
 
     @classmethod
     def from_annotations(cls, annotations: Iterable[Annotation]) -> Self:
@@ -101,11 +122,11 @@ class ServingOptions(RequestModel):
 
 
 def _read(title: str, name: str, text: str) -> str | float | bool:
-    if name in {"startTimeout", "stopGrace"}:
+    if name in {"startTimeout", "stopGrace", "queueTimeout", "hedgeAfter"}:
         if not _DECIMAL.fullmatch(text):
             raise _refused(title, name, "the annotation is not a number of seconds, as 2.5")
         return float(text)
-    if name == "maxConcurrency":
+    if name in {"maxConcurrency", "maxInFlight", "queueLength"}:
         if not _INTEGER.fullmatch(text):
             raise _refused(title, name, "the annotation is not a whole number")
         return int(text)

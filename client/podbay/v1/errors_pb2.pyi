@@ -131,6 +131,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The router has not heard of its routes since it started."""
     ERROR_REASON_DUPLICATE_CALL_ID: _ErrorReason.ValueType  # 109
     """The id of the call is in use on this stream."""
+    ERROR_REASON_ACCOUNT_LIMIT: _ErrorReason.ValueType  # 110
+    """The account has as many calls running or waiting, over all its sessions, as it may."""
+    ERROR_REASON_REPLICA_FAILING: _ErrorReason.ValueType  # 111
+    """The replica is ready by its probe, and calls to it fail, one after the other."""
     ERROR_REASON_CONNECTION_LOST: _ErrorReason.ValueType  # 120
     """The connection to the service was lost after the call was sent. Raised by clients."""
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 121
@@ -269,6 +273,10 @@ ERROR_REASON_ROUTER_NOT_SYNCED: ErrorReason.ValueType  # 108
 """The router has not heard of its routes since it started."""
 ERROR_REASON_DUPLICATE_CALL_ID: ErrorReason.ValueType  # 109
 """The id of the call is in use on this stream."""
+ERROR_REASON_ACCOUNT_LIMIT: ErrorReason.ValueType  # 110
+"""The account has as many calls running or waiting, over all its sessions, as it may."""
+ERROR_REASON_REPLICA_FAILING: ErrorReason.ValueType  # 111
+"""The replica is ready by its probe, and calls to it fail, one after the other."""
 ERROR_REASON_CONNECTION_LOST: ErrorReason.ValueType  # 120
 """The connection to the service was lost after the call was sent. Raised by clients."""
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 121

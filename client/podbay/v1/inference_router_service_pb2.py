@@ -27,7 +27,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from podbay.v1 import errors_pb2 as podbay_dot_v1_dot_errors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(podbay/v1/inference_router_service.proto\x12\tpodbay.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x16podbay/v1/errors.proto\"~\n\nFileUpload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\x0c\x12)\n\x0b\x66orm_fields\x18\x05 \x03(\x0b\x32\x14.podbay.v1.FormField\"(\n\tFormField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"V\n\x04Item\x12\x0e\n\x04json\x18\x01 \x01(\x0cH\x00\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\r\n\x05\x65vent\x18\x03 \x01(\tB\x06\n\x04item\"\xa3\x01\n\x0cInferRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0e\n\x04json\x18\x03 \x01(\x0cH\x00\x12\'\n\x05value\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12,\n\x0b\x66ile_upload\x18\x05 \x01(\x0b\x32\x15.podbay.v1.FileUploadH\x00\x42\x06\n\x04\x62ody\"C\n\rInferResponse\x12\x1e\n\x05items\x18\x01 \x03(\x0b\x32\x0f.podbay.v1.Item\x12\x12\n\nreplica_id\x18\x02 \x01(\t\"\xa9\x01\n\x12StreamInferRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0e\n\x04json\x18\x03 \x01(\x0cH\x00\x12\'\n\x05value\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12,\n\x0b\x66ile_upload\x18\x05 \x01(\x0b\x32\x15.podbay.v1.FileUploadH\x00\x42\x06\n\x04\x62ody\"I\n\x13StreamInferResponse\x12\x1e\n\x05items\x18\x01 \x03(\x0b\x32\x0f.podbay.v1.Item\x12\x12\n\nreplica_id\x18\x02 \x01(\t\"B\n\x0f\x45xchangeRequest\x12\x1e\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x0f.podbay.v1.Call\x12\x0f\n\x07\x63\x61ncels\x18\x02 \x03(\x04\"\xa6\x01\n\x04\x43\x61ll\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0e\n\x04json\x18\x03 \x01(\x0cH\x00\x12,\n\x0b\x66ile_upload\x18\x04 \x01(\x0b\x32\x15.podbay.v1.FileUploadH\x00\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06stream\x18\x06 \x01(\x08\x42\x06\n\x04\x62ody\"L\n\x10\x45xchangeResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.podbay.v1.CallResult\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\"\x7f\n\nCallResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x1e\n\x05items\x18\x02 \x03(\x0b\x32\x0f.podbay.v1.Item\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x14.podbay.v1.CallError\x12\x12\n\nreplica_id\x18\x05 \x01(\t2\xed\x01\n\x16InferenceRouterService\x12:\n\x05Infer\x12\x17.podbay.v1.InferRequest\x1a\x18.podbay.v1.InferResponse\x12N\n\x0bStreamInfer\x12\x1d.podbay.v1.StreamInferRequest\x1a\x1e.podbay.v1.StreamInferResponse0\x01\x12G\n\x08\x45xchange\x12\x1a.podbay.v1.ExchangeRequest\x1a\x1b.podbay.v1.ExchangeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(podbay/v1/inference_router_service.proto\x12\tpodbay.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x16podbay/v1/errors.proto\"~\n\nFileUpload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\x0c\x12)\n\x0b\x66orm_fields\x18\x05 \x03(\x0b\x32\x14.podbay.v1.FormField\"(\n\tFormField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"V\n\x04Item\x12\x0e\n\x04json\x18\x01 \x01(\x0cH\x00\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\r\n\x05\x65vent\x18\x03 \x01(\tB\x06\n\x04item\"\xb9\x01\n\x0cInferRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0e\n\x04json\x18\x03 \x01(\x0cH\x00\x12\'\n\x05value\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12,\n\x0b\x66ile_upload\x18\x05 \x01(\x0b\x32\x15.podbay.v1.FileUploadH\x00\x12\x14\n\x0c\x61\x66\x66inity_key\x18\x06 \x01(\tB\x06\n\x04\x62ody\"C\n\rInferResponse\x12\x1e\n\x05items\x18\x01 \x03(\x0b\x32\x0f.podbay.v1.Item\x12\x12\n\nreplica_id\x18\x02 \x01(\t\"\xbf\x01\n\x12StreamInferRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0e\n\x04json\x18\x03 \x01(\x0cH\x00\x12\'\n\x05value\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12,\n\x0b\x66ile_upload\x18\x05 \x01(\x0b\x32\x15.podbay.v1.FileUploadH\x00\x12\x14\n\x0c\x61\x66\x66inity_key\x18\x06 \x01(\tB\x06\n\x04\x62ody\"I\n\x13StreamInferResponse\x12\x1e\n\x05items\x18\x01 \x03(\x0b\x32\x0f.podbay.v1.Item\x12\x12\n\nreplica_id\x18\x02 \x01(\t\"c\n\x0f\x45xchangeRequest\x12\x1e\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x0f.podbay.v1.Call\x12\x0f\n\x07\x63\x61ncels\x18\x02 \x03(\x04\x12\x0e\n\x06pauses\x18\x03 \x03(\x04\x12\x0f\n\x07resumes\x18\x04 \x03(\x04\"\xe5\x01\n\x04\x43\x61ll\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0e\n\x04json\x18\x03 \x01(\x0cH\x00\x12,\n\x0b\x66ile_upload\x18\x04 \x01(\x0b\x32\x15.podbay.v1.FileUploadH\x00\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06stream\x18\x06 \x01(\x08\x12\x14\n\x0c\x61\x66\x66inity_key\x18\x07 \x01(\t\x12\x13\n\x0btraceparent\x18\x08 \x01(\t\x12\x12\n\ntracestate\x18\t \x01(\tB\x06\n\x04\x62ody\"L\n\x10\x45xchangeResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.podbay.v1.CallResult\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\"\x7f\n\nCallResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x1e\n\x05items\x18\x02 \x03(\x0b\x32\x0f.podbay.v1.Item\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x14.podbay.v1.CallError\x12\x12\n\nreplica_id\x18\x05 \x01(\t2\xed\x01\n\x16InferenceRouterService\x12:\n\x05Infer\x12\x17.podbay.v1.InferRequest\x1a\x18.podbay.v1.InferResponse\x12N\n\x0bStreamInfer\x12\x1d.podbay.v1.StreamInferRequest\x1a\x1e.podbay.v1.StreamInferResponse0\x01\x12G\n\x08\x45xchange\x12\x1a.podbay.v1.ExchangeRequest\x1a\x1b.podbay.v1.ExchangeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,21 +41,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ITEM']._serialized_start=311
   _globals['_ITEM']._serialized_end=397
   _globals['_INFERREQUEST']._serialized_start=400
-  _globals['_INFERREQUEST']._serialized_end=563
-  _globals['_INFERRESPONSE']._serialized_start=565
-  _globals['_INFERRESPONSE']._serialized_end=632
-  _globals['_STREAMINFERREQUEST']._serialized_start=635
-  _globals['_STREAMINFERREQUEST']._serialized_end=804
-  _globals['_STREAMINFERRESPONSE']._serialized_start=806
-  _globals['_STREAMINFERRESPONSE']._serialized_end=879
-  _globals['_EXCHANGEREQUEST']._serialized_start=881
-  _globals['_EXCHANGEREQUEST']._serialized_end=947
-  _globals['_CALL']._serialized_start=950
-  _globals['_CALL']._serialized_end=1116
-  _globals['_EXCHANGERESPONSE']._serialized_start=1118
-  _globals['_EXCHANGERESPONSE']._serialized_end=1194
-  _globals['_CALLRESULT']._serialized_start=1196
-  _globals['_CALLRESULT']._serialized_end=1323
-  _globals['_INFERENCEROUTERSERVICE']._serialized_start=1326
-  _globals['_INFERENCEROUTERSERVICE']._serialized_end=1563
+  _globals['_INFERREQUEST']._serialized_end=585
+  _globals['_INFERRESPONSE']._serialized_start=587
+  _globals['_INFERRESPONSE']._serialized_end=654
+  _globals['_STREAMINFERREQUEST']._serialized_start=657
+  _globals['_STREAMINFERREQUEST']._serialized_end=848
+  _globals['_STREAMINFERRESPONSE']._serialized_start=850
+  _globals['_STREAMINFERRESPONSE']._serialized_end=923
+  _globals['_EXCHANGEREQUEST']._serialized_start=925
+  _globals['_EXCHANGEREQUEST']._serialized_end=1024
+  _globals['_CALL']._serialized_start=1027
+  _globals['_CALL']._serialized_end=1256
+  _globals['_EXCHANGERESPONSE']._serialized_start=1258
+  _globals['_EXCHANGERESPONSE']._serialized_end=1334
+  _globals['_CALLRESULT']._serialized_start=1336
+  _globals['_CALLRESULT']._serialized_end=1463
+  _globals['_INFERENCEROUTERSERVICE']._serialized_start=1466
+  _globals['_INFERENCEROUTERSERVICE']._serialized_end=1703
 # @@protoc_insertion_point(module_scope)

@@ -132,12 +132,17 @@ class InferRequest(_message.Message):
     JSON_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     FILE_UPLOAD_FIELD_NUMBER: _builtins.int
+    AFFINITY_KEY_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The session."""
     endpoint: _builtins.str
     """Required. The path of the endpoint at the replica, without a leading slash."""
     json: _builtins.bytes
     """JSON text in UTF-8; it reaches the replica unparsed."""
+    affinity_key: _builtins.str
+    """Calls with the same key go to the same replica as long as its load allows, as for a cache of
+    prompts; "" for any replica. At most 1 KiB.
+    """
     @_builtins.property
     def value(self) -> _struct_pb2.Value:
         """A value as people type it; the answer then comes as values too. Numbers are doubles:
@@ -156,10 +161,11 @@ class InferRequest(_message.Message):
         json: _builtins.bytes = ...,
         value: _struct_pb2.Value | None = ...,
         file_upload: Global___FileUpload | None = ...,
+        affinity_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "file_upload", b"file_upload", "json", b"json", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoint", b"endpoint", "file_upload", b"file_upload", "json", b"json", "session_id", b"session_id", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_key", b"affinity_key", "body", b"body", "endpoint", b"endpoint", "file_upload", b"file_upload", "json", b"json", "session_id", b"session_id", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["json", "value", "file_upload"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
@@ -206,12 +212,17 @@ class StreamInferRequest(_message.Message):
     JSON_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     FILE_UPLOAD_FIELD_NUMBER: _builtins.int
+    AFFINITY_KEY_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The session."""
     endpoint: _builtins.str
     """Required. The path of the endpoint at the replica, without a leading slash."""
     json: _builtins.bytes
     """JSON text in UTF-8; it reaches the replica unparsed."""
+    affinity_key: _builtins.str
+    """Calls with the same key go to the same replica as long as its load allows, as for a cache of
+    prompts; "" for any replica. At most 1 KiB.
+    """
     @_builtins.property
     def value(self) -> _struct_pb2.Value:
         """A value as people type it; the answer then comes as values too."""
@@ -228,10 +239,11 @@ class StreamInferRequest(_message.Message):
         json: _builtins.bytes = ...,
         value: _struct_pb2.Value | None = ...,
         file_upload: Global___FileUpload | None = ...,
+        affinity_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "file_upload", b"file_upload", "json", b"json", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoint", b"endpoint", "file_upload", b"file_upload", "json", b"json", "session_id", b"session_id", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_key", b"affinity_key", "body", b"body", "endpoint", b"endpoint", "file_upload", b"file_upload", "json", b"json", "session_id", b"session_id", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["json", "value", "file_upload"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
@@ -275,6 +287,8 @@ class ExchangeRequest(_message.Message):
 
     CALLS_FIELD_NUMBER: _builtins.int
     CANCELS_FIELD_NUMBER: _builtins.int
+    PAUSES_FIELD_NUMBER: _builtins.int
+    RESUMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___Call]:
         """New calls."""
@@ -285,15 +299,27 @@ class ExchangeRequest(_message.Message):
         on its way.
         """
 
+    @_builtins.property
+    def pauses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of streamed calls whose pieces the client cannot take for now: their replicas are made to
+        wait. Pieces that were on their way still come.
+        """
+
+    @_builtins.property
+    def resumes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of paused calls that go on."""
+
     def __init__(
         self,
         *,
         calls: _abc.Iterable[Global___Call] | None = ...,
         cancels: _abc.Iterable[_builtins.int] | None = ...,
+        pauses: _abc.Iterable[_builtins.int] | None = ...,
+        resumes: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "cancels", b"cancels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "cancels", b"cancels", "pauses", b"pauses", "resumes", b"resumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -311,6 +337,9 @@ class Call(_message.Message):
     FILE_UPLOAD_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
+    AFFINITY_KEY_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    TRACESTATE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Required. The id: the caller's choice, not in use on this stream."""
     endpoint: _builtins.str
@@ -319,6 +348,16 @@ class Call(_message.Message):
     """JSON text in UTF-8; it reaches the replica unparsed."""
     stream: _builtins.bool
     """Whether pieces are wanted as they come; otherwise they come with the end."""
+    affinity_key: _builtins.str
+    """Calls with the same key go to the same replica as long as its load allows, as for a cache of
+    prompts; "" for any replica. At most 1 KiB.
+    """
+    traceparent: _builtins.str
+    """The W3C trace context that the call belongs to; it reaches the replica as the header of this
+    name. Of unary calls, the metadata of the same name does.
+    """
+    tracestate: _builtins.str
+    """What the vendors of the trace add to it."""
     @_builtins.property
     def file_upload(self) -> Global___FileUpload:
         """A file."""
@@ -336,10 +375,13 @@ class Call(_message.Message):
         file_upload: Global___FileUpload | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         stream: _builtins.bool = ...,
+        affinity_key: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
+        tracestate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "file_upload", b"file_upload", "json", b"json", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoint", b"endpoint", "file_upload", b"file_upload", "id", b"id", "json", b"json", "stream", b"stream", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_key", b"affinity_key", "body", b"body", "endpoint", b"endpoint", "file_upload", b"file_upload", "id", b"id", "json", b"json", "stream", b"stream", "timeout", b"timeout", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["json", "file_upload"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015

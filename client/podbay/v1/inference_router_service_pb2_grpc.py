@@ -34,7 +34,7 @@ class InferenceRouterServiceStub(object):
     (TOKEN_FOR_OTHER_SESSION), NOT_FOUND (INFERENCE_SESSION_NOT_FOUND), FAILED_PRECONDITION
     (SESSION_TERMINATED, SESSION_EXPIRED, SESSION_FAILED), UNAVAILABLE (SESSION_NOT_READY,
     REPLICA_UNREACHABLE, REPLICA_CONNECTION_LOST, ROUTER_DRAINING, ROUTER_NOT_SYNCED),
-    RESOURCE_EXHAUSTED (QUEUE_FULL, BODY_TOO_LARGE), DEADLINE_EXCEEDED, INVALID_ARGUMENT
+    RESOURCE_EXHAUSTED (QUEUE_FULL, ACCOUNT_LIMIT, BODY_TOO_LARGE), DEADLINE_EXCEEDED, INVALID_ARGUMENT
     (INVALID_REQUEST, MALFORMED_JSON), and REPLICA_REFUSED with the code that docs/errors.md gives
     for the replica's HTTP status.
     """
@@ -71,7 +71,7 @@ class InferenceRouterServiceServicer(object):
     (TOKEN_FOR_OTHER_SESSION), NOT_FOUND (INFERENCE_SESSION_NOT_FOUND), FAILED_PRECONDITION
     (SESSION_TERMINATED, SESSION_EXPIRED, SESSION_FAILED), UNAVAILABLE (SESSION_NOT_READY,
     REPLICA_UNREACHABLE, REPLICA_CONNECTION_LOST, ROUTER_DRAINING, ROUTER_NOT_SYNCED),
-    RESOURCE_EXHAUSTED (QUEUE_FULL, BODY_TOO_LARGE), DEADLINE_EXCEEDED, INVALID_ARGUMENT
+    RESOURCE_EXHAUSTED (QUEUE_FULL, ACCOUNT_LIMIT, BODY_TOO_LARGE), DEADLINE_EXCEEDED, INVALID_ARGUMENT
     (INVALID_REQUEST, MALFORMED_JSON), and REPLICA_REFUSED with the code that docs/errors.md gives
     for the replica's HTTP status.
     """
@@ -95,7 +95,10 @@ class InferenceRouterServiceServicer(object):
         """Exchange carries many calls of one session over one stream: calls and cancels one way, results
         the other way as they come. Both sides put all that is queued into one message. The token in
         the metadata names the session. The stream ends when the client half-closes and all calls are
-        answered; a call's failure never ends it.
+        answered; a call's failure never ends it. A router that stops ends it as well, with OK once all
+        calls that it has read are answered: a call that has no answer then was not begun. The router
+        sends the initial metadata `podbay-accepted: 1` before it reads anything: a client that waits
+        for them knows that a stream that is refused has begun nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,7 +139,7 @@ class InferenceRouterService(object):
     (TOKEN_FOR_OTHER_SESSION), NOT_FOUND (INFERENCE_SESSION_NOT_FOUND), FAILED_PRECONDITION
     (SESSION_TERMINATED, SESSION_EXPIRED, SESSION_FAILED), UNAVAILABLE (SESSION_NOT_READY,
     REPLICA_UNREACHABLE, REPLICA_CONNECTION_LOST, ROUTER_DRAINING, ROUTER_NOT_SYNCED),
-    RESOURCE_EXHAUSTED (QUEUE_FULL, BODY_TOO_LARGE), DEADLINE_EXCEEDED, INVALID_ARGUMENT
+    RESOURCE_EXHAUSTED (QUEUE_FULL, ACCOUNT_LIMIT, BODY_TOO_LARGE), DEADLINE_EXCEEDED, INVALID_ARGUMENT
     (INVALID_REQUEST, MALFORMED_JSON), and REPLICA_REFUSED with the code that docs/errors.md gives
     for the replica's HTTP status.
     """

@@ -35,7 +35,7 @@ class InferenceRouterServiceStub:
     (TOKEN_FOR_OTHER_SESSION), NOT_FOUND (INFERENCE_SESSION_NOT_FOUND), FAILED_PRECONDITION
     (SESSION_TERMINATED, SESSION_EXPIRED, SESSION_FAILED), UNAVAILABLE (SESSION_NOT_READY,
     REPLICA_UNREACHABLE, REPLICA_CONNECTION_LOST, ROUTER_DRAINING, ROUTER_NOT_SYNCED),
-    RESOURCE_EXHAUSTED (QUEUE_FULL, BODY_TOO_LARGE), DEADLINE_EXCEEDED, INVALID_ARGUMENT
+    RESOURCE_EXHAUSTED (QUEUE_FULL, ACCOUNT_LIMIT, BODY_TOO_LARGE), DEADLINE_EXCEEDED, INVALID_ARGUMENT
     (INVALID_REQUEST, MALFORMED_JSON), and REPLICA_REFUSED with the code that docs/errors.md gives
     for the replica's HTTP status.
     """
@@ -54,7 +54,10 @@ class InferenceRouterServiceStub:
     """Exchange carries many calls of one session over one stream: calls and cancels one way, results
     the other way as they come. Both sides put all that is queued into one message. The token in
     the metadata names the session. The stream ends when the client half-closes and all calls are
-    answered; a call's failure never ends it.
+    answered; a call's failure never ends it. A router that stops ends it as well, with OK once all
+    calls that it has read are answered: a call that has no answer then was not begun. The router
+    sends the initial metadata `podbay-accepted: 1` before it reads anything: a client that waits
+    for them knows that a stream that is refused has begun nothing.
     """
 
 @_typing.type_check_only
@@ -67,7 +70,7 @@ class InferenceRouterServiceAsyncStub(InferenceRouterServiceStub):
     (TOKEN_FOR_OTHER_SESSION), NOT_FOUND (INFERENCE_SESSION_NOT_FOUND), FAILED_PRECONDITION
     (SESSION_TERMINATED, SESSION_EXPIRED, SESSION_FAILED), UNAVAILABLE (SESSION_NOT_READY,
     REPLICA_UNREACHABLE, REPLICA_CONNECTION_LOST, ROUTER_DRAINING, ROUTER_NOT_SYNCED),
-    RESOURCE_EXHAUSTED (QUEUE_FULL, BODY_TOO_LARGE), DEADLINE_EXCEEDED, INVALID_ARGUMENT
+    RESOURCE_EXHAUSTED (QUEUE_FULL, ACCOUNT_LIMIT, BODY_TOO_LARGE), DEADLINE_EXCEEDED, INVALID_ARGUMENT
     (INVALID_REQUEST, MALFORMED_JSON), and REPLICA_REFUSED with the code that docs/errors.md gives
     for the replica's HTTP status.
     """
@@ -83,7 +86,10 @@ class InferenceRouterServiceAsyncStub(InferenceRouterServiceStub):
     """Exchange carries many calls of one session over one stream: calls and cancels one way, results
     the other way as they come. Both sides put all that is queued into one message. The token in
     the metadata names the session. The stream ends when the client half-closes and all calls are
-    answered; a call's failure never ends it.
+    answered; a call's failure never ends it. A router that stops ends it as well, with OK once all
+    calls that it has read are answered: a call that has no answer then was not begun. The router
+    sends the initial metadata `podbay-accepted: 1` before it reads anything: a client that waits
+    for them knows that a stream that is refused has begun nothing.
     """
 
 class InferenceRouterServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -95,7 +101,7 @@ class InferenceRouterServiceServicer(metaclass=_abc_1.ABCMeta):
     (TOKEN_FOR_OTHER_SESSION), NOT_FOUND (INFERENCE_SESSION_NOT_FOUND), FAILED_PRECONDITION
     (SESSION_TERMINATED, SESSION_EXPIRED, SESSION_FAILED), UNAVAILABLE (SESSION_NOT_READY,
     REPLICA_UNREACHABLE, REPLICA_CONNECTION_LOST, ROUTER_DRAINING, ROUTER_NOT_SYNCED),
-    RESOURCE_EXHAUSTED (QUEUE_FULL, BODY_TOO_LARGE), DEADLINE_EXCEEDED, INVALID_ARGUMENT
+    RESOURCE_EXHAUSTED (QUEUE_FULL, ACCOUNT_LIMIT, BODY_TOO_LARGE), DEADLINE_EXCEEDED, INVALID_ARGUMENT
     (INVALID_REQUEST, MALFORMED_JSON), and REPLICA_REFUSED with the code that docs/errors.md gives
     for the replica's HTTP status.
     """
@@ -127,7 +133,10 @@ class InferenceRouterServiceServicer(metaclass=_abc_1.ABCMeta):
         """Exchange carries many calls of one session over one stream: calls and cancels one way, results
         the other way as they come. Both sides put all that is queued into one message. The token in
         the metadata names the session. The stream ends when the client half-closes and all calls are
-        answered; a call's failure never ends it.
+        answered; a call's failure never ends it. A router that stops ends it as well, with OK once all
+        calls that it has read are answered: a call that has no answer then was not begun. The router
+        sends the initial metadata `podbay-accepted: 1` before it reads anything: a client that waits
+        for them knows that a stream that is refused has begun nothing.
         """
 
 def add_InferenceRouterServiceServicer_to_server(servicer: InferenceRouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -868,6 +868,10 @@ class ServingOptions(_message.Message):
     STOP_GRACE_FIELD_NUMBER: _builtins.int
     MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
     SAFE_TO_RETRY_FIELD_NUMBER: _builtins.int
+    MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    QUEUE_LENGTH_FIELD_NUMBER: _builtins.int
+    QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    HEDGE_AFTER_FIELD_NUMBER: _builtins.int
     readiness_path: _builtins.str
     """The path that answers 2xx once a replica is ready. The runner's kind decides unless said:
     "/health" for vllm, else "/ready".
@@ -876,6 +880,12 @@ class ServingOptions(_message.Message):
     """How many calls one replica works on at once; unbounded unless said."""
     safe_to_retry: _builtins.bool
     """True where a call may be sent again although a replica may have seen it."""
+    max_in_flight: _builtins.int
+    """How many calls of a session run at once, over all its replicas; unbounded unless said."""
+    queue_length: _builtins.int
+    """How many calls of a session may wait for a replica; the router's setting unless said. 0 refuses
+    what cannot run at once.
+    """
     @_builtins.property
     def start_timeout(self) -> _duration_pb2.Duration:
         """How long a replica may take from its start until it is ready; 60 s unless said."""
@@ -883,6 +893,16 @@ class ServingOptions(_message.Message):
     @_builtins.property
     def stop_grace(self) -> _duration_pb2.Duration:
         """How long a replica may take to end after it was asked to; 10 s unless said."""
+
+    @_builtins.property
+    def queue_timeout(self) -> _duration_pb2.Duration:
+        """How long a call may wait for a replica; the router's setting unless said."""
+
+    @_builtins.property
+    def hedge_after(self) -> _duration_pb2.Duration:
+        """How long a call may be without an answer until it is sent to a second replica, too; never
+        unless said. Only where `safe_to_retry` is true.
+        """
 
     def __init__(
         self,
@@ -892,19 +912,31 @@ class ServingOptions(_message.Message):
         stop_grace: _duration_pb2.Duration | None = ...,
         max_concurrency: _builtins.int | None = ...,
         safe_to_retry: _builtins.bool | None = ...,
+        max_in_flight: _builtins.int | None = ...,
+        queue_length: _builtins.int | None = ...,
+        queue_timeout: _duration_pb2.Duration | None = ...,
+        hedge_after: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_concurrency", b"_max_concurrency", "_readiness_path", b"_readiness_path", "_safe_to_retry", b"_safe_to_retry", "max_concurrency", b"max_concurrency", "readiness_path", b"readiness_path", "safe_to_retry", b"safe_to_retry", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_concurrency", b"_max_concurrency", "_max_in_flight", b"_max_in_flight", "_queue_length", b"_queue_length", "_readiness_path", b"_readiness_path", "_safe_to_retry", b"_safe_to_retry", "hedge_after", b"hedge_after", "max_concurrency", b"max_concurrency", "max_in_flight", b"max_in_flight", "queue_length", b"queue_length", "queue_timeout", b"queue_timeout", "readiness_path", b"readiness_path", "safe_to_retry", b"safe_to_retry", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_concurrency", b"_max_concurrency", "_readiness_path", b"_readiness_path", "_safe_to_retry", b"_safe_to_retry", "max_concurrency", b"max_concurrency", "readiness_path", b"readiness_path", "safe_to_retry", b"safe_to_retry", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_concurrency", b"_max_concurrency", "_max_in_flight", b"_max_in_flight", "_queue_length", b"_queue_length", "_readiness_path", b"_readiness_path", "_safe_to_retry", b"_safe_to_retry", "hedge_after", b"hedge_after", "max_concurrency", b"max_concurrency", "max_in_flight", b"max_in_flight", "queue_length", b"queue_length", "queue_timeout", b"queue_timeout", "readiness_path", b"readiness_path", "safe_to_retry", b"safe_to_retry", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_concurrency: _TypeAlias = _typing.Literal["max_concurrency"]  # noqa: Y015
     _WhichOneofArgType__max_concurrency: _TypeAlias = _typing.Literal["_max_concurrency", b"_max_concurrency"]  # noqa: Y015
+    _WhichOneofReturnType__max_in_flight: _TypeAlias = _typing.Literal["max_in_flight"]  # noqa: Y015
+    _WhichOneofArgType__max_in_flight: _TypeAlias = _typing.Literal["_max_in_flight", b"_max_in_flight"]  # noqa: Y015
+    _WhichOneofReturnType__queue_length: _TypeAlias = _typing.Literal["queue_length"]  # noqa: Y015
+    _WhichOneofArgType__queue_length: _TypeAlias = _typing.Literal["_queue_length", b"_queue_length"]  # noqa: Y015
     _WhichOneofReturnType__readiness_path: _TypeAlias = _typing.Literal["readiness_path"]  # noqa: Y015
     _WhichOneofArgType__readiness_path: _TypeAlias = _typing.Literal["_readiness_path", b"_readiness_path"]  # noqa: Y015
     _WhichOneofReturnType__safe_to_retry: _TypeAlias = _typing.Literal["safe_to_retry"]  # noqa: Y015
     _WhichOneofArgType__safe_to_retry: _TypeAlias = _typing.Literal["_safe_to_retry", b"_safe_to_retry"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_concurrency) -> _WhichOneofReturnType__max_concurrency | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_in_flight) -> _WhichOneofReturnType__max_in_flight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_length) -> _WhichOneofReturnType__queue_length | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__readiness_path) -> _WhichOneofReturnType__readiness_path | None: ...
     @_typing.overload

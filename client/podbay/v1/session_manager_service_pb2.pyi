@@ -1005,6 +1005,67 @@ class AcknowledgeRoutesResponse(_message.Message):
 Global___AcknowledgeRoutesResponse: _TypeAlias = AcknowledgeRoutesResponse  # noqa: Y015
 
 @_typing.final
+class ReportReplicaRequest(_message.Message):
+    """ReportReplicaRequest tells how the calls to a replica go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    HTTP_STATUS_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Required. The session."""
+    replica_id: _builtins.str
+    """Required. The replica."""
+    failures: _builtins.int
+    """How many calls failed there in a row; 0 says that calls succeed again."""
+    http_status: _builtins.int
+    """The HTTP status of the last one; 0 where there was no answer."""
+    detail: _builtins.str
+    """What the replica said in it, or how it failed; at most 1 KiB."""
+    set_aside: _builtins.bool
+    """Whether the router leaves the replica alone for a while. The last healthy replica of a session
+    is not left alone.
+    """
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        replica_id: _builtins.str = ...,
+        failures: _builtins.int = ...,
+        http_status: _builtins.int = ...,
+        detail: _builtins.str = ...,
+        set_aside: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "failures", b"failures", "http_status", b"http_status", "replica_id", b"replica_id", "session_id", b"session_id", "set_aside", b"set_aside"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportReplicaRequest: _TypeAlias = ReportReplicaRequest  # noqa: Y015
+
+@_typing.final
+class ReportReplicaResponse(_message.Message):
+    """ReportReplicaResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportReplicaResponse: _TypeAlias = ReportReplicaResponse  # noqa: Y015
+
+@_typing.final
 class VerificationKey(_message.Message):
     """VerificationKey verifies session tokens."""
 
@@ -1068,6 +1129,9 @@ class Route(_message.Message):
     MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
     SAFE_TO_RETRY_FIELD_NUMBER: _builtins.int
     QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    QUEUE_LENGTH_FIELD_NUMBER: _builtins.int
+    HEDGE_AFTER_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     account: _builtins.str
@@ -1084,6 +1148,10 @@ class Route(_message.Message):
     """How many calls one replica works on at once; 0 for unbounded."""
     safe_to_retry: _builtins.bool
     """True where a call may be sent again although a replica may have seen it."""
+    max_in_flight: _builtins.int
+    """How many calls of the session run at once, over all its replicas; 0 for unbounded."""
+    queue_length: _builtins.int
+    """How many calls of the session may wait; absent for the router's own setting."""
     @_builtins.property
     def evidence(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The evidence in parts: "reason", "exitCode", "log" and the like; at most 2 KiB."""
@@ -1102,6 +1170,12 @@ class Route(_message.Message):
         later; absent for the router's own setting.
         """
 
+    @_builtins.property
+    def hedge_after(self) -> _duration_pb2.Duration:
+        """How long a call may be without an answer until it is sent to a second replica, too; the first
+        answer is taken. Absent for never. Only where `safe_to_retry` is true.
+        """
+
     def __init__(
         self,
         *,
@@ -1117,17 +1191,28 @@ class Route(_message.Message):
         max_concurrency: _builtins.int = ...,
         safe_to_retry: _builtins.bool = ...,
         queue_timeout: _duration_pb2.Duration | None = ...,
+        max_in_flight: _builtins.int = ...,
+        queue_length: _builtins.int | None = ...,
+        hedge_after: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires", b"_expires", "_queue_timeout", b"_queue_timeout", "expires", b"expires", "queue_timeout", b"queue_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires", b"_expires", "_hedge_after", b"_hedge_after", "_queue_length", b"_queue_length", "_queue_timeout", b"_queue_timeout", "expires", b"expires", "hedge_after", b"hedge_after", "queue_length", b"queue_length", "queue_timeout", b"queue_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires", b"_expires", "_queue_timeout", b"_queue_timeout", "account", b"account", "ended_reason", b"ended_reason", "endpoints", b"endpoints", "epoch", b"epoch", "evidence", b"evidence", "expires", b"expires", "max_concurrency", b"max_concurrency", "message", b"message", "queue_timeout", b"queue_timeout", "safe_to_retry", b"safe_to_retry", "session_id", b"session_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires", b"_expires", "_hedge_after", b"_hedge_after", "_queue_length", b"_queue_length", "_queue_timeout", b"_queue_timeout", "account", b"account", "ended_reason", b"ended_reason", "endpoints", b"endpoints", "epoch", b"epoch", "evidence", b"evidence", "expires", b"expires", "hedge_after", b"hedge_after", "max_concurrency", b"max_concurrency", "max_in_flight", b"max_in_flight", "message", b"message", "queue_length", b"queue_length", "queue_timeout", b"queue_timeout", "safe_to_retry", b"safe_to_retry", "session_id", b"session_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expires: _TypeAlias = _typing.Literal["expires"]  # noqa: Y015
     _WhichOneofArgType__expires: _TypeAlias = _typing.Literal["_expires", b"_expires"]  # noqa: Y015
+    _WhichOneofReturnType__hedge_after: _TypeAlias = _typing.Literal["hedge_after"]  # noqa: Y015
+    _WhichOneofArgType__hedge_after: _TypeAlias = _typing.Literal["_hedge_after", b"_hedge_after"]  # noqa: Y015
+    _WhichOneofReturnType__queue_length: _TypeAlias = _typing.Literal["queue_length"]  # noqa: Y015
+    _WhichOneofArgType__queue_length: _TypeAlias = _typing.Literal["_queue_length", b"_queue_length"]  # noqa: Y015
     _WhichOneofReturnType__queue_timeout: _TypeAlias = _typing.Literal["queue_timeout"]  # noqa: Y015
     _WhichOneofArgType__queue_timeout: _TypeAlias = _typing.Literal["_queue_timeout", b"_queue_timeout"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expires) -> _WhichOneofReturnType__expires | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hedge_after) -> _WhichOneofReturnType__hedge_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_length) -> _WhichOneofReturnType__queue_length | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_timeout) -> _WhichOneofReturnType__queue_timeout | None: ...
 

@@ -129,6 +129,11 @@ class SessionManagerServiceStub(object):
                 request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.AcknowledgeRoutesRequest.SerializeToString,
                 response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.AcknowledgeRoutesResponse.FromString,
                 _registered_method=True)
+        self.ReportReplica = channel.unary_unary(
+                '/podbay.v1.SessionManagerService/ReportReplica',
+                request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ReportReplicaRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ReportReplicaResponse.FromString,
+                _registered_method=True)
 
 
 class SessionManagerServiceServicer(object):
@@ -287,6 +292,15 @@ class SessionManagerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportReplica(self, request, context):
+        """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
+        it has recovered. The evidence shows in the session's status. Idempotent. Needs the token of a
+        service. A replica that is unknown or has ended is ignored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionManagerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -379,6 +393,11 @@ def add_SessionManagerServiceServicer_to_server(servicer, server):
                     servicer.AcknowledgeRoutes,
                     request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.AcknowledgeRoutesRequest.FromString,
                     response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.AcknowledgeRoutesResponse.SerializeToString,
+            ),
+            'ReportReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportReplica,
+                    request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ReportReplicaRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ReportReplicaResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -872,6 +891,33 @@ class SessionManagerService(object):
             '/podbay.v1.SessionManagerService/AcknowledgeRoutes',
             podbay_dot_v1_dot_session__manager__service__pb2.AcknowledgeRoutesRequest.SerializeToString,
             podbay_dot_v1_dot_session__manager__service__pb2.AcknowledgeRoutesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.SessionManagerService/ReportReplica',
+            podbay_dot_v1_dot_session__manager__service__pb2.ReportReplicaRequest.SerializeToString,
+            podbay_dot_v1_dot_session__manager__service__pb2.ReportReplicaResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -112,6 +112,11 @@ class SessionManagerServiceStub:
     as ready only when the routers that watch have acknowledged its routes, so that the next call
     succeeds. Idempotent. Needs the token of a service. An unknown watch is ignored: it ended.
     """
+    ReportReplica: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.ReportReplicaRequest, _session_manager_service_pb2.ReportReplicaResponse]
+    """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
+    it has recovered. The evidence shows in the session's status. Idempotent. Needs the token of a
+    service. A replica that is unknown or has ended is ignored.
+    """
 
 @_typing.type_check_only
 class SessionManagerServiceAsyncStub(SessionManagerServiceStub):
@@ -196,6 +201,11 @@ class SessionManagerServiceAsyncStub(SessionManagerServiceStub):
     """AcknowledgeRoutes tells that a router serves by a revision of its watch. A session is reported
     as ready only when the routers that watch have acknowledged its routes, so that the next call
     succeeds. Idempotent. Needs the token of a service. An unknown watch is ignored: it ended.
+    """
+    ReportReplica: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.ReportReplicaRequest, _session_manager_service_pb2.ReportReplicaResponse]  # type: ignore[assignment]
+    """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
+    it has recovered. The evidence shows in the session's status. Idempotent. Needs the token of a
+    service. A replica that is unknown or has ended is ignored.
     """
 
 class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -386,6 +396,17 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         """AcknowledgeRoutes tells that a router serves by a revision of its watch. A session is reported
         as ready only when the routers that watch have acknowledged its routes, so that the next call
         succeeds. Idempotent. Needs the token of a service. An unknown watch is ignored: it ended.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportReplica(
+        self,
+        request: _session_manager_service_pb2.ReportReplicaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_manager_service_pb2.ReportReplicaResponse, _abc.Awaitable[_session_manager_service_pb2.ReportReplicaResponse]]:
+        """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
+        it has recovered. The evidence shows in the session's status. Idempotent. Needs the token of a
+        service. A replica that is unknown or has ended is ignored.
         """
 
 def add_SessionManagerServiceServicer_to_server(servicer: SessionManagerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

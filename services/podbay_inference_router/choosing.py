@@ -1,0 +1,130 @@
+"""Which endpoint a call goes to, with all that limits the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from podbay_inference_router import health
+from podbay_inference_router.balancing import pick, pick_by_key
+
+if TYPE_CHECKING:
+    from podbay_inference_router.calls import Call
+    from podbay_inference_router.settings import Settings
+    from podbay_inference_router.table import Endpoint, SessionRoute
+    from podbay_inference_router.tenancy import Tenant
+
+__all__ = ["Chooser", "Leases"]
+
+
+class Leases(Protocol):
+    """Shares a replica's limit out among workers; `leases.LeaseFile` does."""
+
+    def grow(self, endpoint: Endpoint, limit: int, now: float) -> bool:
+        """Let this worker have more calls at a replica; say whether there was room."""
+        ...
+
+    def shrink(self, endpoint: Endpoint, limit: int, now: float) -> None:
+        """Give back what the calls at a replica no longer need."""
+
+    def mark(self, endpoint: Endpoint, *, waits: bool) -> None:
+        """Tell the other workers whether calls wait here for room at a replica."""
+
+
+class Chooser:
+    """Chooses endpoints within all limits.
+
+    Args:
+        settings: The limits.
+        rng: Gives numbers from 0 up to 1, for ties.
+        leases: Shares replicas' limits with other workers; None where there are no others.
+    """
+
+    def __init__(self, settings: Settings, rng: Callable[[], float], leases: Leases | None) -> None:
+        self._rng = rng
+        self._leases = leases
+        self.account_limit = (
+            settings.divided(settings.account_in_flight) if settings.account_in_flight else 0
+        )
+        """The most calls of one account that run at this worker; 0 for no limit."""
+
+    def admits(self, tenant: Tenant[Any]) -> bool:
+        """Whether an account may have another call running."""
+        return not self.account_limit or tenant.account.running < self.account_limit
+
+    def choose(self, call: Call, now: float) -> Endpoint | None:
+        """Return the best endpoint for a call, which must then be sent there; None for none."""
+        session = call.session
+        if session.max_in_flight and session.running >= session.max_in_flight:
+            return None
+        if self.account_limit and call.tenant.account.running >= self.account_limit:
+            return None
+        endpoints, limit, excluded = session.endpoints, session.limit, call.excluded
+        if call.affinity and endpoints:
+            endpoint = pick_by_key(endpoints, limit, now, session.ring(), call.affinity, excluded)
+            if endpoint is not None and self._has_room(session, endpoint, now):
+                return endpoint
+        if session.shared_limit:
+            return self._choose_shared(session, endpoints, excluded, now)
+        endpoint = pick(endpoints, limit, now, self._rng, excluded)
+        if endpoint is None and excluded is not None:
+            # Nothing else is there: where a repeat is safe, it is safe at the same replica, too.
+            endpoint = pick(endpoints, limit, now, self._rng)
+        return endpoint
+
+    def second(self, call: Call, now: float) -> Endpoint | None:
+        """Return an endpoint for a second try of a call that runs; None for none."""
+        session = call.session
+        healthy = [item for item in session.endpoints if health.is_healthy(item)]
+        if session.shared_limit:
+            return self._choose_shared(session, healthy, call.endpoint, now, strict=True)
+        return pick(healthy, session.limit, now, self._rng, call.endpoint)
+
+    def left(self, session: SessionRoute, endpoint: Endpoint, now: float) -> None:
+        """Note that a call has left an endpoint."""
+        if self._leases is not None and endpoint.allowance:
+            self._leases.shrink(endpoint, session.shared_limit or session.limit, now)
+
+    def mark(self, session: SessionRoute, *, waits: bool) -> None:
+        """Tell other workers whether calls of a session wait here."""
+        if self._leases is not None and session.shared_limit and session.marked != waits:
+            session.marked = waits
+            for endpoint in session.endpoints:
+                self._leases.mark(endpoint, waits=waits)
+
+    def _choose_shared(
+        self,
+        session: SessionRoute,
+        endpoints: list[Endpoint],
+        excluded: Endpoint | None,
+        now: float,
+        *,
+        strict: bool = False,
+    ) -> Endpoint | None:
+        """Choose among endpoints that other workers call, too, one that has room for this one."""
+        left = list(endpoints)
+        any_healthy = any(map(health.is_healthy, endpoints))
+        while left:
+            endpoint = pick(left, session.limit, now, self._rng, excluded)
+            if endpoint is None:
+                break
+            # Without the healthy ones that are full, those set aside would seem to be all.
+            full_ones_are_better = (
+                any_healthy and endpoint.asides > 0 and now < endpoint.aside_until
+            )
+            if not full_ones_are_better and self._has_room(session, endpoint, now):
+                return endpoint
+            left.remove(endpoint)
+        if excluded is not None and not strict and excluded in endpoints:
+            return excluded if self._may_return(session, excluded, now) else None
+        return None
+
+    def _may_return(self, session: SessionRoute, endpoint: Endpoint, now: float) -> bool:
+        """Whether a repeat may go where the first try went, as nothing else has room."""
+        free = pick([endpoint], session.limit, now, self._rng) is endpoint
+        return free and self._has_room(session, endpoint, now)
+
+    def _has_room(self, session: SessionRoute, endpoint: Endpoint, now: float) -> bool:
+        if not session.shared_limit or endpoint.outstanding < endpoint.allowance:
+            return True
+        return self._leases is not None and self._leases.grow(endpoint, session.shared_limit, now)

@@ -1,0 +1,149 @@
+"""A replica's limit, kept by several workers together.
+
+The workers share nothing but a file that their parent opened. A replica's `max_concurrency` is cut
+into leases; a lease is a lock on a byte of that file, so no two workers have the same one, and the
+kernel takes it back when a worker dies. A worker takes a lease with a call that needs it and gives
+it back with the call's end. Beside the locks the file holds marks of who waits for which replica:
+they are hints, so that a worker that has its share leaves the next free lease to one that has not.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import tempfile
+from hashlib import blake2b
+from typing import BinaryIO, Final
+
+from podbay_inference_router.table import Endpoint
+
+__all__ = ["RETRY_SECONDS", "LeaseFile", "cut", "make_lease_file"]
+
+RETRY_SECONDS: Final = 0.005
+"""How long a worker that got no lease waits before it looks again; nobody tells it of free ones."""
+
+_MOST_LEASES: Final = 32  # of one replica: what a worker looks through when none is free
+_YIELD_SECONDS: Final = 3 * RETRY_SECONDS
+_BUCKETS: Final = 4096
+_WORKERS: Final = 64
+_LEASE_BITS: Final = 8
+
+
+def cut(limit: int) -> list[int]:
+    """Cut a limit into leases of nearly equal size.
+
+    Args:
+        limit: How many calls a replica works on at once; at least 1.
+
+    Returns:
+        How many calls each lease is for; their sum is the limit.
+    """
+    count = min(limit, _MOST_LEASES)
+    size, rest = divmod(limit, count)
+    return [size + (index < rest) for index in range(count)]
+
+
+def make_lease_file() -> BinaryIO:
+    """Open a file for the workers of one router; it has no name, and ends with them."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 # the caller closes it
+    file.truncate(_BUCKETS * _WORKERS)
+    return file
+
+
+class LeaseFile:
+    """A worker's view of the file.
+
+    Args:
+        descriptor: The file, as `make_lease_file` made it.
+        worker: Which worker this is, from 0.
+        workers: How many there are.
+    """
+
+    def __init__(self, descriptor: int, worker: int, workers: int) -> None:
+        self._descriptor = descriptor
+        self._worker = worker % _WORKERS
+        self._workers = workers
+        self._marks = mmap.mmap(descriptor, _BUCKETS * _WORKERS)
+        # A process gets a lock that it has a second time, and loses both at once.
+        self._held: set[int] = set()
+        # What an earlier worker in this place left.
+        for bucket in range(_BUCKETS):
+            self._marks[bucket * _WORKERS + self._worker] = 0
+
+    def grow(self, endpoint: Endpoint, limit: int, now: float) -> bool:
+        """Take another lease of a replica, and let this worker have more calls there.
+
+        Args:
+            endpoint: The replica.
+            limit: How many calls it works on at once.
+            now: The time on the clock of `Endpoint.yield_until`.
+
+        Returns:
+            Whether there was one to take.
+        """
+        if now < endpoint.yield_until:
+            return False
+        sizes, base = cut(limit), _offset(endpoint)
+        first = self._worker * len(sizes) // self._workers
+        for step in range(len(sizes)):
+            index = (first + step) % len(sizes)
+            if self._lock(base + index):
+                endpoint.leases[base + index] = sizes[index]
+                endpoint.allowance += sizes[index]
+                return True
+        return False
+
+    def shrink(self, endpoint: Endpoint, limit: int, now: float) -> None:
+        """Give back the leases of a replica that its calls no longer need.
+
+        Args:
+            endpoint: The replica.
+            limit: How many calls it works on at once.
+            now: The time on the clock of `Endpoint.yield_until`.
+        """
+        while endpoint.leases:
+            offset, size = next(reversed(endpoint.leases.items()))
+            if endpoint.allowance - size < endpoint.outstanding:
+                return
+            del endpoint.leases[offset]
+            endpoint.allowance -= size
+            self._held.discard(offset)
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, offset, os.SEEK_SET)
+            others = self._others_that_wait(endpoint)
+            if others and len(endpoint.leases) >= min(limit, _MOST_LEASES) // (others + 1):
+                endpoint.yield_until = now + _YIELD_SECONDS
+
+    def mark(self, endpoint: Endpoint, *, waits: bool) -> None:
+        """Tell the other workers whether calls wait here for a lease of a replica."""
+        self._marks[_bucket(endpoint) + self._worker] = waits
+
+    def _others_that_wait(self, endpoint: Endpoint) -> int:
+        start = _bucket(endpoint)
+        marks = self._marks[start : start + _WORKERS]
+        return sum(marks) - marks[self._worker]
+
+    def _lock(self, offset: int) -> bool:
+        if offset in self._held:
+            return False
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset, os.SEEK_SET)
+        except (BlockingIOError, PermissionError):
+            return False
+        self._held.add(offset)
+        return True
+
+
+def _hash(endpoint: Endpoint) -> int:
+    name = f"{endpoint.replica_id} {endpoint.host} {endpoint.port}"
+    return int.from_bytes(blake2b(name.encode(), digest_size=5).digest(), "big")
+
+
+def _offset(endpoint: Endpoint) -> int:
+    """Give the place of a replica's first lease, behind the marks."""
+    return (_hash(endpoint) + (1 << 20)) << _LEASE_BITS
+
+
+def _bucket(endpoint: Endpoint) -> int:
+    # Two replicas in one bucket only make a worker more polite than it must be.
+    return _hash(endpoint) % _BUCKETS * _WORKERS

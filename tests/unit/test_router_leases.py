@@ -1,0 +1,207 @@
+"""A replica's limit that several workers keep together."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from podbay_inference_router.leases import LeaseFile, cut, make_lease_file
+from podbay_inference_router.settings import Settings
+from podbay_inference_router.table import Endpoint
+from tests.support.router_fakes import route
+from tests.support.router_table import FakeRouter, FakeUpstream, ListSink
+
+CHILD = """
+import sys
+from podbay_inference_router.leases import LeaseFile
+from podbay_inference_router.table import Endpoint
+leases = LeaseFile(int(sys.argv[1]), 1, 2)
+endpoint = Endpoint("r", "h", 1, None)
+for line in sys.stdin:
+    word, limit, outstanding = line.split()
+    endpoint.outstanding = int(outstanding)
+    if word == "grow":
+        leases.grow(endpoint, int(limit), 0.0)
+    elif word == "shrink":
+        leases.shrink(endpoint, int(limit), 0.0)
+    else:
+        leases.mark(endpoint, waits=word == "wait")
+    print(endpoint.allowance, flush=True)
+"""
+
+
+class Other:
+    """Another worker's view of the file: a process of its own, as locks are a process's."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        number = file.fileno()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=[number],
+        )
+
+    def does(self, word: str, limit: int = 1, outstanding: int = 0) -> int:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{word} {limit} {outstanding}\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def file() -> Iterator[BinaryIO]:
+    with make_lease_file() as made:
+        yield made
+
+
+@pytest.fixture
+def other(file: BinaryIO) -> Iterator[Other]:
+    made = Other(file)
+    yield made
+    made.close()
+
+
+def endpoint() -> Endpoint:
+    return Endpoint("r", "h", 1, FakeUpstream("h", 1))
+
+
+@given(limit=st.integers(1, 5000))
+def test_the_leases_of_a_limit_are_the_limit(limit: int) -> None:
+    sizes = cut(limit)
+    assert sum(sizes) == limit
+    assert len(sizes) == min(limit, 32)
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_no_two_workers_have_the_same_lease(file: BinaryIO, other: Other) -> None:
+    leases, mine = LeaseFile(file.fileno(), 0, 2), endpoint()
+    assert leases.grow(mine, 3, 0.0)
+    assert leases.grow(mine, 3, 0.0)
+    assert other.does("grow", 3) == 1
+    assert other.does("grow", 3) == 1, "there are no more"
+    assert not leases.grow(mine, 3, 0.0)
+    mine.outstanding = 1
+    leases.shrink(mine, 3, 0.0)
+    assert mine.allowance == 1
+    assert other.does("grow", 3) == 2
+    other.process.kill()
+    other.process.wait()
+    assert leases.grow(mine, 3, 0.0), "the kernel took back what the dead one had"
+    assert leases.grow(mine, 3, 0.0)
+    assert mine.allowance == 3
+
+
+def test_another_object_of_the_same_process_gets_no_lease_twice(file: BinaryIO) -> None:
+    leases, before, after = LeaseFile(file.fileno(), 0, 2), endpoint(), endpoint()
+    assert leases.grow(before, 1, 0.0)
+    assert not leases.grow(after, 1, 0.0), "the endpoint came back while its old calls run"
+    leases.shrink(before, 1, 0.0)
+    assert leases.grow(after, 1, 0.0)
+
+
+def test_a_worker_that_has_its_share_lets_one_that_waits_go_first(
+    file: BinaryIO, other: Other
+) -> None:
+    leases, mine = LeaseFile(file.fileno(), 0, 2), endpoint()
+    assert leases.grow(mine, 1, 0.0)
+    other.does("wait")
+    leases.shrink(mine, 1, 1.0)
+    assert not leases.grow(mine, 1, 1.001), "the other one waits"
+    assert leases.grow(mine, 1, 1.1), "and did not come"
+    leases.shrink(mine, 1, 2.0)
+    other.does("rest")
+    assert leases.grow(mine, 1, 3.0)
+    leases.shrink(mine, 1, 3.0)
+    assert leases.grow(mine, 1, 3.0)
+
+
+class FakeLeases:
+    """The file's rules in memory, for two workers in one process."""
+
+    def __init__(self, taken: dict[str, int]) -> None:
+        self._taken = taken
+
+    def grow(self, endpoint: Endpoint, limit: int, now: float) -> bool:
+        if self._taken.get(endpoint.replica_id, 0) >= limit:
+            return False
+        self._taken[endpoint.replica_id] = self._taken.get(endpoint.replica_id, 0) + 1
+        endpoint.allowance += 1
+        return True
+
+    def shrink(self, endpoint: Endpoint, limit: int, now: float) -> None:
+        spare = endpoint.allowance - endpoint.outstanding
+        endpoint.allowance -= spare
+        self._taken[endpoint.replica_id] -= spare
+
+    def mark(self, endpoint: Endpoint, *, waits: bool) -> None:
+        pass
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 10_000), limit=st.integers(1, 3), replicas=st.integers(1, 3))
+def test_two_workers_never_have_more_than_the_limit_and_lose_no_call(
+    seed: int, limit: int, replicas: int
+) -> None:
+    rng, taken = random.Random(seed), dict[str, int]()
+    routers = [
+        FakeRouter(
+            Settings(workers=2, worker_index=index, leases=True, queue_length=99, queue_timeout=60),
+            leases=FakeLeases(taken),
+        )
+        for index in range(2)
+    ]
+    ports = list(range(1, replicas + 1))
+    told = route("s", ports, max_concurrency=limit, safe_to_retry=True)
+    told.hedge_after.FromMilliseconds(20)
+    sinks: list[ListSink] = []
+
+    def check() -> None:
+        for port in ports:
+            running = [
+                flight
+                for router in routers
+                for upstream in router.upstreams
+                if upstream.port == port
+                for flight in upstream.flights
+            ]
+            assert len(running) <= limit
+            assert len(running) <= taken.get(f"s-r{port - 1}", 0) <= limit
+
+    for router in routers:
+        router.apply(told)
+    for _ in range(80):
+        router = rng.choice(routers)
+        match rng.randrange(5):
+            case 0 | 1:
+                sinks.append(router.call(affinity=rng.choice(["", "k"]))[1])
+            case 2:
+                router.scheduler.advance(rng.choice([0.001, 0.01, 0.05]))
+            case _:
+                flights = [flight for up in router.upstreams for flight in up.flights]
+                if flights:
+                    rng.choice(flights).answer(status=rng.choice([200, 200, 500]))
+        check()
+    for _ in range(400):
+        for router in routers:
+            for flight in [flight for up in router.upstreams for flight in up.flights]:
+                if flight in flight.upstream.flights:
+                    flight.answer()
+            router.scheduler.advance(0.01)
+            check()
+    assert all(sink.reason is not None for sink in sinks)
+    assert not any(taken.values())
+    assert all(router.dispatcher.active == 0 for router in routers)
