@@ -44,8 +44,8 @@ sockets (`python -m benchmarks.inside`); the rest is what its process uses beyon
 {breakdown}
 
 - **The kernel** is the largest part: four tenths of the samples of `perf`, most of them in the
-  one `write` that sends a request to the replica and, on loopback, also delivers it there. Envoy pays
-  the same. The router makes one `write` and one `read` a call and none can be left out.
+  one `write` that sends a request to the replica and, on loopback, also delivers it there. Envoy
+  pays the same. The router makes one `write` and one `read` a call and none can be left out.
 - **gRPC** costs about 150 µs a *message* (a read and a write with their wake-ups between its poller
   thread and the event loop), whatever the message carries. So results that come one after the other
   share one: the writer gives the event loop up to three turns while more come. That took a message
