@@ -173,11 +173,11 @@ class ModelFiles:
             tally.at(file.path, file.size)
         return root
 
-    def logs(self, id: str) -> AsyncGenerator[str, None]:  # noqa: A002 # the platform's name of it
+    def logs(self, id: str) -> AsyncGenerator[str, None]:
         """Yield the lines that were written while a model was fetched or uploaded."""
         return self._transport.stream(model_data_ops.model_logs(id))
 
-    async def download_logs(self, id: str, destination: str | os.PathLike[str]) -> None:  # noqa: A002 # the platform's name of it
+    async def download_logs(self, id: str, destination: str | os.PathLike[str]) -> None:
         """Write the log of a model into a new file.
 
         Raises:
