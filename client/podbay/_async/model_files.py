@@ -173,11 +173,11 @@ class ModelFiles:
             tally.at(file.path, file.size)
         return root
 
-    def logs(self, model_id: str) -> AsyncGenerator[str, None]:
+    def logs(self, id: str) -> AsyncGenerator[str, None]:
         """Yield the lines that were written while a model was fetched or uploaded."""
-        return self._transport.stream(model_data_ops.model_logs(model_id))
+        return self._transport.stream(model_data_ops.model_logs(id))
 
-    async def download_logs(self, model_id: str, destination: str | os.PathLike[str]) -> None:
+    async def download_logs(self, id: str, destination: str | os.PathLike[str]) -> None:
         """Write the log of a model into a new file.
 
         Raises:
@@ -186,7 +186,7 @@ class ModelFiles:
         # In memory: the registry bounds a log to a MiB.
         file = await asyncio.to_thread(Path(destination).open, "x", encoding="utf-8")
         with file:
-            text = "".join([f"{line}\n" async for line in self.logs(model_id)])
+            text = "".join([f"{line}\n" async for line in self.logs(id)])
             await asyncio.to_thread(file.write, text)
 
     async def uplink(self, model_id: str, path: str) -> NoReturn:  # noqa: ARG002 # the platform's

@@ -168,18 +168,18 @@ class ModelFiles:
             tally.at(file.path, file.size)
         return root
 
-    def logs(self, model_id: str) -> Generator[str, None, None]:
+    def logs(self, id: str) -> Generator[str, None, None]:
         """Yield the lines that were written while a model was fetched or uploaded."""
-        return self._transport.stream(model_data_ops.model_logs(model_id))
+        return self._transport.stream(model_data_ops.model_logs(id))
 
-    def download_logs(self, model_id: str, destination: str | os.PathLike[str]) -> None:
+    def download_logs(self, id: str, destination: str | os.PathLike[str]) -> None:
         """Write the log of a model into a new file.
 
         Raises:
             FileExistsError: The file is there already.
         """
         with Path(destination).open("x", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in self.logs(model_id))
+            file.writelines(f"{line}\n" for line in self.logs(id))
 
     def uplink(self, model_id: str, path: str) -> NoReturn:  # noqa: ARG002 # the platform's
         """Refuse: there are no addresses to upload to over HTTP. Use `upload_volume`.
