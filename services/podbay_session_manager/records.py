@@ -59,6 +59,7 @@ class Reason(StrEnum):
     PROBE_FAILED = "PROBE_FAILED"
     NO_NODE_AVAILABLE = "NO_NODE_AVAILABLE"
     REPLICA_STOPPED = "REPLICA_STOPPED"
+    MOCK_PROCESS_ENDED = "MOCK_PROCESS_ENDED"
 
     @property
     def camel(self) -> str:

@@ -15,8 +15,8 @@ from podbay._sync.resources import Models
 from podbay._sync.transport import Transport
 from podbay.compat.groups import CompatSessions, WaitingSessionClient, no_such_member
 from podbay.errors import ConflictError
+from podbay.local.own_mocks import OwnMocks
 from podbay.local.platform import LocalInferenceServices, LocalPlatform
-from podbay.local.python_path import own_python_path
 from podbay.schema.platform import InferenceService, InferenceSessionAndToken, Model
 from podbay.schema.requests import InferenceSessionCreateRequest, ModelCreateRequest
 
@@ -41,8 +41,10 @@ class _LocalModels(Models):
 
 
 class _LocalServices(LocalInferenceServices):
-    def __init__(self, transport: Transport, account: str, make_account: _MakeAccount) -> None:
-        super().__init__(transport, account)
+    def __init__(
+        self, transport: Transport, account: str, mocks: OwnMocks, make_account: _MakeAccount
+    ) -> None:
+        super().__init__(transport, account, mocks)
         self._make_account = make_account
 
     def create_mock(
@@ -51,7 +53,6 @@ class _LocalServices(LocalInferenceServices):
         *,
         account: str | None = None,
         id: str | None = None,  # noqa: A002 # the platform's name of it
-        env: Mapping[str, str] | None = None,
         **options: Any,
     ) -> InferenceService:
         """Register a mock; `id` is the one thing of the platform's that cannot be chosen."""
@@ -59,11 +60,10 @@ class _LocalServices(LocalInferenceServices):
             raise invalid("id", "cannot be chosen: Podbay makes the ids of resources", "The mock")
         if account is not None:
             self._make_account(account)
-        module = mock_type if isinstance(mock_type, str) else mock_type.__module__
-        if not module.startswith("podbay."):
-            path = os.pathsep.join([str(_REPLICA_PATH), own_python_path()])
-            env = {"PYTHONPATH": path, **(env or {})}
-        return super().create_mock(mock_type, account=account, env=env, **options)
+        return super().create_mock(mock_type, account=account, **options)
+
+    def _python_path(self) -> str:
+        return os.pathsep.join([str(_REPLICA_PATH), super()._python_path()])
 
 
 class _LocalSessions(CompatSessions):
@@ -111,7 +111,9 @@ class DyffLocalPlatform(LocalPlatform):
         self._accounts_made = {self.account}
         make_account = self._make_account_once
         self.models = _LocalModels(self._transport, make_account)
-        self.inferenceservices = _LocalServices(self._transport, self.account, make_account)
+        self.inferenceservices = _LocalServices(
+            self._transport, self.account, self._mocks, make_account
+        )
         self.inferencesessions = _LocalSessions(self._transport, make_account)
 
     def __getattr__(self, name: str) -> Any:

@@ -125,6 +125,7 @@ class DataDir:
         self.service_token_file = self.path / "service-token"
         self.logs = self.path / "logs"
         self.run = self.path / "run"
+        self.mock_hosts = self.path / "mock-hosts"
 
     @property
     def mark(self) -> dict[str, str]:
