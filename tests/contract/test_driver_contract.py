@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from podbay_kit.mock_host import MOCK_KEY_VARIABLE, MockHost
+from podbay.schema.mock_keys import MOCK_KEY_VARIABLE
+from podbay_kit.mock_host import MockHost
 from podbay_session_manager.drivers.attached import AttachedDriver
 from podbay_session_manager.drivers.contract import (
     DriverUnreachableError,

@@ -12,11 +12,7 @@ from podbay.local.state import DataDir
 if TYPE_CHECKING:
     from podbay_kit.mock_host import MockHost
 
-__all__ = ["MOCK_KEY_VARIABLE", "OwnMocks"]
-
-# The contract with the session manager's driver "attached"; the kit's own name of it takes the web
-# server along when it is imported.
-MOCK_KEY_VARIABLE = "PODBAY_MOCK_KEY"
+__all__ = ["OwnMocks"]
 
 
 class OwnMocks:

@@ -17,8 +17,9 @@ from podbay.errors import ConflictError
 from podbay.local.faults import LocalError
 from podbay.local.membership import Membership
 from podbay.local.mocks import mock_name
-from podbay.local.own_mocks import MOCK_KEY_VARIABLE, OwnMocks
+from podbay.local.own_mocks import OwnMocks
 from podbay.local.python_path import importable_elsewhere, own_python_path
+from podbay.schema.mock_keys import MOCK_KEY_VARIABLE
 from podbay.schema.platform import InferenceInterface, InferenceService
 from podbay.schema.serving import ServingOptions
 

@@ -5,11 +5,7 @@ can import, and serves them as replicas when the session manager asks for one. T
 finds hosts by the files in a folder (`find_hosts`).
 """
 
-from podbay_kit.mock_host.host import MockHost
-from podbay_kit.mock_host.records import (
-    MOCK_KEY_VARIABLE,
-    HostRecord,
-    find_hosts,
-)
+from podbay_kit.mock_host.host import UNKNOWN_KEY, MockHost
+from podbay_kit.mock_host.records import HostRecord, find_hosts
 
-__all__ = ["MOCK_KEY_VARIABLE", "HostRecord", "MockHost", "find_hosts"]
+__all__ = ["UNKNOWN_KEY", "HostRecord", "MockHost", "find_hosts"]

@@ -17,7 +17,10 @@ from podbay_kit.mock_host.hosted import HostedReplica
 from podbay_kit.mock_host.records import HostFile
 from podbay_kit.replica_server import ReplicaStartError
 
-__all__ = ["MockHost"]
+__all__ = ["UNKNOWN_KEY", "MockHost"]
+
+UNKNOWN_KEY = "unknown key"
+"""What hinders a start where the host does not have the class."""
 
 _HOST = "127.0.0.1"
 _STOP_SECONDS = 10.0
@@ -165,7 +168,7 @@ class MockHost:
     def _start(self, order: dict[str, Any]) -> dict[str, Any]:
         mock_type = self._classes.get(order["key"])
         if mock_type is None:
-            return {"error": "unknown key"}
+            return {"error": UNKNOWN_KEY}
         try:
             self._replicas[order["replica"]] = HostedReplica(
                 order["replica"],

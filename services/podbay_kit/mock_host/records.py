@@ -13,11 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-__all__ = ["MOCK_KEY_VARIABLE", "HostFile", "HostRecord", "find_hosts"]
-
-MOCK_KEY_VARIABLE = "PODBAY_MOCK_KEY"
-"""The environment variable of a service whose class lives in somebody's process: the key under
-which that process offers it."""
+__all__ = ["HostFile", "HostRecord", "find_hosts"]
 
 _SUFFIX = ".host"
 

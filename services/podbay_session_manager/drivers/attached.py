@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import psutil
 
-from podbay_kit.mock_host import MOCK_KEY_VARIABLE, HostRecord, find_hosts
+from podbay.schema.mock_keys import MOCK_KEY_VARIABLE
+from podbay_kit.mock_host import UNKNOWN_KEY, HostRecord, find_hosts
 from podbay_session_manager.drivers.attached_link import HostLink
 from podbay_session_manager.drivers.contract import (
     DriverUnreachableError,
@@ -91,21 +92,23 @@ class AttachedDriver(ReplicaDriver):
         if spec.replica_id in self._gone or self._link_of(spec.replica_id) is not None:
             return
         key = _key(spec.service)
-        link = next((each for each in self._links.values() if key in each.keys), None)
-        if link is None or not link.open:
-            raise StartFailedError(Reason.MOCK_PROCESS_ENDED, _ENDED.format(who="that process"))
-        hindrance = await link.order(
-            "start",
-            spec.replica_id,
-            session=spec.session_id,
-            key=key,
-            log=str(log_folder(self._root / spec.replica_id)),
-        )
-        if hindrance:
-            raise StartFailedError(
-                Reason.START_FAILED,
-                f"Process {link.record.pid} could not serve the mock: {hindrance}.",
+        # First those that told of the class; the others may have it since a moment ago.
+        for link in sorted(self._links.values(), key=lambda each: key not in each.keys):
+            hindrance = await link.order(
+                "start",
+                spec.replica_id,
+                session=spec.session_id,
+                key=key,
+                log=str(log_folder(self._root / spec.replica_id)),
             )
+            if not hindrance:
+                return
+            if hindrance != UNKNOWN_KEY:
+                raise StartFailedError(
+                    Reason.START_FAILED,
+                    f"Process {link.record.pid} could not serve the mock: {hindrance}.",
+                )
+        raise StartFailedError(Reason.MOCK_PROCESS_ENDED, _ENDED.format(who="that process"))
 
     async def list(self) -> Sequence[ObservedReplica]:
         """Return what the processes told, and what those had that are gone."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from podbay_kit.mock_host.records import MOCK_KEY_VARIABLE
+from podbay.schema.mock_keys import MOCK_KEY_VARIABLE
 from podbay_session_manager.drivers.contract import LaunchSpec, StartFailedError
 from podbay_session_manager.drivers.process_tree import REPLICA_VARIABLE
 from podbay_session_manager.records import PORT_VARIABLE, Reason, ServiceSpec
