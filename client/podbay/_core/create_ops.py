@@ -249,9 +249,11 @@ def interface_of(mock_type: Any) -> Any:
     """Build a mock and return its interface.
 
     Raises:
-        InvalidRequestError: It is no class of a mock, or has no interface.
+        InvalidRequestError: It is no class, or has no interface.
     """
-    interface = getattr(checked(mock_type)(), "interface", None)
+    if not isinstance(mock_type, type):
+        raise invalid("mock_type", "must be a class, or the import path of one", "The mock")
+    interface = getattr(mock_type(), "interface", None)
     if interface is None:
         raise invalid(
             "mock_type", f"{mock_type.__qualname__} has no property `interface`", "The mock"

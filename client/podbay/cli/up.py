@@ -66,7 +66,7 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--workers", type=click.IntRange(min=1), help="How many processes the router has.")
 @click.option(
     "--drivers",
-    metavar="process,inprocess",
+    metavar="process,inprocess,attached",
     help="What runs replicas; what is safe on the host unless said.",
 )
 @click.option(
