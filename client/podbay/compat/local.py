@@ -13,10 +13,12 @@ from podbay._core.wire_errors import invalid
 from podbay._sync.inference import InferenceSessionClient
 from podbay._sync.resources import Models
 from podbay._sync.transport import Transport
-from podbay.compat.groups import CompatSessions, WaitingSessionClient, no_such_member
+from podbay.compat.groups import CompatSessions, WaitingSessionClient
+from podbay.compat.refusals import no_such_call, no_such_group
 from podbay.errors import ConflictError
 from podbay.local.own_mocks import OwnMocks
 from podbay.local.platform import LocalInferenceServices, LocalPlatform
+from podbay.local.sessions import LocalInferenceSessions
 from podbay.schema.platform import InferenceService, InferenceSessionAndToken, Model
 from podbay.schema.requests import InferenceSessionCreateRequest, ModelCreateRequest
 
@@ -38,6 +40,9 @@ class _LocalModels(Models):
     ) -> Model:
         self._make_account(_account_of(request))
         return super().create(request, request_id=request_id)
+
+    def __getattr__(self, name: str) -> Any:
+        no_such_call("models", name)
 
 
 class _LocalServices(LocalInferenceServices):
@@ -65,8 +70,11 @@ class _LocalServices(LocalInferenceServices):
     def _python_path(self) -> str:
         return os.pathsep.join([str(_REPLICA_PATH), super()._python_path()])
 
+    def __getattr__(self, name: str) -> Any:
+        no_such_call("inferenceservices", name)
 
-class _LocalSessions(CompatSessions):
+
+class _LocalSessions(LocalInferenceSessions, CompatSessions):
     client_type = WaitingSessionClient
 
     def __init__(self, transport: Transport, make_account: _MakeAccount) -> None:
@@ -88,6 +96,18 @@ class _LocalSessions(CompatSessions):
         del token
         return super().client(session_id, self.token(session_id), **options)
 
+    def infer(
+        self,
+        session_id: str,
+        endpoint: str,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        wait: bool = True,
+    ) -> list[Any]:
+        """Send one request without pipelines and return the items; waits for the session."""
+        return super().infer(session_id, endpoint, request, timeout=timeout, wait=wait)
+
 
 class DyffLocalPlatform(LocalPlatform):
     """The platform on this machine.
@@ -98,7 +118,7 @@ class DyffLocalPlatform(LocalPlatform):
     Args:
         storage_root: The folder that holds everything; made where there is none.
         remote_client: Where the platform would fetch resources from; warned of, as there is no
-            `fetch`.
+            `fetch`. It is kept as `remote`.
     """
 
     def __init__(
@@ -107,7 +127,7 @@ class DyffLocalPlatform(LocalPlatform):
         if remote_client is not None:
             warnings.warn("Podbay does not fetch: 'remote_client' is not used", stacklevel=2)
         super().__init__(storage_root)
-        self.remote_client = remote_client
+        self.remote = remote_client
         self._accounts_made = {self.account}
         make_account = self._make_account_once
         self.models = _LocalModels(self._transport, make_account)
@@ -117,7 +137,7 @@ class DyffLocalPlatform(LocalPlatform):
         self.inferencesessions = _LocalSessions(self._transport, make_account)
 
     def __getattr__(self, name: str) -> Any:
-        no_such_member("DyffLocalPlatform", name)
+        no_such_group("DyffLocalPlatform", name)
 
     def _make_account_once(self, account: str) -> None:
         if account in self._accounts_made:

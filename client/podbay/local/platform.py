@@ -19,6 +19,7 @@ from podbay.local.membership import Membership
 from podbay.local.mocks import mock_name
 from podbay.local.own_mocks import OwnMocks
 from podbay.local.python_path import importable_elsewhere, own_python_path
+from podbay.local.sessions import LocalInferenceSessions
 from podbay.schema.mock_keys import MOCK_KEY_VARIABLE
 from podbay.schema.platform import InferenceInterface, InferenceService
 from podbay.schema.serving import ServingOptions
@@ -167,6 +168,7 @@ class LocalPlatform(Client):
     """
 
     inferenceservices: LocalInferenceServices
+    inferencesessions: LocalInferenceSessions
 
     def __init__(
         self,
@@ -187,6 +189,7 @@ class LocalPlatform(Client):
             endpoint = self._membership.record.service("registry").endpoint
             super().__init__(endpoint, self._token, timeout=timeout, retries=retries)
             self.inferenceservices = LocalInferenceServices(self._transport, account, self._mocks)
+            self.inferencesessions = LocalInferenceSessions(self._transport)
             self._make_account()
         except BaseException:
             self._membership.leave()
