@@ -13,12 +13,12 @@ import pytest
 from podbay._core.operations import Operation
 from podbay.errors import InvalidRequestError
 from podbay.local.mocks import Echo, TextCompletion
-from podbay.local.platform import LocalInferenceServices
 from podbay.local.python_path import (
     absolute_python_path,
     importable_elsewhere,
     own_python_path,
 )
+from podbay.local.services import LocalInferenceServices
 
 
 class Outer:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from podbay._async.admin import Accounts, Nodes, Tokens
-from podbay._async.resources import InferenceServices, Models
-from podbay._async.sessions import InferenceSessions
-from podbay._async.transport import Transport
-from podbay._core.settings import Settings
-from podbay.types import Installation
+if TYPE_CHECKING:
+    from podbay.types import Installation
 
 __all__ = ["AsyncClient"]
 
@@ -49,6 +45,14 @@ class AsyncClient:
         timeout: float = 30.0,
         retries: int = 3,
     ) -> None:
+        # Here: with them come pydantic and the messages of gRPC, and a program that only names the
+        # client, or shows its help, shall not wait for them.
+        from podbay._async.admin import Accounts, Nodes, Tokens  # noqa: PLC0415
+        from podbay._async.resources import InferenceServices, Models  # noqa: PLC0415
+        from podbay._async.sessions import InferenceSessions  # noqa: PLC0415
+        from podbay._async.transport import Transport  # noqa: PLC0415
+        from podbay._core.settings import Settings  # noqa: PLC0415
+
         settings = Settings.resolve(
             endpoint, api_token, timeout=timeout, retries=retries, environment=os.environ
         )

@@ -17,7 +17,8 @@ from podbay.compat.groups import CompatSessions, WaitingSessionClient
 from podbay.compat.refusals import no_such_call, no_such_group
 from podbay.errors import ConflictError
 from podbay.local.own_mocks import OwnMocks
-from podbay.local.platform import LocalInferenceServices, LocalPlatform
+from podbay.local.platform import LocalPlatform
+from podbay.local.services import LocalInferenceServices
 from podbay.local.sessions import LocalInferenceSessions
 from podbay.schema.platform import InferenceService, InferenceSessionAndToken, Model
 from podbay.schema.requests import InferenceSessionCreateRequest, ModelCreateRequest
