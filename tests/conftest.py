@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from tests.support.reference import ReferenceUnavailableError, reference_python
+from tests.support.reference import (
+    ReferenceUnavailableError,
+    reference_audit_python,
+    reference_python,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +27,16 @@ def _no_grpcurl() -> str | None:
 
 
 def _no_reference() -> str | None:
+    return _why_not(reference_python)
+
+
+def _no_reference_audit() -> str | None:
+    return _why_not(reference_audit_python)
+
+
+def _why_not(make: Callable[[], object]) -> str | None:
     try:
-        reference_python()
+        make()
     except ReferenceUnavailableError as error:
         return str(error)
     return None
@@ -40,6 +52,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "podbay")
 _NEEDS: dict[str, Callable[[], str | None]] = {
     "needs_grpcurl": _no_grpcurl,
     "needs_reference": _no_reference,
+    "needs_reference_audit": _no_reference_audit,
 }
 
 

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 _ROOT = Path(__file__).parents[2]
-_PINS = _ROOT / "requirements" / "reference.txt"
-_HOME = _ROOT / ".venvs" / "reference"
+_SCHEMA = "reference"
+_AUDIT = "reference-audit"
 _MAKING_SECONDS = 600
 _CHILD = Path(__file__).with_name("reference_child.py")
 
@@ -21,31 +21,48 @@ class ReferenceUnavailableError(Exception):
     """The environment is not there and cannot be made, e.g. without a network."""
 
 
-@cache
 def reference_python() -> Path:
-    """The interpreter that has the reference packages; its environment is made at first use.
-
-    Processes that want it at the same time wait for the first one. An environment that was made
-    from other pins, or by another Python, is made anew.
+    """The interpreter that has the reference schema; its environment is made at first use.
 
     Raises:
         ReferenceUnavailableError: It cannot be made.
     """
-    python = _HOME / "bin" / "python"
-    made_from = f"{sys.version}\n{_PINS.read_text(encoding='utf-8')}"
-    stamp = _HOME / ".made-from"
-    _HOME.parent.mkdir(exist_ok=True)
-    with _HOME.with_suffix(".lock").open("w") as lock:
+    return _python_of(_SCHEMA)
+
+
+def reference_audit_python() -> Path:
+    """The interpreter that has the reference client and local platform, likewise.
+
+    Raises:
+        ReferenceUnavailableError: It cannot be made.
+    """
+    return _python_of(_AUDIT)
+
+
+@cache
+def _python_of(name: str) -> Path:
+    """The interpreter of an environment, which is made where it is not there.
+
+    Processes that want it at the same time wait for the first one. An environment that was made
+    from other pins, or by another Python, is made anew.
+    """
+    pins = _ROOT / "requirements" / f"{name}.txt"
+    home = _ROOT / ".venvs" / name
+    python = home / "bin" / "python"
+    made_from = f"{sys.version}\n{pins.read_text(encoding='utf-8')}"
+    stamp = home / ".made-from"
+    home.parent.mkdir(exist_ok=True)
+    with home.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not stamp.exists() or stamp.read_text(encoding="utf-8") != made_from:
-            _run(sys.executable, "-m", "venv", "--clear", str(_HOME))
+            _run(name, sys.executable, "-m", "venv", "--clear", str(home))
             pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            _run(*pip, "--retries=1", "-r", str(_PINS))
+            _run(name, *pip, "--retries=1", "-r", str(pins))
             stamp.write_text(made_from, encoding="utf-8")
     return python
 
 
-def _run(*command: str) -> None:
+def _run(name: str, *command: str) -> None:
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_MAKING_SECONDS, check=False
@@ -58,7 +75,7 @@ def _run(*command: str) -> None:
         words = (done.stderr.strip() or done.stdout.strip()).splitlines()
         why = words[-1] if words else f"exit status {done.returncode}"
     raise ReferenceUnavailableError(
-        f"{_HOME.relative_to(_ROOT)} cannot be made from {_PINS.relative_to(_ROOT)}: {why}"
+        f".venvs/{name} cannot be made from requirements/{name}.txt: {why}"
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from podbay_kit.mock_host.hosted import HostedReplica
 from podbay_kit.mock_host.records import HostFile
 from podbay_kit.replica_server import ReplicaStartError
+from podbay_kit.replica_server.binding import bind
 
 __all__ = ["UNKNOWN_KEY", "MockHost"]
 
@@ -115,7 +116,7 @@ class MockHost:
     async def _main(self, started: concurrent.futures.Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self._listener = socket.create_server((_HOST, 0))
+        self._listener = bind(_HOST, 0)
         server = await asyncio.start_server(self._serve, sock=self._listener)
         try:
             self._file = HostFile(self._folder, self._listener.getsockname()[1])
