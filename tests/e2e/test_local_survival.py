@@ -77,7 +77,7 @@ def test_a_folder_that_a_killed_machine_left(tmp_path: Path):
 
 def test_the_process_that_runs_the_services_is_killed(tmp_path: Path):
     root = tmp_path / "root"
-    first = LocalPlatform(root, retries=0)
+    first = LocalPlatform(root, retries=0, timeout=5)
     try:
         session = create(first, Own, here=True)
         (before,) = first.inferencesessions.infer(*session, TEXT, wait=True)
@@ -86,8 +86,9 @@ def test_the_process_that_runs_the_services_is_killed(tmp_path: Path):
         eventually_sync(
             lambda: not list(find_by_environment(DataDir(root).mark)), "its services end with it"
         )
-        with pytest.raises(PodbayError, match="Another try may help|connection to .* was lost"):
+        with pytest.raises(PodbayError) as caught:
             first.inferencesessions.get(session[0])
+        assert caught.value.reason in {"SERVICE_UNREACHABLE", "CONNECTION_LOST"}
         # Another object on the same folder starts them again; what lives here goes on.
         with LocalPlatform(root) as second:
             assert second.inferencesessions.get(session[0]).status == "Admitted"
