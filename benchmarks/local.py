@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.figures import table
-from tests.support.reference import ReferenceUnavailableError, reference_audit_python
+from tests.support.reference import ReferenceUnavailableError, reference_python
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -208,7 +208,7 @@ def main() -> int:
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
     try:
-        reference = reference_audit_python()
+        reference = reference_python("reference-audit")
     except ReferenceUnavailableError as error:
         print(f"The comparison needs the reference packages: {error}", file=sys.stderr)
         return 2

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
-from tests.support.reference import (
-    ReferenceUnavailableError,
-    reference_audit_python,
-    reference_python,
-)
+from tests.support.reference import ReferenceUnavailableError, reference_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,17 +23,9 @@ def _no_grpcurl() -> str | None:
     return None
 
 
-def _no_reference() -> str | None:
-    return _why_not(reference_python)
-
-
-def _no_reference_audit() -> str | None:
-    return _why_not(reference_audit_python)
-
-
-def _why_not(make: Callable[[], object]) -> str | None:
+def _no_reference(name: str) -> str | None:
     try:
-        make()
+        reference_python(name)
     except ReferenceUnavailableError as error:
         return str(error)
     return None
@@ -51,8 +40,9 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "podbay")
 # What a marker asks for, and what says why it is not there.
 _NEEDS: dict[str, Callable[[], str | None]] = {
     "needs_grpcurl": _no_grpcurl,
-    "needs_reference": _no_reference,
-    "needs_reference_audit": _no_reference_audit,
+    "needs_reference": partial(_no_reference, "reference"),
+    "needs_reference_client": partial(_no_reference, "reference-client"),
+    "needs_reference_audit": partial(_no_reference, "reference-audit"),
 }
 
 

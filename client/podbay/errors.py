@@ -1,21 +1,28 @@
 """The errors of the client: one tree, whatever failed and wherever it failed.
 
     PodbayError
-    ├── InvalidRequestError (also a ValueError)   the request breaks a rule
-    ├── AuthenticationError                       no token, or one that is not valid
-    ├── PermissionDeniedError                     the token does not grant this
-    ├── NotFoundError (also a LookupError)        there is no such thing
-    ├── ConflictError                             it exists already, or what it needs was deleted
-    ├── SessionNotReadyError                      the session has no ready replica yet
-    ├── SessionEndedError                         the session was terminated, or has expired
-    ├── SessionFailedError                        the session cannot run; the evidence tells why
-    ├── ReplicaError                              a replica refused, was lost, or answered badly
-    ├── OverloadedError                           too many calls wait already
-    ├── DeadlineExceededError (also a TimeoutError)
-    ├── CancelledCallError                        the call was cancelled
-    ├── ConnectionLostError (also a ConnectionError)
-    ├── UnavailableError                          a service cannot be reached, or not now
-    └── InternalError                             a defect in Podbay
+    ├── StatusError                               it was refused, or failed, and something said so
+    │   ├── InvalidRequestError (also a ValueError)   the request breaks a rule
+    │   │   └── UnknownKindError (also a KeyError)    there are no resources of this kind
+    │   ├── AuthenticationError                   no token, or one that is not valid
+    │   ├── PermissionDeniedError                 the token does not grant this
+    │   ├── NotFoundError (also a LookupError)    there is no such thing
+    │   ├── ConflictError                         it exists already, or what it needs was deleted
+    │   ├── SessionNotReadyError                  the session has no ready replica yet
+    │   ├── SessionEndedError                     the session was terminated, or has expired
+    │   ├── SessionFailedError                    the session cannot run; the evidence tells why
+    │   ├── ReplicaError                          a replica refused, was lost, or answered badly
+    │   ├── OverloadedError                       too many calls wait already
+    │   ├── BusyError                             a service cannot do this now
+    │   ├── LateError                             the time ran out at the service, or the replica
+    │   └── InternalError                         a defect in Podbay
+    ├── TransportError                            no answer came
+    │   ├── UnreachableError                      there is no connection to a service
+    │   ├── ConnectionLostError (also a ConnectionError)   it was lost before the answer
+    │   └── NoAnswerError                         the service was silent until the time ran out
+    ├── UnavailableError                          waiting helps: BusyError or UnreachableError
+    ├── DeadlineExceededError (also a TimeoutError)   the time ran out: LateError or NoAnswerError
+    └── CancelledCallError                        the call was cancelled
 
 Every error has a `reason` out of one catalogue (`REASONS`), for programs to compare. Errors can be
 pickled, and hold no input data.
@@ -29,12 +36,15 @@ from typing import Any, Final
 __all__ = [
     "REASONS",
     "AuthenticationError",
+    "BusyError",
     "CancelledCallError",
     "ConflictError",
     "ConnectionLostError",
     "DeadlineExceededError",
     "InternalError",
     "InvalidRequestError",
+    "LateError",
+    "NoAnswerError",
     "NotFoundError",
     "OverloadedError",
     "PermissionDeniedError",
@@ -43,7 +53,11 @@ __all__ = [
     "SessionEndedError",
     "SessionFailedError",
     "SessionNotReadyError",
+    "StatusError",
+    "TransportError",
     "UnavailableError",
+    "UnknownKindError",
+    "UnreachableError",
     "error_for",
 ]
 
@@ -99,6 +113,10 @@ class PodbayError(Exception):
         return known.hint if known else None
 
     def __str__(self) -> str:
+        return self.report()
+
+    def report(self) -> str:
+        """Return the message with its reason, the evidence and the way out, in lines."""
         lines = [f"{self.message} ({self.reason})"]
         lines += [
             f"  {field or 'request'}: {description}"
@@ -137,41 +155,79 @@ def _entry(key: str, value: str) -> Iterable[str]:
     return [f"  {key}:", *(f"    {line}" for line in lines[-_SHOWN_LINES:])]
 
 
-class InvalidRequestError(PodbayError, ValueError):
+class StatusError(PodbayError):
+    """What was asked was refused, or failed, and a service, a replica or the client says why.
+
+    Its text begins with the HTTP status that says the same, as "[404] There is no model …".
+    """
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that says the same, as `status_code`."""
+        return self.status_code
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The error as an HTTP API would answer it: "detail", "reason" and the evidence."""
+        body: dict[str, Any] = {"detail": self.message, "reason": self.reason}
+        if self.metadata:
+            body["metadata"] = dict(self.metadata)
+        if self.violations:
+            body["violations"] = [
+                {"field": field, "description": description}
+                for field, description in self.violations
+            ]
+        if self.retry_after is not None:
+            body["retryAfter"] = self.retry_after
+        return body
+
+    def __str__(self) -> str:
+        return f"[{self.status_code}] {self.report()}"
+
+
+class TransportError(PodbayError):
+    """No answer came. Whether the request was seen is known only where `not_started` says so."""
+
+
+class InvalidRequestError(StatusError, ValueError):
     """The request breaks a rule; `violations` names each field by its path."""
 
 
-class AuthenticationError(PodbayError):
+class UnknownKindError(InvalidRequestError, KeyError):
+    """Podbay has no resources of this kind."""
+
+
+class AuthenticationError(StatusError):
     """There is no token, or it is damaged, expired or revoked."""
 
 
-class PermissionDeniedError(PodbayError):
+class PermissionDeniedError(StatusError):
     """The token is valid and does not grant this."""
 
 
-class NotFoundError(PodbayError, LookupError):
+class NotFoundError(StatusError, LookupError):
     """There is no such resource, replica, node, account or method."""
 
     # KeyError is not a base: its text is the repr of its argument.
 
 
-class ConflictError(PodbayError):
+class ConflictError(StatusError):
     """What is asked does not fit what is there."""
 
 
-class SessionNotReadyError(PodbayError):
+class SessionNotReadyError(StatusError):
     """The session has no ready replica yet. Waiting helps."""
 
 
-class SessionEndedError(PodbayError):
+class SessionEndedError(StatusError):
     """The session was terminated or has expired. Waiting does not help."""
 
 
-class SessionFailedError(PodbayError):
+class SessionFailedError(StatusError):
     """The session cannot run its service; `metadata` holds the evidence."""
 
 
-class ReplicaError(PodbayError):
+class ReplicaError(StatusError):
     """A replica refused the call, was lost while it worked on it, or answered badly."""
 
     @property
@@ -186,19 +242,27 @@ class ReplicaError(PodbayError):
         return self.http_status or super().status_code
 
 
-class OverloadedError(PodbayError):
+class OverloadedError(StatusError):
     """Too many calls of the session wait already. Waiting helps."""
 
 
 class DeadlineExceededError(PodbayError, TimeoutError):
-    """The time that was allowed ran out."""
+    """The time that was allowed ran out: a `LateError` or a `NoAnswerError`."""
+
+
+class LateError(DeadlineExceededError, StatusError):
+    """The time ran out, and a service says what it was spent on."""
+
+
+class NoAnswerError(DeadlineExceededError, TransportError):
+    """The time ran out, and nothing was heard of the service."""
 
 
 class CancelledCallError(PodbayError):
     """The call was cancelled."""
 
 
-class ConnectionLostError(PodbayError, ConnectionError):
+class ConnectionLostError(TransportError, ConnectionError):
     """The connection was lost after the call was sent; whether it ran is not known."""
 
 
@@ -206,7 +270,15 @@ class UnavailableError(PodbayError):
     """A service cannot be reached, or cannot do this now. Waiting helps."""
 
 
-class InternalError(PodbayError):
+class BusyError(UnavailableError, StatusError):
+    """A service cannot do this now."""
+
+
+class UnreachableError(UnavailableError, TransportError):
+    """There is no connection to a service."""
+
+
+class InternalError(StatusError):
     """A defect in Podbay. The metadata hold the id under which the service logged it."""
 
 
@@ -285,7 +357,7 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "START_FAILED": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424, _SEE_LOGS),
     "REPLICA_LOST": _Reason(ReplicaError, "UNAVAILABLE", 502, _SEE_LOGS),
     "PROBE_FAILED": _Reason(ReplicaError, "UNAVAILABLE", 502, _SEE_LOGS),
-    "NO_NODE_AVAILABLE": _Reason(UnavailableError, "UNAVAILABLE", 503),
+    "NO_NODE_AVAILABLE": _Reason(BusyError, "UNAVAILABLE", 503),
     "REPLICA_STOPPED": _Reason(ReplicaError, "UNAVAILABLE", 502),
     "MOCK_PROCESS_ENDED": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
     "REPLICA_REFUSED": _Reason(ReplicaError, "ABORTED", 502),
@@ -298,14 +370,14 @@ REASONS: Final[Mapping[str, _Reason]] = {
     ),
     "REPLICA_BAD_ANSWER": _Reason(ReplicaError, "ABORTED", 502),
     "DEADLINE_EXCEEDED": _Reason(
-        DeadlineExceededError, "DEADLINE_EXCEEDED", 504, "Allow more time with timeout=SECONDS."
+        LateError, "DEADLINE_EXCEEDED", 504, "Allow more time with timeout=SECONDS."
     ),
     "QUEUE_FULL": _Reason(
         OverloadedError, "RESOURCE_EXHAUSTED", 429, "Send fewer calls at once, or add replicas."
     ),
     "CANCELLED": _Reason(CancelledCallError, "CANCELLED", 499),
-    "ROUTER_DRAINING": _Reason(UnavailableError, "UNAVAILABLE", 503, _LATER),
-    "ROUTER_NOT_SYNCED": _Reason(UnavailableError, "UNAVAILABLE", 503, _LATER),
+    "ROUTER_DRAINING": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
+    "ROUTER_NOT_SYNCED": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
     "DUPLICATE_CALL_ID": _Reason(InternalError, "INVALID_ARGUMENT", 409),
     "CONNECTION_LOST": _Reason(
         ConnectionLostError,
@@ -314,14 +386,14 @@ REASONS: Final[Mapping[str, _Reason]] = {
         "The call may have run. Send it again where that does no harm.",
     ),
     "SERVICE_UNREACHABLE": _Reason(
-        UnavailableError,
+        UnreachableError,
         "UNAVAILABLE",
         503,
         "Is `podbay up` running, and is the address right (PODBAY_API_ENDPOINT)?",
     ),
-    "DEPENDENCY_UNAVAILABLE": _Reason(UnavailableError, "UNAVAILABLE", 503, _LATER),
-    "STORE_UNAVAILABLE": _Reason(UnavailableError, "UNAVAILABLE", 503, _LATER),
-    "SERVICE_STOPPING": _Reason(UnavailableError, "UNAVAILABLE", 503, _LATER),
+    "DEPENDENCY_UNAVAILABLE": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
+    "STORE_UNAVAILABLE": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
+    "SERVICE_STOPPING": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
     "INTERNAL": _Reason(InternalError, "INTERNAL", 500),
 }
 """The catalogue: each reason with its error class, gRPC code, HTTP status and hint."""
@@ -337,9 +409,9 @@ _KINDS_BY_CODE: Final[Mapping[str, type[PodbayError]]] = {
     "FAILED_PRECONDITION": ConflictError,
     "ABORTED": ConflictError,
     "RESOURCE_EXHAUSTED": OverloadedError,
-    "DEADLINE_EXCEEDED": DeadlineExceededError,
+    "DEADLINE_EXCEEDED": LateError,
     "CANCELLED": CancelledCallError,
-    "UNAVAILABLE": UnavailableError,
+    "UNAVAILABLE": BusyError,
 }
 
 

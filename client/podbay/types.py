@@ -17,6 +17,7 @@ __all__ = [
     "LogLine",
     "NodeInfo",
     "ReplicaStatus",
+    "SessionExplanation",
     "SessionStatus",
 ]
 
@@ -115,6 +116,24 @@ class SessionStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionExplanation:
+    """Why a session stands where it stands.
+
+    Attributes:
+        status: The status that is explained.
+        text: The explanation, in lines for people: what the session waits for or fails by, then
+            each replica with its reason, its exit code, when it is tried again, and the last
+            lines of its log.
+    """
+
+    status: SessionStatus
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
 class LogLine:
     """One line that a replica wrote.
 
@@ -122,11 +141,13 @@ class LogLine:
         replica_id: The replica.
         text: The line without its end.
         offset: The position after the line in the replica's log.
+        time: When the end of the line was written, to some 10 ms; None where nobody noted it.
     """
 
     replica_id: str
     text: str
     offset: int
+    time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,8 +82,9 @@ class ResourceLists:
         """
         selected = compile_filter(given, kind)
         listed = f"{kind.name} {selected.key()}"
-        position = page.start(listed)
-        revision = self._log.revision(conn) if position is None else position.revision
+        now = self._log.revision(conn)
+        position = page.start(listed, now)
+        revision = now if position is None else position.revision
         items: list[E] = []
         characters = 0
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from podbay_kit.auth import Scope
 from podbay_kit.errors import ServiceError
 from podbay_kit.resource_filters import CompiledFilter, Document
 from podbay_kit.resource_tables import ResourceTables
+from podbay_kit.resource_times import text_time
 
 __all__ = ["Change", "ChangeLog", "text_time"]
 
@@ -177,11 +178,6 @@ class ChangeLog:
             sa.select(counter.c.revision, counter.c.compacted).where(counter.c.row == _ROW)
         ).one_or_none()
         return (0, 0) if row is None else (row.revision, row.compacted)
-
-
-def text_time(time: datetime) -> str:
-    """Return a time as text of fixed length in UTC, which sorts as time does."""
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")
 
 
 def _compacted(message: str) -> ServiceError:

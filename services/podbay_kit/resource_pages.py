@@ -13,10 +13,12 @@ import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from podbay.v1 import common_pb2, errors_pb2
 from podbay_kit.errors import ServiceError, invalid
+from podbay_kit.resource_times import text_time
 
 __all__ = ["DEFAULT_PAGE_SIZE", "MAX_PAGE_SIZE", "PageQuery", "Position", "page_query"]
 
@@ -52,24 +54,27 @@ class PageQuery:
         token: The token of the page; empty for the first.
         order_by: The field to order by.
         descending: Whether the largest comes first.
+        after: The value and the id after which the list begins; None for the beginning.
     """
 
     size: int = DEFAULT_PAGE_SIZE
     token: str = ""
     order_by: str = "creationTime"
     descending: bool = False
+    after: tuple[str, str] | None = None
 
-    def start(self, listed: str) -> Position | None:
-        """Return where the page begins, after the token's position; None for the first page.
+    def start(self, listed: str, revision: int = 0) -> Position | None:
+        """Return where the page begins: after this position; None for the beginning.
 
         Args:
             listed: A text that says what is listed, as the kind and the filter.
+            revision: What the position tells where it is not that of an earlier page.
 
         Raises:
             ServiceError: INVALID_PAGE_TOKEN.
         """
         if not self.token:
-            return None
+            return None if self.after is None else Position(*self.after, revision)
         try:
             if len(self.token) > _MAX_TOKEN:
                 raise _bad_token()
@@ -128,7 +133,25 @@ def page_query(
         token=message.page_token,
         order_by=order_by,
         descending=message.order == common_pb2.SORT_ORDER_DESCENDING,
+        after=_after(message, path) if message.HasField("after") else None,
     )
+
+
+def _after(message: common_pb2.PageRequest, path: str) -> tuple[str, str]:
+    if not message.HasField("order_by"):
+        raise invalid(f"{path}.after", f"needs {path}.orderBy: its value is one of that field")
+    if message.page_token:
+        raise invalid(f"{path}.after", f"does not go with {path}.pageToken: give one of them")
+    value = message.after.value
+    if message.order_by == "creationTime":
+        try:
+            time = datetime.fromisoformat(value)
+            value = text_time(time if time.tzinfo else time.replace(tzinfo=UTC))
+        except (ValueError, OverflowError) as error:
+            raise invalid(
+                f"{path}.after.value", "must be a time, as 2030-01-01T00:00:00Z"
+            ) from error
+    return value, message.after.id
 
 
 def _bad_token() -> ServiceError:

@@ -69,7 +69,7 @@ def page_of(
     Raises:
         ServiceError: INVALID_PAGE_TOKEN.
     """
-    start = page.start(listed)
+    start = page.start(listed, revision)
     query = query.add_columns(order.label("order_value"), item.label("order_id"))
     if start is not None:
         here = sa.tuple_(order, item)

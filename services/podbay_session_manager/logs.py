@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from podbay_session_manager.drivers.contract import (
@@ -14,7 +15,7 @@ from podbay_session_manager.drivers.contract import (
 )
 from podbay_session_manager.texts import bounded_tail
 
-__all__ = ["Line", "LineReader", "read_tail", "split_lines"]
+__all__ = ["Line", "LineReader", "read_tail", "split_lines", "timed"]
 
 _LOG = logging.getLogger(__name__)
 _CHUNK: Final = 256 * 1024
@@ -32,6 +33,8 @@ class Line:
     """The line without its end; a longer one is cut."""
     offset: int
     """The position after the line."""
+    time: float | None = None
+    """When its end was written, in seconds since 1970; None where that is not known."""
 
 
 def split_lines(data: bytes, start: int, *, final: bool) -> tuple[list[Line], int]:
@@ -55,6 +58,26 @@ def split_lines(data: bytes, start: int, *, final: bool) -> tuple[list[Line], in
     return lines, start + min(position, len(data))
 
 
+def timed(lines: Sequence[Line], times: Sequence[tuple[int, float | None]], end: int) -> list[Line]:
+    """Return lines with the times of their ends. Pure.
+
+    Args:
+        lines: Lines of a piece of a log, in order.
+        times: Of `LogChunk`.
+        end: The position after the piece.
+    """
+    if not times:
+        return list(lines)
+    found: list[Line] = []
+    index = -1
+    for line in lines:
+        last = min(line.offset, end) - 1
+        while index + 1 < len(times) and times[index + 1][0] <= last:
+            index += 1
+        found.append(replace(line, time=times[index][1]) if index >= 0 else line)
+    return found
+
+
 def _text(line: bytes) -> str:
     text = line[:_MAX_LINE].decode(errors="replace").rstrip("\r")
     return text if len(line) <= _MAX_LINE else f"{text}… (cut)"
@@ -72,6 +95,15 @@ class LineReader:
         self._driver = driver
         self._replica_id = replica_id
         self._position = 0
+
+    @property
+    def position(self) -> int:
+        """Where the next line begins."""
+        return self._position
+
+    def go_to(self, position: int) -> None:
+        """Go on from a position, as the offset of a line that was read before."""
+        self._position = position
 
     async def skip_to_tail(self, count: int) -> None:
         """Go to the last `count` lines.
@@ -116,7 +148,7 @@ class LineReader:
             lines.append(Line(f"[podbay: {missing} older bytes are not kept]", chunk.offset))
         last = final and chunk.offset + len(chunk.data) >= chunk.end
         found, self._position = split_lines(chunk.data, chunk.offset, final=last)
-        return lines + found
+        return lines + timed(found, chunk.times, chunk.offset + len(chunk.data))
 
     async def _read(self, offset: int) -> LogChunk | None:
         limit = max(_CHUNK, -offset)

@@ -58,6 +58,7 @@ class StatusServicer(ServicerBase):
         """Send the lines that replicas wrote."""
         if request.HasField("tail") and request.tail < 0:
             raise invalid("tail", "must not be negative")
+        positions = _positions(request)
         await self._session_for(request.id, "get")
         readers: dict[str, LineReader] = {}
         finished: set[str] = set()
@@ -70,7 +71,11 @@ class StatusServicer(ServicerBase):
                     if replica.id in finished:
                         continue
                     final = over or replica.phase.ended
-                    await self._send_log(request, context, replica, readers, final=final)
+                    if replica.id not in readers:
+                        reader = self._reader(replica)
+                        readers[replica.id] = reader
+                        await self._begin(request, context, replica, reader, positions)
+                    await _send_log(context, replica, readers[replica.id], final=final)
                     if final:
                         finished.add(replica.id)
                 if over:
@@ -121,28 +126,50 @@ class StatusServicer(ServicerBase):
             return [replica]
         return sorted(replicas.values(), key=lambda r: (r.created_at, r.index, r.attempt))
 
-    async def _send_log(
+    def _reader(self, replica: ReplicaRecord) -> LineReader:
+        driver = self._parts.drivers.get(replica.driver)
+        if driver is None:
+            raise _unreadable(replica, "it is not on")
+        return LineReader(driver, replica.id)
+
+    async def _begin(
         self,
         request: pb.StreamInferenceSessionLogsRequest,
         context: Context,
         replica: ReplicaRecord,
-        readers: dict[str, LineReader],
-        *,
-        final: bool,
+        reader: LineReader,
+        positions: Mapping[str, int],
     ) -> None:
-        driver = self._parts.drivers.get(replica.driver)
-        if driver is None:
-            raise _unreadable(replica, "it is not on")
-        try:
-            reader = readers.get(replica.id)
-            if reader is None:
-                reader = readers[replica.id] = LineReader(driver, replica.id)
-                if request.HasField("tail"):
-                    await reader.skip_to_tail(request.tail)
-            while lines := await reader.read(final=final):
-                await _send_lines(context, replica.id, lines)
-        except DriverUnreachableError as error:
-            raise _unreadable(replica, str(error)) from error
+        """Go to where the lines of a replica begin, and tell that where nobody else could."""
+        if replica.id in positions:
+            reader.go_to(positions[replica.id])
+        elif request.HasField("tail"):
+            try:
+                await reader.skip_to_tail(request.tail)
+            except DriverUnreachableError as error:
+                raise _unreadable(replica, str(error)) from error
+            position = inference_session_pb2.LogPosition(
+                replica_id=replica.id, offset=reader.position
+            )
+            await context.write(pb.StreamInferenceSessionLogsResponse(positions=[position]))
+
+
+def _positions(request: pb.StreamInferenceSessionLogsRequest) -> dict[str, int]:
+    for index, position in enumerate(request.positions):
+        if position.offset < 0:
+            raise invalid(f"positions.{index}.offset", "must not be negative")
+    return {position.replica_id: position.offset for position in request.positions}
+
+
+async def _send_log(
+    context: Context, replica: ReplicaRecord, reader: LineReader, *, final: bool
+) -> None:
+    """Send the lines that are there now."""
+    try:
+        while lines := await reader.read(final=final):
+            await _send_lines(context, replica.id, lines)
+    except DriverUnreachableError as error:
+        raise _unreadable(replica, str(error)) from error
 
 
 def _unreadable(replica: ReplicaRecord, why: str) -> ServiceError:
@@ -160,13 +187,20 @@ async def _send_lines(context: Context, replica_id: str, lines: list[Line]) -> N
         await context.write(
             pb.StreamInferenceSessionLogsResponse(
                 lines=[
-                    inference_session_pb2.LogLine(
-                        replica_id=replica_id, text=line.text, offset=line.offset
-                    )
+                    _line_message(replica_id, line)
                     for line in lines[start : start + _LINES_A_MESSAGE]
                 ]
             )
         )
+
+
+def _line_message(replica_id: str, line: Line) -> inference_session_pb2.LogLine:
+    message = inference_session_pb2.LogLine(
+        replica_id=replica_id, text=line.text, offset=line.offset
+    )
+    if line.time is not None:
+        message.time.FromMicroseconds(round(line.time * 1_000_000))
+    return message
 
 
 def _same(

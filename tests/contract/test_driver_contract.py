@@ -55,6 +55,8 @@ class Harness:
     """Whether replicas outlive the driver."""
     close: Callable[[], None] = lambda: None
     """Ends what stands behind the drivers."""
+    notes_times: bool = True
+    """Whether logs tell when they were written."""
 
 
 def process_harness(folder: Path) -> Harness:
@@ -110,6 +112,7 @@ def attached_harness(folder: Path) -> Harness:
         stubborn=None,
         log_text=b"RuntimeError: no such weights\n",
         survives=True,
+        notes_times=False,
         close=host.stop,
     )
 
@@ -138,6 +141,7 @@ def fake_harness(folder: Path) -> Harness:
         stubborn=ServiceSpec(kind="mock", name="stubborn"),
         log_text=b"bye\n",
         survives=True,
+        notes_times=False,
     )
 
 
@@ -307,6 +311,22 @@ async def test_the_log_outlives_the_replica(driver: ReplicaDriver, harness: Harn
     assert (await driver.read_log("r1", chunk.end + 10, 10)).data == b""
     with pytest.raises(UnknownReplicaError):
         await driver.read_log("never", 0, 10)
+
+
+async def test_a_log_tells_when_it_was_written_where_the_driver_notes_it(
+    driver: ReplicaDriver, harness: Harness
+) -> None:
+    before = time.time()
+    await driver.start(launch(harness.ends))
+    await ended(driver)
+    chunk = await driver.read_log("r1", 0, 65536)
+    positions = [position for position, _ in chunk.times]
+    assert positions == sorted(positions)
+    if harness.notes_times:
+        assert positions[0] == 0
+    for _, written in chunk.times:
+        assert written is not None
+        assert before - 0.001 <= written <= time.time()
 
 
 async def test_logs_are_dropped_when_nobody_keeps_them(

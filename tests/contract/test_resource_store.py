@@ -313,6 +313,14 @@ async def test_a_selective_query_reads_through_many_rows(under_test: StoreUnderT
     assert every == list(range(1, 1203))
 
 
+async def test_a_list_begins_after_a_position(under_test: StoreUnderTest) -> None:
+    await under_test.add(*(ship(n) for n in range(1, 8)))
+    third = ship(3)
+    assert await numbers(under_test, order_by="id", after=(third.id, third.id)) == [4, 5, 6, 7]
+    before = {"order_by": "id", "after": (third.id, third.id), "descending": True}
+    assert await numbers(under_test, size=1, **before) == [2, 1]
+
+
 async def test_a_page_ends_before_it_grows_too_large(under_test: StoreUnderTest) -> None:
     await under_test.add(*(ship(n, reason="x" * (3 << 20)) for n in range(1, 6)))
     first = await under_test.database.read(

@@ -17,7 +17,7 @@ from podbay.local import mocks
 from podbay.local.processes import find_by_environment
 from podbay.local.state import DataDir
 from tests.support.platform import Platform
-from tests.support.reference import reference_audit_python
+from tests.support.reference import reference_python
 
 LOCAL = """\
 from dyff.audit.local import DyffLocalPlatform, mocks
@@ -81,6 +81,43 @@ while True:
             break
         print("not ready")
         time.sleep({pause})
+"""
+
+CATCHING = """\
+import asyncio, sys
+from dyff.client import Client, HttpResponseError, InferenceSessionClient
+from dyff.client.errors import DyffClientError, HTTPError, TransportError
+from dyff.schema.platform import EntityIdentifier
+
+def caught(call):
+    try:
+        call()
+    except TransportError as error:
+        return "transport", type(error).__name__, hasattr(error, "status")
+    except HTTPError as error:
+        assert str(error).startswith(f"[{error.status}] {error.payload['detail']}"), str(error)
+        return "http", error.status_code, isinstance(error, HttpResponseError)
+
+dyffapi = Client()
+sessions = dyffapi.inferencesessions
+print(caught(lambda: dyffapi.models.get("none")))
+print(caught(lambda: dyffapi.get(EntityIdentifier(kind="Dataset", id="x"))))
+print(caught(lambda: dyffapi.models.query(labels={"a b": "c"})))
+print(caught(lambda: Client(endpoint="127.0.0.1:1").models.get("none")))
+session = sessions.get("SESSION")
+token = sessions.token(session.id)
+print(dyffapi.tokens.inspect(token)[1]["sid"] == session.id)
+client = sessions.client(session.id, token, endpoint="no-such-endpoint")
+assert isinstance(client, InferenceSessionClient)
+print(caught(lambda: client.infer({"text": "x"})))
+logs = sessions.workflow_logs(session.id, since="1h", limit=5)
+print(logs.workflow.kind, 0 < len(logs.logs) <= 5, all(entry.timestamp for entry in logs.logs))
+
+async def stream():
+    return [e.message async for e in sessions.stream_workflow_logs(session.id)]
+
+sessions.terminate(session.id)
+print(logs.logs[-1].message in asyncio.run(stream()))
 """
 
 OWN_MOCK = """\
@@ -172,7 +209,7 @@ def test_the_local_listing_prints_what_the_platforms_own_prints(folder: Path):
     (folder / "audit.py").write_text(source)
     theirs = parsed(
         subprocess.run(
-            [reference_audit_python(), "-P", "-W", "ignore", folder / "audit.py"],
+            [reference_python("reference-audit"), "-P", "-W", "ignore", folder / "audit.py"],
             cwd=folder.parent,
             capture_output=True,
             text=True,
@@ -235,6 +272,33 @@ def test_the_listing_for_the_platform(
     *waited, completion = done.stdout.splitlines()
     assert set(waited) == {"not ready"}
     assert completion == "[{'text': 'Open the pod bay doors, Hal!'}]"
+
+
+def test_a_script_that_catches_errors_and_reads_logs(
+    folder: Path, platform: Platform, client: Client, account: str
+):
+    service = client.inferenceservices.create_mock(mocks.TextCompletion, account=account)
+    made = client.inferencesessions.create({"account": account, "inferenceService": service.id})
+    session_id = made.inferencesession.id
+    client.inferencesessions.wait_ready(session_id, timeout=60)
+    done = python(
+        folder,
+        CATCHING.replace("SESSION", session_id),
+        DYFF_API_ENDPOINT=platform.endpoint(),
+        DYFF_API_TOKEN=platform.token,
+    )
+    client.inferencesessions.terminate(session_id)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "('http', 404, True)",
+        "('http', 422, True)",
+        "('http', 422, True)",
+        "('transport', 'UnreachableError', False)",
+        "True",
+        "('http', 422, True)",
+        "InferenceSession True True",
+        "True",
+    ]
 
 
 def test_a_mock_of_the_script_itself(folder: Path):

@@ -14,6 +14,7 @@ import pytest
 
 from podbay import errors
 from podbay._core.exchange import Call
+from podbay.schema import adapters
 from podbay.v1 import session_manager_service_pb2 as sessions
 from tests.support.client_faces import AsyncFace, SyncFace
 from tests.support.eventually import eventually_sync
@@ -80,6 +81,29 @@ def test_stream_yields_pieces_as_they_come(calls: Any, installation: FakeInstall
     router.streams[0].answer(router.calls[0].id, b"2")
     assert list(pieces) == [2]
     assert router.calls[0].stream
+
+
+@pytest.mark.parametrize(
+    ("bad", "failure"), [(b"{}", adapters.ItemKeyError), (b"<", errors.ReplicaError)]
+)
+def test_a_bad_piece_does_not_take_those_before_it_along(
+    face: Any, installation: FakeInstallation, bad: bytes, failure: type[Exception]
+) -> None:
+    router = installation.router
+    router.on_call = lambda stream, call: stream.answer(call.id, b'{"a":[1,2]}', bad, done=False)
+    explode = {"kind": "ExplodeCollections", "configuration": {"collections": ["a"]}}
+    with face.client(installation.registry.address) as client:
+        calls = client.inferencesessions.client(
+            "s1",
+            "token-1",
+            endpoint="generate",
+            output_adapter=adapters.create_pipeline([explode]),
+        )
+        pieces = calls.stream({})
+        assert [next(pieces), next(pieces)] == [{"a": 1}, {"a": 2}]
+        with pytest.raises(failure):
+            next(pieces)
+        eventually_sync(lambda: router.streams[0].cancels == [router.calls[0].id], "the cancel")
 
 
 def test_closing_a_stream_cancels_the_call(calls: Any, installation: FakeInstallation) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import signal
 import subprocess
@@ -12,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from podbay import errors
+from podbay import AsyncClient, errors
 from podbay.v1 import registry_service_pb2 as registry
 from tests.support.client_faces import AsyncFace, SyncFace
-from tests.support.eventually import eventually_sync
+from tests.support.eventually import eventually, eventually_sync
 from tests.support.fake_router import FakeStream
 from tests.support.fake_services import FakeInstallation
 
@@ -157,6 +159,22 @@ def test_a_forgotten_session_client_ends_its_stream(fake: FakeInstallation) -> N
         assert calls.infer(1) == [1]
         del calls
         assert fake.router.streams[0].ended.wait(30)
+
+
+async def test_forgotten_clients_of_a_loop_end_their_streams(fake: FakeInstallation) -> None:
+    client = AsyncClient(fake.registry.address, "token")
+    # More than the fake router can serve at once.
+    for number in range(80):
+        calls = client.inferencesessions.client("s1", "token", endpoint="generate")
+        assert await calls.infer(number) == [number]
+        del calls
+        gc.collect()
+        ended = fake.router.streams[number].ended
+        await eventually(ended.is_set, "the stream's end")
+    del client
+    gc.collect()
+    current = asyncio.current_task()
+    await eventually(lambda: asyncio.all_tasks() == {current}, "no task is left")
 
 
 def test_import_podbay_imports_nothing_heavy() -> None:

@@ -4,6 +4,7 @@ import copy
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from podbay.schema.adapters import (
     ItemValueError,
     JSONPathError,
     Pipeline,
+    _hierarchy,
     create_adapter,
     create_pipeline,
     known_kinds,
@@ -123,6 +125,34 @@ def test_flattened_items_have_the_leaves_of_the_item(item: dict[str, Any]) -> No
     assert not any(isinstance(value, dict) for value in flat.values())
     if len(set(names)) == len(leaves(item)):
         assert sorted(map(json.dumps, flat.values())) == sorted(leaves(item))
+
+
+@given(
+    st.dictionaries(NAMES, VALUES, max_size=4),
+    st.booleans(),
+    st.none() | st.integers(0, 4),
+    st.sampled_from([0, 1, 50]),
+)
+@settings(max_examples=150, deadline=None)
+def test_flattened_items_are_the_same_however_they_are_opened(
+    item: dict[str, Any], joined: bool, depth: int | None, calls: int
+) -> None:
+    def flatten(part: dict[str, Any], prefix: str, level: int) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for name, value in part.items():
+            if isinstance(value, dict) and (depth is None or level <= depth):
+                flat.update(flatten(value, f"{prefix}{name}." if joined else "", level + 1))
+            else:
+                flat[prefix + name] = value
+        return flat
+
+    configuration = {"addPrefix": joined, "depth": depth}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_hierarchy, "_MOST_CALLS", calls)
+        adapter = create_adapter({"kind": "FlattenHierarchy", "configuration": configuration})
+        for _ in range(2):  # the second time, names are remembered
+            (flat,) = adapter.push(item)
+            assert list(flat.items()) == list(flatten(item, "", 1).items())
 
 
 def _step(inner: st.SearchStrategy[Any]) -> dict[str, st.SearchStrategy[Any]]:

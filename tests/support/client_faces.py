@@ -19,9 +19,9 @@ class SyncFace:
 
     name = "sync"
 
-    def client(self, endpoint: str, **options: Any) -> Any:
+    def client(self, endpoint: str, token: str = "api-token", **options: Any) -> Any:
         """Return a client."""
-        return Client(endpoint, "api-token", **options)
+        return Client(endpoint, token, **options)
 
     def close(self) -> None:
         """Nothing is to be done."""
@@ -37,9 +37,9 @@ class AsyncFace:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
-    def client(self, endpoint: str, **options: Any) -> Any:
+    def client(self, endpoint: str, token: str = "api-token", **options: Any) -> Any:
         """Return a client whose methods block."""
-        return _Blocking(AsyncClient(endpoint, "api-token", **options), self.run)
+        return _Blocking(AsyncClient(endpoint, token, **options), self.run)
 
     def run(self, awaitable: Any) -> Any:
         """Wait for what runs in the loop."""

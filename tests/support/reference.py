@@ -11,8 +11,6 @@ from types import TracebackType
 from typing import Any, Self
 
 _ROOT = Path(__file__).parents[2]
-_SCHEMA = "reference"
-_AUDIT = "reference-audit"
 _MAKING_SECONDS = 600
 _CHILD = Path(__file__).with_name("reference_child.py")
 
@@ -21,30 +19,16 @@ class ReferenceUnavailableError(Exception):
     """The environment is not there and cannot be made, e.g. without a network."""
 
 
-def reference_python() -> Path:
-    """The interpreter that has the reference schema; its environment is made at first use.
-
-    Raises:
-        ReferenceUnavailableError: It cannot be made.
-    """
-    return _python_of(_SCHEMA)
-
-
-def reference_audit_python() -> Path:
-    """The interpreter that has the reference client and local platform, likewise.
-
-    Raises:
-        ReferenceUnavailableError: It cannot be made.
-    """
-    return _python_of(_AUDIT)
-
-
 @cache
-def _python_of(name: str) -> Path:
-    """The interpreter of an environment, which is made where it is not there.
+def reference_python(name: str = "reference") -> Path:
+    """The interpreter that has reference packages; its environment is made at first use.
 
-    Processes that want it at the same time wait for the first one. An environment that was made
-    from other pins, or by another Python, is made anew.
+    The environment `.venvs/NAME` is made from `requirements/NAME.txt`. Processes that want it at
+    the same time wait for the first one. One that was made from other pins, or by another Python,
+    is made anew.
+
+    Raises:
+        ReferenceUnavailableError: It cannot be made.
     """
     pins = _ROOT / "requirements" / f"{name}.txt"
     home = _ROOT / ".venvs" / name
@@ -131,9 +115,9 @@ class Reference:
         found: list[dict[str, Any]] = self._ask("adapt", cases=cases)
         return found
 
-    def measure(self, specs: list[Any], item: Any, count: int) -> float:
-        """The seconds that a pipeline takes for so many times the same item."""
-        found: float = self._ask("measure", specs=specs, item=item, count=count)
+    def measure(self, specs: list[Any], item: Any, count: int, *, calls: bool) -> float:
+        """The seconds that a pipeline takes, as `seconds` measures them."""
+        found: float = self._ask("measure", specs=specs, item=item, count=count, calls=calls)
         return found
 
     def _ask(self, ask: str, **arguments: Any) -> Any:

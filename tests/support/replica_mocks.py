@@ -1,9 +1,14 @@
 """Mocks that the tests of the replica's server import by their path."""
 
+import asyncio
 import os
 import threading
 import time
+from collections.abc import AsyncIterator
 from typing import Any
+
+from podbay.local import mocks
+from podbay.schema.platform import InferenceInterface
 
 
 class Sample:
@@ -66,6 +71,34 @@ class Hanging:
         print("running", flush=True)
         threading.Event().wait()
         return None
+
+
+class Handshake(mocks.Mock):
+    """Sends one piece, and the second one not before somebody calls the endpoint `go`."""
+
+    def __init__(self) -> None:
+        self._go = asyncio.Event()
+
+    @property
+    def interface(self) -> InferenceInterface:
+        explode = {"kind": "ExplodeCollections", "configuration": {"collections": ["choices"]}}
+        transform = {"kind": "TransformJSON", "configuration": {"said": "$.choices.text"}}
+        return InferenceInterface.model_validate(
+            {
+                "endpoint": self.endpoint,
+                "outputSchema": {"arrowSchema": ""},
+                "outputPipeline": [explode, transform],
+            }
+        )
+
+    async def infer(self, endpoint: str, request: Any) -> AsyncIterator[Any]:
+        if endpoint == "go":
+            self._go.set()
+            yield {"went": True}
+            return
+        yield {"choices": [{"text": "one"}, {"text": "two"}]}
+        await self._go.wait()
+        yield {"choices": [{"text": "three"}]}
 
 
 not_a_class = 3

@@ -34,6 +34,7 @@ class Rig:
         self.worker: Worker
         self.stub: Any
         self.channel: grpc.aio.Channel
+        self.port = 0
         self._stopped = False
 
     async def start(self, *, synced: bool = True) -> None:
@@ -46,9 +47,9 @@ class Rig:
             service_token=SERVICE_TOKEN,
             settings=self.settings,
         )
-        port = await self.worker.start(sync_seconds=20 if synced else 0)
+        self.port = await self.worker.start(sync_seconds=20 if synced else 0)
         self.channel = grpc.aio.insecure_channel(
-            f"127.0.0.1:{port}", options=[("grpc.max_receive_message_length", -1)]
+            f"127.0.0.1:{self.port}", options=[("grpc.max_receive_message_length", -1)]
         )
         self.stub = InferenceRouterServiceStub(self.channel)
 

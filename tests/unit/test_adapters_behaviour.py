@@ -3,8 +3,11 @@
 import copy
 import gc
 import json
+import pickle
+import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -348,3 +351,107 @@ def test_extended_literals() -> None:
     for name, part in template.items():
         with pytest.raises(ConfigurationValueError):
             create_adapter(transform({name: part}))
+
+
+PIPELINE = [
+    SELECT,
+    EXPLODE,
+    transform({"v": {"$compute": [{"$scalar": "$.c"}, {"$func": "list"}]}}),
+]
+
+
+def test_a_copy_is_as_good_as_the_pipeline() -> None:
+    pipeline = create_pipeline(PIPELINE)
+    again = pickle.loads(pickle.dumps(pipeline))
+    assert again.push({"c": ["ab", "c"]}) == [{"v": ["a", "b"]}, {"v": ["c"]}]
+    with pytest.raises(ItemKeyError) as failure:
+        again.push({})
+    assert failure.value.step == 0
+    assert copy.copy(pipeline) is pipeline
+    assert copy.deepcopy({"here": pipeline})["here"] is pipeline
+
+
+@pytest.mark.parametrize("spec", EVERY_KIND, ids=lambda spec: spec["kind"])
+def test_every_kind_can_be_pickled(spec: dict[str, Any]) -> None:
+    given = copy.deepcopy(spec)
+    adapter = create_adapter(given)
+    scramble(given["configuration"])
+    item = {"c": [1, 2]}
+    assert pickle.loads(pickle.dumps(adapter)).push(item) == create_adapter(spec).push(item)
+
+
+def test_options_are_pickled_along() -> None:
+    spec = {"kind": "Pipeline", "configuration": [SELECT]}
+    again = pickle.loads(pickle.dumps(create_pipeline([spec], EXTENDED)))
+    assert again.push({"c": 1, "d": 2}) == [{"c": 1}]
+
+
+def test_threads_share_a_pipeline() -> None:
+    flatten = {"kind": "FlattenHierarchy", "configuration": {"addPrefix": True}}
+    pipeline = create_pipeline([*PIPELINE, flatten])
+    start = threading.Barrier(8)
+
+    def run(thread: int) -> bool:
+        start.wait()
+        items = [{"c": [f"{thread}", f"{at}", {f"{thread}-{at}": 1}]} for at in range(300)]
+        made = list(pipeline.apply(items))
+        return made == [
+            {"v": [*text]}
+            for at in range(300)
+            for text in (f"{thread}", f"{at}", {f"{thread}-{at}": 1})
+        ]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(run, range(8))) == [True] * 8
+
+
+def test_joined_names_are_the_same_however_many_there_are() -> None:
+    flatten = create_adapter({"kind": "FlattenHierarchy", "configuration": {"addPrefix": True}})
+    items = [{f"a{at % 100}": {f"b{at}": at, "c": {"d": at}}} for at in range(500)]
+    expected = [{f"a{at % 100}.b{at}": at, f"a{at % 100}.c.d": at} for at in range(500)]
+    assert list(flatten.apply(items)) == list(flatten.apply(items)) == expected
+
+
+def test_rows_of_many_names_are_looped_over() -> None:
+    names = [f"n{at}" for at in range(100)]
+    item = {name: at for at, name in enumerate(names)} | {"rest": 1}
+
+    def only(kind: str, configuration: Any) -> Any:
+        (output,) = create_adapter({"kind": kind, "configuration": configuration}).push(item)
+        return output
+
+    assert only("Drop", {"fields": names}) == {"rest": 1}
+    assert list(only("Select", {"fields": names[::-1]}).items()) == [
+        (name, item[name]) for name in names[::-1]
+    ]
+    renamed = only("Rename", {name: f"{name}!" for name in names})
+    assert list(renamed.items()) == [("rest", 1), *((f"{n}!", item[n]) for n in names)]
+    explode = {"collections": names}
+    lists = {name: [at, at + 1] for at, name in enumerate(names)}
+    wrap = {"collections": names, "adapter": transform(["$"])}
+    assert create_adapter({"kind": "Map", "configuration": wrap}).push(lists) == [
+        {name: [[at], [at + 1]] for at, name in enumerate(names)}
+    ]
+    records = create_adapter({"kind": "ExplodeCollections", "configuration": explode}).push(lists)
+    assert records == [{n: lists[n][at] for n in names} for at in range(2)]
+
+
+NASTY = ["'", '"', "\\", "\n", "{}", "{c0}", "c0", "value", "at", "); import os; (", "\ud800", ""]
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_no_name_gets_into_the_compiled_lines(name: str) -> None:
+    item = {name: [1], "other": 2}
+    assert create_pipeline([{"kind": "Drop", "configuration": {"fields": [name]}}]).push(item) == [
+        {"other": 2}
+    ]
+    specs = [
+        {"kind": "Rename", "configuration": {name: f"{name}{name}x"}},
+        {"kind": "Rename", "configuration": {f"{name}{name}x": name}},
+        {
+            "kind": "ExplodeCollections",
+            "configuration": {"collections": [name], "index": {f"{name}!": None}},
+        },
+        {"kind": "Select", "configuration": {"fields": [f"{name}!", name]}},
+    ]
+    assert create_pipeline(specs).push(item) == [{f"{name}!": 0, name: 1}]

@@ -14,6 +14,7 @@ from podbay.schema.adapters import (
     AdapterRunError,
     ConfigurationDepthError,
     ItemDepthError,
+    ItemMemoryError,
     JSONPathError,
     create_adapter,
     create_pipeline,
@@ -186,6 +187,17 @@ def test_depth_has_an_error_of_its_own() -> None:
     upload = spec("FileUpload", {"field": "$", "encoding": "json"})
     with pytest.raises(ItemDepthError, match="nested too deeply"):
         create_adapter(upload).push(template)
+
+
+def test_outputs_that_do_not_fit_into_the_memory() -> None:
+    class Huge(dict[str, Any]):
+        def copy(self) -> Any:
+            raise MemoryError(SECRET)
+
+    with pytest.raises(MemoryError, match="does not fit into the memory") as failure:
+        create_pipeline([DROP]).push(Huge())
+    assert isinstance(failure.value, ItemMemoryError)
+    assert SECRET not in str(failure.value)
 
 
 def test_queries_with_too_many_parentheses() -> None:

@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -41,12 +43,28 @@ def value(text: str, **function: Any) -> Any:
     ("pattern", "least", "most"),
     [
         (r"[A-Za-z]", 10**6, 10**9),
-        (r"\d+", 2_000, 20_000),
-        (r"(\w+)=(\w+)", 300, 1_000),
+        (r"\d+", 10**6, 10**9),
+        (r"\d+x", 2_000, 20_000),
+        (r"\d+?", 2_000, 20_000),
+        (r"\d+\+", 2_000, 20_000),
+        (r"\d+[+]", 2_000, 20_000),
+        (r"(\w+)=(\w+)", 2_000, 20_000),
+        (r"answer:\s*(\w+)", 2_000, 20_000),
+        (r"\s*answer:\s*(\w+)", 300, 1_000),
+        (r"^\s*answer:\s*(\w+)", 2_000, 20_000),
+        (r"(?m)^\s*answer:\s*(\w+)", 300, 1_000),
+        (r"^\s*answer|:\s*(\w+)", 200, 1_000),
+        (r"^\d+", 10**6, 10**9),
+        (r".*(?!a+)", 300, 1_000),
+        (r".*(?<!a)(b+)", 300, 1_000),
+        (r"(a)?(?(1).*x|b+)", 200, 1_000),
+        (r"(a+|b*)", 2_000, 20_000),
         (r"cat|dog|bird", 10**6, 10**9),
-        (r"a{2,3}b*", 300, 1_000),
-        (r"(\d{3}-)?\d+", 200, 1_000),
-        (r"[(*+]*[)]*", 300, 1_000),
+        (r"(?=a+)", 2_000, 20_000),
+        (r"a{2,3}b*c", 300, 1_000),
+        (r"(\d{3}-)?\d+ ", 200, 1_000),
+        (r"[(*+]*[)]*x", 300, 1_000),
+        (r"a*b{2,}", 300, 1_000),
         (r"\(\)\*\+", 10**6, 10**9),
         (r"[]*+(]", 10**6, 10**9),
         (r"(?:ab){3}", 10**6, 10**9),
@@ -217,3 +235,36 @@ def test_the_worker_answers_line_by_line() -> None:
     assert _regex_worker.answer('["findall", "a+", 0, "aab", []]') == '{"result": ["aa"]}'
     failed = _regex_worker.answer('["sub", "(", 0, "aab", ["x"]]')
     assert json.loads(failed) == {"error": re.error.__name__}  # PatternError from Python 3.13 on
+
+
+def test_long_texts_go_to_the_process_and_back() -> None:
+    text = "word " * 300_000  # more than any pipe holds, both ways
+    assert value(text, **{"$func": "findall"}, pattern=r"(?:\w)+") == ["word"] * 300_000
+
+
+def test_threads_wait_for_their_turn_and_each_has_its_own_time() -> None:
+    runaway = adapter(seconds=0.3, **{"$func": "findall"}, pattern=RUNAWAY)
+    harmless = adapter(**{"$func": "findall"}, pattern="(b)+")
+
+    def stopped(_: int) -> bool:
+        with pytest.raises(PatternTimeoutError):
+            runaway.push({"t": "a" * 60 + "!"})
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        stops = pool.map(stopped, range(2))
+        answers = pool.map(lambda _: harmless.push({"t": "b"}), range(2))
+        assert list(answers) == [[{"o": ["b"]}]] * 2
+        assert list(stops) == [True] * 2
+
+
+async def test_a_runaway_pattern_in_a_stream_ends_the_stream() -> None:
+    async def source() -> AsyncIterator[Any]:
+        yield {"t": "aa"}
+        yield {"t": "a" * 60 + "!"}
+
+    runaway = adapter(seconds=0.2, **{"$func": "findall"}, pattern=RUNAWAY)
+    outputs = runaway.aapply(source())
+    assert await anext(outputs) == {"o": ["a"]}
+    with pytest.raises(PatternTimeoutError):
+        await anext(outputs)

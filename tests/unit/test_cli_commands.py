@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from podbay.cli.invocation import Invocation
 from podbay.cli.root import cli
 from podbay.errors import error_for
 from podbay.schema.platform import InferenceService, InferenceSessionAndToken
-from podbay.types import ApiToken, ApiTokenAndSecret, Grant, NodeInfo
+from podbay.types import ApiToken, ApiTokenAndSecret, Grant, LogLine, NodeInfo
 from tests.support.cli_fake_client import (
     NOW,
     SERVICE,
@@ -301,6 +302,17 @@ def test_logs_name_their_replica(run: Run, client: FakeClient, command: tuple[st
     assert result.stdout == "aaaaaaaa | hello\n"
     assert client.calls[0][2] == {"replica": None, "tail": 5, "follow": True}
     assert json.loads(run(*command, SESSION_ID, "--json").stdout)["replicaId"] == "a" * 32
+
+
+def test_logs_show_times_where_they_are_known(run: Run, client: FakeClient):
+    client.inferencesessions.answers["logs"] = lambda *_, **__: iter(
+        [LogLine("a" * 32, "one", 4, datetime(2030, 1, 1, tzinfo=UTC)), LogLine("b" * 32, "two", 4)]
+    )
+    assert run("logs", SESSION_ID, "--timestamps").stdout == (
+        "2030-01-01T00:00:00.000+00:00 aaaaaaaa | one\ntime unknown bbbbbbbb | two\n"
+    )
+    first = run("logs", SESSION_ID, "--json").stdout.splitlines()[0]
+    assert json.loads(first)["time"] == "2030-01-01T00:00:00Z"
 
 
 def test_labels_are_set_and_removed(run: Run, client: FakeClient):

@@ -66,7 +66,7 @@ def test_text_shows_message_reason_evidence_and_way_out() -> None:
         retry_after=2,
     )
     assert str(error) == (
-        "Replica r1 ended by itself. (REPLICA_EXITED)\n"
+        "[424] Replica r1 ended by itself. (REPLICA_EXITED)\n"
         "  exitCode: 3\n"
         "  log:\n"
         "    one\n"
@@ -104,9 +104,52 @@ def test_replica_errors_have_the_replica_s_status() -> None:
     assert (without.http_status, without.status_code) == (None, 502)
 
 
+def test_an_error_is_of_one_branch() -> None:
+    """What was answered is a StatusError, what was not a TransportError; never both."""
+    both = {}
+    for name, known in errors.REASONS.items():
+        branches = (
+            issubclass(known.kind, errors.StatusError),
+            issubclass(known.kind, errors.TransportError),
+        )
+        both[name] = branches
+    transport = {name for name, (_, silent) in both.items() if silent}
+    assert transport == {"SERVICE_UNREACHABLE", "CONNECTION_LOST"}
+    assert {name for name, branches in both.items() if branches == (False, False)} == {"CANCELLED"}
+    assert (True, True) not in both.values()
+    bare = wire_errors.from_status("DEADLINE_EXCEEDED", "", None, what="try", address="h:1")
+    assert isinstance(bare, errors.TransportError)
+    assert isinstance(bare, errors.DeadlineExceededError)
+    assert not isinstance(bare, errors.StatusError)
+    assert isinstance(wire_errors.unreachable("registry", "h:1", 1.0), errors.UnavailableError)
+
+
+def test_a_status_error_has_what_an_http_error_has() -> None:
+    error = errors.error_for(
+        "MODEL_NOT_FOUND",
+        "There is no model 'x'.",
+        metadata={"a": "b"},
+        violations=[("id", "is none")],
+        retry_after=2.0,
+    )
+    assert isinstance(error, errors.StatusError)
+    assert (error.status, error.status_code) == (404, 404)
+    assert str(error).startswith("[404] There is no model 'x'.")
+    assert error.payload == {
+        "detail": "There is no model 'x'.",
+        "reason": "MODEL_NOT_FOUND",
+        "metadata": {"a": "b"},
+        "violations": [{"field": "id", "description": "is none"}],
+        "retryAfter": 2.0,
+    }
+    lost = errors.error_for("CONNECTION_LOST", "Gone.")
+    assert not hasattr(lost, "status")
+    assert str(lost).startswith("Gone.")
+
+
 def test_a_reason_of_a_newer_service_is_kept() -> None:
     error = errors.error_for("BRAND_NEW", "New.", code="UNAVAILABLE")
-    assert type(error) is errors.UnavailableError
+    assert type(error) is errors.BusyError
     assert (error.reason, error.status_code) == ("BRAND_NEW", 500)
     assert type(errors.error_for("BRAND_NEW", "New.")) is errors.InternalError
 

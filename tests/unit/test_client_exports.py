@@ -49,11 +49,13 @@ def pairs() -> list[tuple[str, Any, Any]]:
     sync, other = Client("h:1", "t"), AsyncClient("h:1", "t")
     groups = [name for name in vars(sync) if not name.startswith("_")]
     assert groups == [name for name in vars(other) if not name.startswith("_")]
-    assert len(groups) == 6
+    assert len(groups) == 7
+    raw = [name for name in vars(sync.raw) if not name.startswith("_")]
     return [
         ("Client", sync, other),
         ("InferenceSessionClient", InferenceSessionClient, AsyncInferenceSessionClient),
         *((name, getattr(sync, name), getattr(other, name)) for name in groups),
+        *((f"raw.{name}", getattr(sync.raw, name), getattr(other.raw, name)) for name in raw),
     ]
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from podbay._core import inference
 from podbay._core.exchange import Call
-from podbay._core.inference import CallShape, check_timeout
+from podbay._core.inference import CallShape
 from podbay._core.many import Many
+from podbay._core.timeouts import check_timeout
 from podbay.errors import InvalidRequestError, ReplicaError, error_for
 from podbay.schema.adapters import AdapterError
 from podbay.schema.platform import InferenceInterface

@@ -67,7 +67,7 @@ def test_the_names_are_podbays():
     assert names["is_status_terminal"] is platform.is_status_terminal
     assert names["platform"].InferenceSession is platform.InferenceSession
     assert names["InferenceSessionCreateRequest"] is requests.InferenceSessionCreateRequest
-    assert names["HttpResponseError"] is names["errors"].HTTPError is podbay.errors.PodbayError
+    assert names["HttpResponseError"] is names["errors"].HTTPError is podbay.errors.StatusError
     assert len(names["ids"].generate_entity_id()) == 32
     assert names["dyff"].schema.adapters.create_pipeline([]) is not None
 

@@ -68,12 +68,26 @@ def test_any_other_text_is_refused(token: str) -> None:
         PageQuery(token=token).start("ships")
 
 
+AFTER = common_pb2.PagePosition(value="b", id="i")
+
+
 def test_page_requests() -> None:
     asked = common_pb2.PageRequest(
         page_size=7, order_by="name", order=common_pb2.SORT_ORDER_DESCENDING
     )
     assert page_query(asked) == PageQuery(7, "", "name", descending=True)
     assert page_query(common_pb2.PageRequest()) == PageQuery(100, "", "creationTime")
+
+
+def test_a_page_begins_after_a_position() -> None:
+    after = common_pb2.PagePosition(value="b", id="i")
+    page = page_query(common_pb2.PageRequest(order_by="name", after=after))
+    assert page.start("ships", 7) == Position("b", "i", 7)
+    # Stored times have a fixed length; the JSON interface leaves a fraction of zero out.
+    for text in ("2030-01-01T00:00:00Z", "2030-01-01T01:00:00+01:00", "2030-01-01T00:00:00"):
+        after.value = text
+        page = page_query(common_pb2.PageRequest(order_by="creationTime", after=after))
+        assert page.after == ("2030-01-01T00:00:00.000000Z", "i")
 
 
 @pytest.mark.parametrize(
@@ -83,6 +97,9 @@ def test_page_requests() -> None:
         (common_pb2.PageRequest(page_size=1001), "page.pageSize"),
         (common_pb2.PageRequest(order_by=""), "page.orderBy"),
         (common_pb2.PageRequest(order_by="account"), "page.orderBy"),
+        (common_pb2.PageRequest(after=AFTER), "page.after"),
+        (common_pb2.PageRequest(after=AFTER, order_by="id", page_token="t"), "page.after"),
+        (common_pb2.PageRequest(after=AFTER, order_by="creationTime"), "page.after.value"),
         (common_pb2.PageRequest(order=17), "page.order"),  # type: ignore[arg-type] # proto3 takes any number
     ],
 )

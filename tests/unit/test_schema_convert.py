@@ -428,9 +428,30 @@ def test_fields_of_other_kinds_are_refused_in_filters() -> None:
     assert caught.value.errors()[0]["loc"] == ("inferenceService",)
 
 
-def test_pages_go_on_by_tokens_only() -> None:
-    with pytest.raises(ValidationError, match="token"):
-        convert.page_to_proto(requests.ModelQueryRequest(after='["x","y"]'))
+def test_a_list_begins_after_a_position_and_goes_on_by_tokens() -> None:
+    query = requests.ModelQueryRequest(orderBy="name", after='["é", "id"]')
+    page = convert.page_to_proto(query)
+    assert (page.after.value, page.after.id) == ("é", "id")
+    assert convert.query_from_proto(requests.ModelQueryRequest, common_pb2.ResourceFilter(), page)
+    assert not convert.page_to_proto(query, "token").HasField("after")
+
+
+@pytest.mark.parametrize(
+    ("after", "order_by", "rule"),
+    [
+        ('["x", "y"]', None, "orderBy"),
+        ("x", "name", "array"),
+        ('["x"]', "name", "array"),
+        ('["x", 1]', "name", "array"),
+        ('{"x": "y"}', "name", "array"),
+        ("[" * 100_000, "name", "array"),
+        ('["\\ud800", "y"]', "name", "Unicode"),
+    ],
+)
+def test_other_positions_are_refused(after: str, order_by: str | None, rule: str) -> None:
+    with pytest.raises(ValidationError, match=rule) as caught:
+        convert.page_to_proto(requests.ModelQueryRequest(after=after, orderBy=order_by))
+    assert caught.value.errors()[0]["loc"] == ("after",)
 
 
 def test_token_requests() -> None:

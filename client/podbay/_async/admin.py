@@ -5,42 +5,38 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
+from typing import Any
 
 from podbay._async.transport import Transport
 from podbay._core import platform_ops
+from podbay._core.session_tokens import inspect_unverified
 from podbay.types import Account, ApiToken, ApiTokenAndSecret, Grant, NodeInfo
 
 __all__ = ["Accounts", "Nodes", "Tokens"]
 
 
 class Accounts:
-    """Accounts, which own resources."""
+    """Accounts, which own resources. `timeout` is as for `Resources`."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    async def create(self, account: str) -> Account:
+    async def create(self, account: str, *, timeout: float | None = None) -> Account:
         """Make an account.
 
         Raises:
             ConflictError: It exists.
         """
-        return await self._transport.run(platform_ops.create_account(account))
+        return await self._transport.run(platform_ops.create_account(account), timeout)
 
-    async def list(self) -> list[Account]:
+    async def list(self, *, timeout: float | None = None) -> list[Account]:
         """Return the accounts that the token may see."""
-        accounts: list[Account] = []
-        token = ""
-        while True:
-            page = await self._transport.run(platform_ops.list_accounts(token))
-            accounts += page.items
-            token = page.next_token
-            if not token:
-                return accounts
+        return await self._transport.run_pages(platform_ops.list_accounts, timeout)
 
 
 class Tokens:
-    """API tokens, which act for an account."""
+    """API tokens, which act for an account. `timeout` is as for `Resources`."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -52,6 +48,7 @@ class Tokens:
         name: str = "",
         grants: Iterable[Grant] = (),
         expires: datetime | None = None,
+        timeout: float | None = None,
     ) -> ApiTokenAndSecret:
         """Make a token; its secret is shown this once.
 
@@ -60,45 +57,54 @@ class Tokens:
             name: What people call it.
             grants: What it may do; everything on its own account unless given.
             expires: When it ends, with an offset; never unless given.
+            timeout: How long the call may take, in seconds, further tries included.
         """
         return await self._transport.run(
-            platform_ops.create_api_token(account, name, grants, expires)
+            platform_ops.create_api_token(account, name, grants, expires), timeout
         )
 
-    async def list(self, *, account: str | None = None) -> list[ApiToken]:
+    async def list(
+        self, *, account: str | None = None, timeout: float | None = None
+    ) -> list[ApiToken]:
         """Return the tokens, without their secrets."""
-        tokens: list[ApiToken] = []
-        page_token = ""
-        while True:
-            page = await self._transport.run(platform_ops.list_api_tokens(account, page_token))
-            tokens += page.items
-            page_token = page.next_token
-            if not page_token:
-                return tokens
+        return await self._transport.run_pages(
+            partial(platform_ops.list_api_tokens, account), timeout
+        )
 
-    async def revoke(self, token_id: str) -> ApiToken:
+    async def revoke(self, token_id: str, *, timeout: float | None = None) -> ApiToken:
         """End a token at once."""
-        return await self._transport.run(platform_ops.revoke_api_token(token_id))
+        return await self._transport.run(platform_ops.revoke_api_token(token_id), timeout)
+
+    def inspect_unverified(self, token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the header and the claims of a session token, without verifying them.
+
+        Whoever holds a token may look into it; whether it is genuine, expired or revoked only a
+        service can tell. Nothing is sent.
+
+        Raises:
+            InvalidRequestError: It is no such token. An API token holds no claims.
+        """
+        return inspect_unverified(token)
 
 
 class Nodes:
-    """Nodes: the machines that run replicas."""
+    """Nodes: the machines that run replicas. `timeout` is as for `Resources`."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    async def list(self) -> builtins.list[NodeInfo]:
+    async def list(self, *, timeout: float | None = None) -> builtins.list[NodeInfo]:
         """Return the nodes by name."""
-        return await self._transport.run(platform_ops.list_nodes())
+        return await self._transport.run(platform_ops.list_nodes(), timeout)
 
-    async def get(self, name: str) -> NodeInfo:
+    async def get(self, name: str, *, timeout: float | None = None) -> NodeInfo:
         """Return a node."""
-        return await self._transport.run(platform_ops.get_node(name))
+        return await self._transport.run(platform_ops.get_node(name), timeout)
 
-    async def cordon(self, name: str) -> NodeInfo:
+    async def cordon(self, name: str, *, timeout: float | None = None) -> NodeInfo:
         """Stop new replicas on a node; those on it go on."""
-        return await self._transport.run(platform_ops.cordon_node(name))
+        return await self._transport.run(platform_ops.cordon_node(name), timeout)
 
-    async def uncordon(self, name: str) -> NodeInfo:
+    async def uncordon(self, name: str, *, timeout: float | None = None) -> NodeInfo:
         """Allow new replicas on a node again."""
-        return await self._transport.run(platform_ops.uncordon_node(name))
+        return await self._transport.run(platform_ops.uncordon_node(name), timeout)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from podbay._async.resources import InferenceServices, Models
+    from podbay._async.sessions import InferenceSessions
+    from podbay._core.kinds import HasIdentity
+    from podbay.schema.platform import InferenceService, InferenceSession, Model
     from podbay.types import Installation
 
 __all__ = ["AsyncClient"]
@@ -22,7 +27,8 @@ class AsyncClient:
         endpoint: The registry's address, as "127.0.0.1:7101" or "grpc://host:port";
             PODBAY_API_ENDPOINT unless given.
         api_token: An API token; PODBAY_API_TOKEN unless given.
-        timeout: How long one call may take, in seconds, further tries included.
+        timeout: How long one call may take, in seconds, further tries included; each method
+            takes a timeout of its own as well.
         retries: How often a call that does no harm twice is sent again; 0 for never.
 
     Attributes:
@@ -32,6 +38,7 @@ class AsyncClient:
         nodes: The machines that run replicas.
         accounts: Accounts.
         tokens: API tokens.
+        raw: Models, services and sessions as plain JSON.
 
     Raises:
         InvalidRequestError: The endpoint or the token is missing, or not valid.
@@ -48,6 +55,7 @@ class AsyncClient:
         # Here: with them come pydantic and the messages of gRPC, and a program that only names the
         # client, or shows its help, shall not wait for them.
         from podbay._async.admin import Accounts, Nodes, Tokens  # noqa: PLC0415
+        from podbay._async.raw import Raw  # noqa: PLC0415
         from podbay._async.resources import InferenceServices, Models  # noqa: PLC0415
         from podbay._async.sessions import InferenceSessions  # noqa: PLC0415
         from podbay._async.transport import Transport  # noqa: PLC0415
@@ -64,15 +72,53 @@ class AsyncClient:
         self.nodes = Nodes(transport)
         self.accounts = Accounts(transport)
         self.tokens = Tokens(transport)
+        self.raw = Raw(self.models, self.inferenceservices, self.inferencesessions)
 
     @property
     def endpoint(self) -> str:
         """The registry's address, as "host:port"."""
         return self._transport.settings.endpoint
 
-    async def installation(self) -> Installation:
+    @property
+    def timeout(self) -> float:
+        """How long one call may take unless it says otherwise, in seconds."""
+        return self._transport.settings.timeout
+
+    def apigroup(self, kind: str) -> Models | InferenceServices | InferenceSessions:
+        """Return the group of a kind: "Model", "InferenceService" or "InferenceSession".
+
+        Raises:
+            UnknownKindError: Podbay has no resources of this kind; also a KeyError.
+        """
+        from podbay._core.kinds import group_of  # noqa: PLC0415 # see the constructor
+
+        group: Models | InferenceServices | InferenceSessions = getattr(self, group_of(kind))
+        return group
+
+    async def get(
+        self, entity: HasIdentity | Mapping[str, Any], *, timeout: float | None = None
+    ) -> Model | InferenceService | InferenceSession:
+        """Return the resource that an identifier names.
+
+        Args:
+            entity: An `EntityIdentifier`, its JSON form, or whatever has a `kind` and an `id`.
+            timeout: How long the call may take, in seconds, further tries included.
+
+        Raises:
+            UnknownKindError: Podbay has no resources of this kind; also a KeyError.
+            NotFoundError: There is none with this id.
+        """
+        from podbay._core.kinds import identity  # noqa: PLC0415 # see the constructor
+
+        group, found = identity(entity)
+        resource: Model | InferenceService | InferenceSession = await getattr(self, group).get(
+            found, timeout=timeout
+        )
+        return resource
+
+    async def installation(self, *, timeout: float | None = None) -> Installation:
         """Return what and where the installation is; asked once."""
-        return await self._transport.installation()
+        return await self._transport.installation(timeout)
 
     async def close(self) -> None:
         """Cancel what runs and close the channels. May be called more than once."""

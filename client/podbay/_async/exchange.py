@@ -10,6 +10,7 @@ import asyncio
 import copy
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -58,6 +59,7 @@ class Exchange:
         self._drivers: set[_Driver] = set()
         self._driver: _Driver | None = None  # the one that takes new calls
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # where the drivers run
 
     def submit(self, call: Call) -> None:
         """Send a call as soon as there is room for it.
@@ -90,8 +92,13 @@ class Exchange:
 
     async def close(self) -> None:
         """Cancel all calls and end the streams."""
+        for driver in self._abandon():
+            await driver.join()
+
+    def _abandon(self) -> list[_Driver]:
+        """Cancel all calls and have the streams end; return whom to wait for."""
         if self._closed:
-            return
+            return []
         self._closed = True
         drivers = list(self._drivers)
         streams = [driver.stream for driver in drivers if driver.stream is not None]
@@ -99,13 +106,21 @@ class Exchange:
         self._driver = None
         for driver in drivers:
             driver.stop()
-        for driver in drivers:
-            await driver.join()
+        return drivers
+
+    def forget(self) -> None:
+        """Close it because nobody holds it any more; may be called from any thread."""
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            return  # nothing runs
+        with suppress(RuntimeError):  # the loop was closed in between
+            loop.call_soon_threadsafe(self._abandon)
 
     # For the drivers.
 
     def notice(self) -> None:
         """See to it that queued calls are sent."""
+        self._loop = asyncio.get_running_loop()
         if self._driver is None:
             self._driver = _Driver(self)
             self._drivers.add(self._driver)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
 
+from podbay._async.adapting import in_thread
 from podbay._async.exchange import Exchange
 from podbay._async.mailbox import Mailbox
 from podbay._async.transport import now
 from podbay._core.exchange import Call, Delivery
-from podbay._core.inference import CallShape, check_timeout
+from podbay._core.inference import CallShape
 from podbay._core.many import Many
 from podbay._core.retries import call_slack
+from podbay._core.timeouts import check_timeout
 from podbay.errors import SessionNotReadyError
 from podbay.types import InferResult, SessionStatus
 
@@ -49,12 +53,14 @@ class AsyncInferenceSessionClient:
         self._shape = shape
         self._timeout = check_timeout(timeout, timeout)
         self._wait_ready = wait_ready
+        # A client that is forgotten must not leave its tasks and its stream behind.
+        weakref.finalize(self, exchange.forget)
 
     async def infer(
         self,
         body: Any,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 # travels to the router with the call
+        timeout: float | None = None,
         wait: bool = False,
     ) -> list[Any]:
         """Send one request and return the items of its answer.
@@ -96,8 +102,10 @@ class AsyncInferenceSessionClient:
     def stream(self, body: Any, *, timeout: float | None = None) -> AsyncGenerator[Any, None]:
         """Send one request and yield the items of its answer as they come.
 
-        Each piece goes through the output pipeline by itself. Closing the generator cancels the
-        call. The call is sent when the first item is asked for.
+        The output adapter sees one stream of all items, and is asked for the next output as soon
+        as an item is there. An adapter that is not of `podbay.schema.adapters` may wait for items
+        and keep some of them, so it runs in a thread of its own, for as long as the stream does.
+        Closing the generator cancels the call. The call is sent when the first item is asked for.
 
         Args:
             body: The input item.
@@ -140,7 +148,7 @@ class AsyncInferenceSessionClient:
 
     async def wait_ready(
         self,
-        timeout: float | None = None,  # noqa: ASYNC109 # travels to the service as a deadline
+        timeout: float | None = None,
         progress: _Progress = None,
     ) -> SessionStatus:
         """Wait until the session takes calls; see `inferencesessions.wait_ready`."""
@@ -199,13 +207,29 @@ class AsyncInferenceSessionClient:
             self._exchange.cancel(call)
 
     async def _stream(self, prepared: Any, allowed: float) -> AsyncGenerator[Any, None]:
+        async with aclosing(self._stream_parts(prepared, allowed)) as parts:
+            if self._shape.adapts_by_item:
+                async for part in parts:
+                    for result in self._shape.adapted(self._shape.values(part)):
+                        yield result
+                return
+            async with aclosing(in_thread(self._shape.adapted, self._values(parts))) as results:
+                async for result in results:
+                    yield result
+
+    async def _values(self, parts: AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
+        async for part in parts:
+            for value in self._shape.values(part):
+                yield value
+
+    async def _stream_parts(self, prepared: Any, allowed: float) -> AsyncGenerator[Any, None]:
         sink = Mailbox()
         call = self._submit(prepared, allowed, sink, stream=True)
         try:
             while True:
                 _, part, done, error = await self._next(call, sink, allowed)
-                for result in self._shape.results(part):
-                    yield result
+                if part:
+                    yield part
                 if error is not None:
                     raise error
                 if done:

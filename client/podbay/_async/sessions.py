@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Unpack
 from weakref import WeakSet
@@ -15,18 +15,24 @@ from podbay._async.resources import Resources
 from podbay._async.transport import Transport
 from podbay._core import create_ops, resource_ops, session_ops
 from podbay._core.channels import is_bare_deadline
+from podbay._core.explaining import explained
 from podbay._core.filters import SessionFilter
 from podbay._core.inference import Adapter, CallShape
+from podbay._core.log_reading import LogReading
 from podbay._core.session_tokens import check_session
+from podbay._core.timeouts import check_timeout
+from podbay._core.workflow_logs import WorkflowLogQuery, workflow_log_entry
 from podbay.errors import PodbayError
 from podbay.schema.platform import (
     InferenceInterface,
     InferenceSession,
     InferenceSessionAndToken,
     Status,
+    WorkflowLogEntry,
+    WorkflowLogsResponse,
 )
 from podbay.schema.requests import InferenceSessionCreateRequest
-from podbay.types import Change, LogLine, SessionStatus
+from podbay.types import Change, LogLine, SessionExplanation, SessionStatus
 
 __all__ = ["InferenceSessions"]
 
@@ -43,56 +49,71 @@ class InferenceSessions(Resources[InferenceSession]):
         request: InferenceSessionCreateRequest | Mapping[str, Any],
         *,
         request_id: str | None = None,
+        timeout: float | None = None,
     ) -> InferenceSessionAndToken:
         """Start a session; return it with a token for its calls.
 
         Args:
             request: The specification, or its JSON form.
             request_id: Makes the call idempotent; made up unless given.
+            timeout: How long the call may take, in seconds, further tries included.
 
         Raises:
             InvalidRequestError: The specification breaks a rule.
             NotFoundError: There is no such service.
         """
-        return await self._transport.run(create_ops.create_session(request, request_id))
+        return await self._transport.run(create_ops.create_session(request, request_id), timeout)
 
-    async def query(self, **filters: Unpack[SessionFilter]) -> list[InferenceSession]:
+    async def query(
+        self, *, timeout: float | None = None, **filters: Unpack[SessionFilter]
+    ) -> list[InferenceSession]:
         """Return all sessions that match; see `SessionFilter` for the keywords."""
-        return await self._query(filters)
+        return await self._query(filters, timeout)
 
     def pages(
-        self, **filters: Unpack[SessionFilter]
+        self, *, timeout: float | None = None, **filters: Unpack[SessionFilter]
     ) -> AsyncGenerator[list[InferenceSession], None]:
         """Yield the sessions that match, page by page."""
-        return self._pages(filters)
+        return self._pages(filters, timeout)
 
     def watch(
-        self, *, after_revision: int = 0, **filters: Unpack[SessionFilter]
+        self,
+        *,
+        after_revision: int = 0,
+        timeout: float | None = None,
+        **filters: Unpack[SessionFilter],
     ) -> AsyncGenerator[Change[InferenceSession], None]:
         """Yield changes as they happen, like `Models.watch`."""
-        return self._watch(filters, after_revision)
+        return self._watch(filters, after_revision, timeout)
 
-    async def terminate(self, session_id: str) -> Status:
+    async def terminate(self, session_id: str, *, timeout: float | None = None) -> Status:
         """End a session; its replicas finish what they have. Return its status."""
-        return await self._transport.run(session_ops.terminate(session_id))
+        return await self._transport.run(session_ops.terminate(session_id), timeout)
 
-    async def ready(self, session_id: str) -> bool:
+    async def ready(self, session_id: str, *, timeout: float | None = None) -> bool:
         """Whether a session takes calls now."""
-        return (await self.status(session_id)).ready
+        return (await self.status(session_id, timeout=timeout)).ready
 
-    async def status(self, session_id: str) -> SessionStatus:
+    async def status(self, session_id: str, *, timeout: float | None = None) -> SessionStatus:
         """Return whether a session takes calls, and if not, why, with its replicas."""
-        return await self._transport.run(session_ops.get_status(session_id))
+        return await self._transport.run(session_ops.get_status(session_id), timeout)
 
-    def watch_status(self, session_id: str) -> AsyncGenerator[SessionStatus, None]:
+    async def explain(self, session_id: str, *, timeout: float | None = None) -> SessionExplanation:
+        """Say why a session stands where it stands; `str()` of the answer is for people."""
+        status = await self.status(session_id, timeout=timeout)
+        return explained(status, datetime.now(UTC))
+
+    def watch_status(
+        self, session_id: str, *, timeout: float | None = None
+    ) -> AsyncGenerator[SessionStatus, None]:
         """Yield a session's status, and then every change, until it is terminal."""
-        return self._transport.follow(partial(session_ops.watch_status, session_id))
+        return self._transport.follow(partial(session_ops.watch_status, session_id), timeout)
 
     async def wait_ready(
         self,
         session_id: str,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 # travels to the service as a deadline
+        timeout: float | None = None,
         progress: Callable[[SessionStatus], None] | None = None,
     ) -> SessionStatus:
         """Wait until a session takes calls.
@@ -128,18 +149,21 @@ class InferenceSessions(Resources[InferenceSession]):
             raise
         raise session_ops.ended_unexplained(session_id)
 
-    async def token(self, session_id: str, *, expires: datetime | None = None) -> str:
+    async def token(
+        self, session_id: str, *, expires: datetime | None = None, timeout: float | None = None
+    ) -> str:
         """Return another token for the calls of a session.
 
         Args:
             session_id: The session.
             expires: When the token shall end, with an offset; not later than the session.
+            timeout: How long the call may take, in seconds, further tries included.
         """
-        return await self._transport.run(session_ops.create_token(session_id, expires))
+        return await self._transport.run(session_ops.create_token(session_id, expires), timeout)
 
-    async def revoke_tokens(self, session_id: str) -> int:
+    async def revoke_tokens(self, session_id: str, *, timeout: float | None = None) -> int:
         """End all tokens of a session that were made so far; return its new epoch."""
-        return await self._transport.run(session_ops.revoke_tokens(session_id))
+        return await self._transport.run(session_ops.revoke_tokens(session_id), timeout)
 
     def logs(
         self,
@@ -148,16 +172,61 @@ class InferenceSessions(Resources[InferenceSession]):
         replica: str | None = None,
         tail: int | None = None,
         follow: bool = False,
+        timeout: float | None = None,
     ) -> AsyncGenerator[LogLine, None]:
         """Yield the lines that replicas wrote, also those that are gone.
+
+        Survives a restart of the session manager: no line is lost or comes twice.
 
         Args:
             session_id: The session.
             replica: Only this replica.
             tail: Only the last lines of each replica.
             follow: Whether to go on with lines as they are written, until the session ends.
+            timeout: How long to go on, in seconds; without end unless given.
         """
-        return self._transport.stream(session_ops.stream_logs(session_id, replica, tail, follow))
+        reading = LogReading(session_id, replica, tail, follow=follow)
+        return self._lines(reading, timeout)
+
+    async def workflow_logs(
+        self,
+        id: str,
+        *,
+        since: str | None = None,
+        limit: int = 1000,
+        timeout: float | None = None,
+    ) -> WorkflowLogsResponse:
+        """Return what the replicas wrote, as the platform's logs of a workflow.
+
+        Each line is an entry with the time at which it was written, empty where nobody noted it,
+        and the replica as a label. The lines of all replicas are merged by their times.
+
+        Args:
+            id: The session.
+            since: Only lines of the last "90s", "30m", "1h" or "2d", and those without a time.
+            limit: The most lines, the newest; `totalLines` counts those of the answer.
+            timeout: How long the call may take, in seconds, further tries included.
+
+        Raises:
+            InvalidRequestError: `since` or `limit` is not valid.
+        """
+        query = WorkflowLogQuery(id, since, limit, datetime.now(UTC))
+        allowed = check_timeout(timeout, self._transport.settings.timeout)
+        async with aclosing(self.logs(id, tail=limit, timeout=allowed)) as lines:
+            return query.answer([line async for line in lines])
+
+    async def stream_workflow_logs(
+        self, id: str, *, timeout: float | None = None
+    ) -> AsyncGenerator[WorkflowLogEntry, None]:
+        """Yield what the replicas write as the platform's log entries, until the session ends.
+
+        Args:
+            id: The session.
+            timeout: How long to go on, in seconds; without end unless given.
+        """
+        async with aclosing(self.logs(id, follow=True, timeout=timeout)) as lines:
+            async for line in lines:
+                yield workflow_log_entry(line)
 
     def client(
         self,
@@ -193,6 +262,15 @@ class InferenceSessions(Resources[InferenceSession]):
         return AsyncInferenceSessionClient(
             session_id, exchange, shape, timeout, partial(self.wait_ready, session_id)
         )
+
+    async def _lines(
+        self, reading: LogReading, timeout: float | None
+    ) -> AsyncGenerator[LogLine, None]:
+        async with aclosing(self._transport.follow(reading.operation, timeout)) as results:
+            async for came in results:
+                line = reading.took(came)
+                if line is not None:
+                    yield line
 
     async def _close(self) -> None:
         for exchange in list(self._exchanges):

@@ -19,10 +19,11 @@ from podbay._core.channels import (
     closed_error,
     is_bare_deadline,
 )
-from podbay._core.operations import Operation, Service, StreamOperation
+from podbay._core.operations import Operation, Page, Service, StreamOperation
 from podbay._core.reading import decoded, decoded_all
 from podbay._core.retries import FIRST_CONTACT_SECONDS, Attempts, Reconnects
 from podbay._core.settings import Settings
+from podbay._core.timeouts import LEAST_SECONDS, check_timeout
 from podbay._core.wire_errors import from_status, unreachable
 from podbay.errors import PodbayError
 from podbay.types import Installation
@@ -62,7 +63,7 @@ class Endpoint:
         """Whether there ever was a connection."""
         return self._reached
 
-    async def reach(self, timeout: float) -> None:  # noqa: ASYNC109 # the same name as in the other face
+    async def reach(self, timeout: float) -> None:
         """Wait for the first connection; see the synchronous face.
 
         Raises:
@@ -74,7 +75,7 @@ class Endpoint:
         if not await self.is_ready(patience):
             raise unreachable(self.service.value, self.address, patience)
 
-    async def is_ready(self, timeout: float) -> bool:  # noqa: ASYNC109 # as above
+    async def is_ready(self, timeout: float) -> bool:
         """Whether there is a connection, or comes to be one within a number of seconds."""
         try:
             check: Any = self.channel.unary_unary(HEALTH_CHECK)
@@ -106,37 +107,76 @@ class Transport:
         """Whether it was closed."""
         return self._closed
 
-    async def installation(self) -> Installation:
+    async def installation(self, timeout: float | None = None) -> Installation:
         """Return what the registry says of the installation; asked once."""
         if self._installation is None:
-            self._installation = await self.run(platform_ops.get_installation())
+            self._installation = await self.run(platform_ops.get_installation(), timeout)
         return self._installation
 
-    async def endpoint(self, service: Service) -> Endpoint:
-        """Return the channel to a service."""
+    async def endpoint(self, service: Service, timeout: float | None = None) -> Endpoint:
+        """Return the channel to a service; the registry may have to be asked where it is."""
         self._check_open()
         if service not in self._endpoints:
             address = (
                 self.settings.endpoint
                 if service is Service.REGISTRY
-                else address_of(service, await self.installation())
+                else address_of(service, await self.installation(timeout))
             )
             self._check_open()
             # Another task may have been faster while this one asked.
             self._endpoints.setdefault(service, Endpoint(service, address))
         return self._endpoints[service]
 
-    async def run(self, operation: Operation[T]) -> T:
+    async def run(self, operation: Operation[T], timeout: float | None = None) -> T:
         """Send an RPC and return what it brings, with further tries where they do no harm.
+
+        Args:
+            operation: The RPC.
+            timeout: How long all tries may take, in seconds; the client's timeout unless given.
 
         Raises:
             PodbayError: It failed.
         """
-        deadline = now() + self.settings.timeout
+        return await self.run_until(operation, self.deadline(timeout))
+
+    async def run_pages(
+        self, make: Callable[[str], Operation[Page[T]]], timeout: float | None = None
+    ) -> list[T]:
+        """Return what is on all pages of a list.
+
+        Args:
+            make: Returns the RPC of the page with a token; "" is the first.
+            timeout: How long all pages together may take, in seconds.
+
+        Raises:
+            PodbayError: A page could not be had.
+        """
+        deadline = self.deadline(timeout)
+        page = await self.run_until(make(""), deadline)
+        items = list(page.items)
+        while page.next_token:
+            page = await self.run_until(make(page.next_token), deadline)
+            items += page.items
+        return items
+
+    def deadline(self, timeout: float | None) -> float:
+        """Return when a call that begins now must end, on the clock of `run_until`.
+
+        Args:
+            timeout: How long it may take, in seconds; the client's timeout unless given.
+
+        Raises:
+            InvalidRequestError: It is not a number above 0.
+        """
+        return now() + check_timeout(timeout, self.settings.timeout)
+
+    async def run_until(self, operation: Operation[T], deadline: float) -> T:
+        """Send an RPC like `run`, until a point in time."""
+        began = now()
         attempts = Attempts(self.settings.retries, operation.safe, deadline)
         while True:
             try:
-                return decoded(operation, await self._once(operation, deadline))
+                return decoded(operation, await self._once(operation, began, deadline))
             except PodbayError as error:
                 delay = attempts.next_delay(error, now(), random.random())  # noqa: S311 # spreads tries, keeps no secret
                 if delay is None:
@@ -146,7 +186,7 @@ class Transport:
     async def stream(
         self,
         operation: StreamOperation[T],
-        timeout: float | None = None,  # noqa: ASYNC109 # travels to the service as a deadline
+        timeout: float | None = None,
     ) -> AsyncGenerator[T, None]:
         """Send an RPC with a stream of answers; closing the generator cancels it.
 
@@ -157,10 +197,11 @@ class Transport:
         Raises:
             PodbayError: It failed. It is not tried again.
         """
-        endpoint = await self.endpoint(operation.service)
         began = now()
-        await endpoint.reach(self.settings.timeout if timeout is None else timeout)
-        left = None if timeout is None else max(timeout + began - now(), 0.001)
+        patience = check_timeout(timeout, self.settings.timeout)
+        endpoint = await self.endpoint(operation.service, patience)
+        await endpoint.reach(patience)
+        left = None if timeout is None else max(timeout + began - now(), LEAST_SECONDS)
         try:
             rpc = endpoint.channel.unary_stream(
                 operation.path,
@@ -185,7 +226,7 @@ class Transport:
     async def follow(
         self,
         make: Callable[[], StreamOperation[T]],
-        timeout: float | None = None,  # noqa: ASYNC109 # travels to the service as a deadline
+        timeout: float | None = None,
     ) -> AsyncGenerator[T, None]:
         """Send an RPC with a stream of answers, and send it again when the stream is lost.
 
@@ -196,10 +237,12 @@ class Transport:
         Raises:
             PodbayError: It failed, or was lost for longer than the client's timeout.
         """
+        if timeout is not None:
+            check_timeout(timeout, timeout)
         began = now()
         reconnects = Reconnects(self.settings.timeout if self.settings.retries else 0.0)
         while True:
-            left = None if timeout is None else max(timeout + began - now(), 0.001)
+            left = None if timeout is None else max(timeout + began - now(), LEAST_SECONDS)
             try:
                 async with aclosing(self.stream(make(), left)) as results:
                     async for result in results:
@@ -221,9 +264,9 @@ class Transport:
         for endpoint in endpoints:
             await endpoint.channel.close()
 
-    async def _once(self, operation: Operation[Any], deadline: float) -> Any:
-        endpoint = await self.endpoint(operation.service)
-        await endpoint.reach(max(deadline - now(), 0.001))
+    async def _once(self, operation: Operation[Any], began: float, deadline: float) -> Any:
+        endpoint = await self.endpoint(operation.service, max(deadline - now(), LEAST_SECONDS))
+        await endpoint.reach(max(deadline - now(), LEAST_SECONDS))
         try:
             rpc = endpoint.channel.unary_unary(
                 operation.path,
@@ -232,7 +275,7 @@ class Transport:
             )
             return await rpc(
                 operation.request,
-                timeout=max(deadline - now(), 0.001),
+                timeout=max(deadline - now(), LEAST_SECONDS),
                 metadata=self._metadata,
                 wait_for_ready=True,
             )
@@ -248,7 +291,7 @@ class Transport:
             and not self._closed
             and not await endpoint.is_ready(_LOOK_SECONDS)
         ):
-            raise unreachable(endpoint.service.value, endpoint.address, self.settings.timeout)
+            raise unreachable(endpoint.service.value, endpoint.address, deadline - began)
         raise failure
 
     def _check_open(self) -> None:

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from podbay._core.arguments import text
 from podbay._core.operations import Operation, Service
 from podbay._core.resource_ops import converted, new_request_id, read
 from podbay._core.wire_errors import invalid
@@ -38,7 +39,7 @@ def create_model(
         what="create the model",
         request=registry.CreateModelRequest(
             model=converted(convert.to_proto, given, "The model"),
-            request_id=request_id or new_request_id(),
+            request_id=_request_id(request_id),
         ),
         response=registry.CreateModelResponse,
         decode=lambda answer: convert.from_proto(answer.model),
@@ -88,7 +89,7 @@ def _service(
 ) -> Operation[platform.InferenceService]:
     request = request_type(
         inference_service=converted(convert.to_proto, given, "The inference service"),
-        request_id=request_id or new_request_id(),
+        request_id=_request_id(request_id),
     )
     if serving is not None:
         options = read(ServingOptions, serving, "The serving options")
@@ -114,11 +115,15 @@ def create_session(
         what="create the inference session",
         request=sessions.CreateInferenceSessionRequest(
             inference_session=converted(convert.to_proto, given, "The inference session"),
-            request_id=request_id or new_request_id(),
+            request_id=_request_id(request_id),
         ),
         response=sessions.CreateInferenceSessionResponse,
         decode=convert.from_proto,
     )
+
+
+def _request_id(given: str | None) -> str:
+    return new_request_id() if given is None else text(given, "request_id")
 
 
 def mock_request(
@@ -192,11 +197,7 @@ def _local_request(
     values = {key: value for key, value in fields.items() if value is not None}
     if env is not None:
         values["env"] = [{"name": key, "value": value} for key, value in env.items()]
-    values["interface"] = (
-        interface.model_dump(mode="json", by_alias=True)
-        if hasattr(interface, "model_dump")
-        else interface
-    )
+    values["interface"] = interface
     return read(requests.LocalInferenceServiceCreateRequest, values, "The local inference service")
 
 

@@ -18,7 +18,7 @@ from typing import Final
 from podbay._core.calls import Call, CallState, Delivery, Stream
 from podbay._core.retries import backoff
 from podbay._core.wire_errors import from_call_error, unreachable
-from podbay.errors import PodbayError, error_for
+from podbay.errors import NoAnswerError, PodbayError, error_for
 from podbay.v1 import inference_router_service_pb2 as wire
 
 __all__ = ["Call", "CallState", "Delivery", "ExchangeCore", "Stream"]
@@ -98,9 +98,9 @@ class ExchangeCore:
                 "in flight already.",
                 not_started=True,
             )
-        return error_for(
-            "DEADLINE_EXCEEDED",
+        return NoAnswerError(
             f"The inference router at {self.address} did not answer within {timeout:.3g} s.",
+            reason="DEADLINE_EXCEEDED",
         )
 
     # What a face does.

@@ -26,6 +26,8 @@ class ListFilter(TypedDict, total=False):
         order: The direction.
         orderBy: "creationTime" (unless given), "name", "status" or "id".
         limit: The most resources to return, at least 1.
+        after: Where the list begins: after the resource with this value of the `orderBy` field and
+            this id, as a pair or its JSON text. Needs `orderBy`.
     """
 
     query: Query
@@ -38,6 +40,7 @@ class ListFilter(TypedDict, total=False):
     order: Literal["ascending", "descending"]
     orderBy: str
     limit: int
+    after: str | Sequence[str]
 
 
 class ModelFilter(ListFilter, total=False):
@@ -73,9 +76,9 @@ class SessionFilter(ListFilter, total=False):
 
 
 def query_arguments(filters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the members of a query request: `query` and `labels` as JSON text, no nulls."""
+    """Return the members of a query request: objects and lists as JSON text, no nulls."""
     arguments = {key: value for key, value in filters.items() if value is not None}
-    for key in ("query", "labels"):
+    for key in ("query", "labels", "after"):
         if key in arguments and not isinstance(arguments[key], str):
             arguments[key] = json.dumps(arguments[key], ensure_ascii=False)
     return arguments

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pydantic
 from google.protobuf.json_format import MessageToDict
 
+from podbay._core.arguments import text
+from podbay._core.foreign import plain_form
 from podbay._core.wire_errors import from_validation_error, invalid
 from podbay.errors import PodbayError, error_for
 from podbay.schema import adapters
 from podbay.schema.platform import InferenceInterface
 from podbay.v1 import inference_router_service_pb2 as wire
 
-__all__ = ["MAX_BODY_BYTES", "Adapter", "CallShape", "check_timeout"]
+__all__ = ["MAX_BODY_BYTES", "Adapter", "CallShape"]
 
 Adapter = Callable[[Iterable[Any]], Iterable[Any]]
 """From a stream of items to a stream of items."""
@@ -25,18 +26,6 @@ MAX_BODY_BYTES: Final = 64 << 20
 """The most bytes of one body: what one message of the router's may hold."""
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
-
-def check_timeout(timeout: float | None, default: float) -> float:
-    """Return how long a call may take, in seconds.
-
-    Raises:
-        InvalidRequestError: It is not a number above 0.
-    """
-    seconds = default if timeout is None else timeout
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise invalid("timeout", "must be a number of seconds above 0", "The call")
-    return float(seconds)
 
 
 class CallShape:
@@ -66,7 +55,7 @@ class CallShape:
             )
         checked = None if interface is None else _interface(interface)
         path = endpoint if endpoint is not None else (checked.endpoint if checked else "")
-        self.endpoint = path.lstrip("/")
+        self.endpoint = text(path, "endpoint").lstrip("/")
         if checked is not None:
             if input_adapter is None and checked.inputPipeline:
                 input_adapter = adapters.create_pipeline(checked.inputPipeline)
@@ -96,7 +85,7 @@ class CallShape:
         return text
 
     def results(self, items: Sequence[wire.Item]) -> list[Any]:
-        """Return the user's items of an answer, or of a piece of one.
+        """Return the user's items of a whole answer.
 
         Raises:
             ReplicaError: The replica's answer is not JSON.
@@ -105,15 +94,35 @@ class CallShape:
         values = [_value(item) for item in items]
         return values if self._output is None else list(self._output(values))
 
+    def values(self, items: Sequence[wire.Item]) -> Iterator[Any]:
+        """Yield the values of an answer, or of a piece of one, before the output pipeline.
+
+        Raises:
+            ReplicaError: The replica's answer is not JSON.
+        """
+        return map(_value, items)
+
+    def adapted(self, values: Iterator[Any]) -> Iterator[Any]:
+        """Return the user's items of a stream of values, each as soon as the adapter makes it.
+
+        Raises:
+            AdapterError: A value does not fit the output pipeline.
+        """
+        return values if self._output is None else iter(self._output(values))
+
+    @property
+    def adapts_by_item(self) -> bool:
+        """Whether the output pipeline keeps nothing from one item to the next."""
+        return self._output is None or isinstance(
+            self._output, adapters.Adapter | adapters.Pipeline
+        )
+
 
 def _interface(interface: InferenceInterface | Mapping[str, Any]) -> InferenceInterface:
     if isinstance(interface, InferenceInterface):
         return interface
-    given: Any = interface
-    if hasattr(given, "model_dump"):  # another package's
-        given = given.model_dump(mode="json", by_alias=True)
     try:
-        return InferenceInterface.model_validate(given)
+        return InferenceInterface.model_validate(plain_form(interface, "The interface"))
     except pydantic.ValidationError as error:
         raise from_validation_error(error, "The interface") from None
 

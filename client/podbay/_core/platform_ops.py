@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+from podbay._core.arguments import text
 from podbay._core.operations import Operation, Page, Service
 from podbay._core.times import optional_time, to_timestamp
 from podbay.types import Account, ApiToken, ApiTokenAndSecret, Grant, Installation, NodeInfo
@@ -55,7 +56,7 @@ def create_account(account: str) -> Operation[Account]:
         service=Service.REGISTRY,
         method="CreateAccount",
         what="create the account",
-        request=registry.CreateAccountRequest(id=account),
+        request=registry.CreateAccountRequest(id=text(account, "account")),
         response=registry.CreateAccountResponse,
         decode=lambda answer: _account(answer.account),
         safe=False,
@@ -78,13 +79,15 @@ def create_api_token(
     account: str, name: str, grants: Iterable[Grant], expires: datetime | None
 ) -> Operation[ApiTokenAndSecret]:
     """Make an API token."""
-    request = registry.CreateApiTokenRequest(account=account, name=name)
+    request = registry.CreateApiTokenRequest(
+        account=text(account, "account"), name=text(name, "name")
+    )
     for grant in grants:
         request.grants.add(
-            resources=grant.resources,
-            functions=grant.functions,
-            accounts=grant.accounts,
-            entities=grant.entities,
+            resources=[text(each, "grants.resources") for each in grant.resources],
+            functions=[text(each, "grants.functions") for each in grant.functions],
+            accounts=[text(each, "grants.accounts") for each in grant.accounts],
+            entities=[text(each, "grants.entities") for each in grant.entities],
         )
     if expires is not None:
         request.expires.CopyFrom(to_timestamp(expires, "expires"))
@@ -103,7 +106,7 @@ def list_api_tokens(account: str | None, page_token: str) -> Operation[Page[ApiT
     """Ask for a page of API tokens."""
     request = registry.ListApiTokensRequest(page=common_pb2.PageRequest(page_token=page_token))
     if account is not None:
-        request.account = account
+        request.account = text(account, "account")
     return Operation(
         service=Service.REGISTRY,
         method="ListApiTokens",
@@ -120,7 +123,7 @@ def revoke_api_token(token_id: str) -> Operation[ApiToken]:
         service=Service.REGISTRY,
         method="RevokeApiToken",
         what="revoke the API token",
-        request=registry.RevokeApiTokenRequest(id=token_id),
+        request=registry.RevokeApiTokenRequest(id=text(token_id, "token_id")),
         response=registry.RevokeApiTokenResponse,
         decode=lambda answer: _api_token(answer.api_token),
     )
@@ -144,7 +147,7 @@ def get_node(name: str) -> Operation[NodeInfo]:
         service=Service.SESSION_MANAGER,
         method="GetNode",
         what="get the node",
-        request=sessions.GetNodeRequest(name=name),
+        request=sessions.GetNodeRequest(name=text(name, "name")),
         response=sessions.GetNodeResponse,
         decode=lambda answer: _node(answer.node),
     )
@@ -156,7 +159,7 @@ def cordon_node(name: str) -> Operation[NodeInfo]:
         service=Service.SESSION_MANAGER,
         method="CordonNode",
         what="cordon the node",
-        request=sessions.CordonNodeRequest(name=name),
+        request=sessions.CordonNodeRequest(name=text(name, "name")),
         response=sessions.CordonNodeResponse,
         decode=lambda answer: _node(answer.node),
     )
@@ -168,7 +171,7 @@ def uncordon_node(name: str) -> Operation[NodeInfo]:
         service=Service.SESSION_MANAGER,
         method="UncordonNode",
         what="uncordon the node",
-        request=sessions.UncordonNodeRequest(name=name),
+        request=sessions.UncordonNodeRequest(name=text(name, "name")),
         response=sessions.UncordonNodeResponse,
         decode=lambda answer: _node(answer.node),
     )

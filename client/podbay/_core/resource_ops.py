@@ -10,7 +10,9 @@ from typing import Any, Final, Generic, TypeVar
 
 import pydantic
 
+from podbay._core.arguments import revision, text
 from podbay._core.filters import query_arguments
+from podbay._core.foreign import plain_form
 from podbay._core.operations import Operation, Page, Service, StreamOperation
 from podbay._core.wire_errors import from_validation_error, invalid
 from podbay.schema import convert, platform, requests
@@ -47,11 +49,12 @@ def read(kind: type[M], value: Any, what: str) -> M:
     """
     if type(value) is kind:
         return value
-    if hasattr(value, "model_dump"):
-        # Of another package, or of a subclass: what counts is the JSON form.
-        value = value.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    given = plain_form(value, what)
+    if isinstance(given, pydantic.BaseModel):
+        # Of a subclass, or of another of our own models: what counts is the JSON form.
+        given = given.model_dump(mode="json", by_alias=True, exclude_unset=True)
     try:
-        return kind.model_validate(value)
+        return kind.model_validate(given)
     except pydantic.ValidationError as error:
         raise from_validation_error(error, what) from None
 
@@ -127,7 +130,7 @@ class Resource(Generic[T]):
 
     def label(self, resource_id: str, labels: Mapping[str, str | None]) -> Operation[None]:
         """Change labels; null removes one."""
-        edit = read(requests.LabelsEditRequest, {"labels": dict(labels)}, "The change of labels")
+        edit = read(requests.LabelsEditRequest, {"labels": labels}, "The change of labels")
         return self._operation(
             "Label",
             "",
@@ -182,7 +185,7 @@ class Resource(Generic[T]):
         name = f"Watch{self.name}s"
         request = getattr(self.module, f"{name}Request")(
             filter=converted(convert.query_to_proto, query, "The filter"),
-            after_revision=after_revision,
+            after_revision=revision(after_revision, "after_revision"),
         )
         return StreamOperation(
             service=self.service,
@@ -209,6 +212,8 @@ class Resource(Generic[T]):
         **fields: Any,
     ) -> Operation[Any]:
         name = f"{verb}{self.name}{suffix}"
+        if "id" in fields:
+            text(fields["id"], "id")
         return Operation(
             service=self.service,
             method=name,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from podbay._core.arguments import text
 from podbay._core.operations import Operation, Service, StreamOperation
 from podbay._core.resource_ops import read
 from podbay._core.times import optional_time
 from podbay._core.wire_errors import reason_name
-from podbay.errors import PodbayError, error_for
+from podbay.errors import NoAnswerError, PodbayError, error_for
 from podbay.schema import convert, platform, requests
-from podbay.types import LogLine, ReplicaStatus, SessionStatus
+from podbay.types import ReplicaStatus, SessionStatus
 from podbay.v1 import inference_session_pb2
 from podbay.v1 import session_manager_service_pb2 as sessions
 
@@ -20,7 +21,6 @@ __all__ = [
     "get_status",
     "not_ready_in_time",
     "revoke_tokens",
-    "stream_logs",
     "terminate",
     "verdict",
     "watch_status",
@@ -35,7 +35,7 @@ def terminate(session_id: str) -> Operation[platform.Status]:
         service=Service.SESSION_MANAGER,
         method="TerminateInferenceSession",
         what="terminate the inference session",
-        request=sessions.TerminateInferenceSessionRequest(id=session_id),
+        request=sessions.TerminateInferenceSessionRequest(id=text(session_id, "session_id")),
         response=sessions.TerminateInferenceSessionResponse,
         decode=lambda answer: convert.from_proto(answer.status),
     )
@@ -49,7 +49,7 @@ def create_token(session_id: str, expires: datetime | None) -> Operation[str]:
         service=Service.SESSION_MANAGER,
         method="CreateSessionToken",
         what="create the session token",
-        request=convert.token_request_to_proto(session_id, request),
+        request=convert.token_request_to_proto(text(session_id, "session_id"), request),
         response=sessions.CreateSessionTokenResponse,
         decode=lambda answer: str(answer.token),
         safe=True,  # a token too many does no harm: it ends with the session
@@ -62,7 +62,7 @@ def revoke_tokens(session_id: str) -> Operation[int]:
         service=Service.SESSION_MANAGER,
         method="RevokeSessionTokens",
         what="revoke the session's tokens",
-        request=sessions.RevokeSessionTokensRequest(id=session_id),
+        request=sessions.RevokeSessionTokensRequest(id=text(session_id, "session_id")),
         response=sessions.RevokeSessionTokensResponse,
         decode=lambda answer: int(answer.epoch),
         safe=False,
@@ -75,7 +75,7 @@ def get_status(session_id: str) -> Operation[SessionStatus]:
         service=Service.SESSION_MANAGER,
         method="GetInferenceSessionStatus",
         what="get the session's status",
-        request=sessions.GetInferenceSessionStatusRequest(id=session_id),
+        request=sessions.GetInferenceSessionStatusRequest(id=text(session_id, "session_id")),
         response=sessions.GetInferenceSessionStatusResponse,
         decode=lambda answer: _status(answer.status),
     )
@@ -87,28 +87,9 @@ def watch_status(session_id: str) -> StreamOperation[SessionStatus]:
         service=Service.SESSION_MANAGER,
         method="WatchInferenceSessionStatus",
         what="watch the session's status",
-        request=sessions.WatchInferenceSessionStatusRequest(id=session_id),
+        request=sessions.WatchInferenceSessionStatusRequest(id=text(session_id, "session_id")),
         response=sessions.WatchInferenceSessionStatusResponse,
         decode=lambda answer: [_status(answer.status)],
-    )
-
-
-def stream_logs(
-    session_id: str, replica: str | None, tail: int | None, follow: bool
-) -> StreamOperation[LogLine]:
-    """Ask for the lines that replicas wrote."""
-    request = sessions.StreamInferenceSessionLogsRequest(
-        id=session_id, replica_id=replica, tail=tail, follow=follow
-    )
-    return StreamOperation(
-        service=Service.SESSION_MANAGER,
-        method="StreamInferenceSessionLogs",
-        what="read the session's logs",
-        request=request,
-        response=sessions.StreamInferenceSessionLogsResponse,
-        decode=lambda answer: [
-            LogLine(line.replica_id, line.text, line.offset) for line in answer.lines
-        ],
     )
 
 
@@ -142,7 +123,9 @@ def not_ready_in_time(session_id: str, status: SessionStatus | None, timeout: fl
     """
     head = f"Session {session_id} was not ready after {timeout:.3g} s"
     if status is None:
-        return error_for("DEADLINE_EXCEEDED", f"{head}; the session manager told nothing of it.")
+        return NoAnswerError(
+            f"{head}; the session manager told nothing of it.", reason="DEADLINE_EXCEEDED"
+        )
     counts = f"{status.ready_replicas} of {status.desired_replicas} replicas are ready"
     why = status.explanation or status.message
     phases = ", ".join(f"replica {r.index}: {r.phase}" for r in status.replicas)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import Any
 
+from podbay._core.wire_errors import invalid
 from podbay.errors import error_for
 
-__all__ = ["check_session"]
+__all__ = ["check_session", "inspect_unverified"]
 
 
 def check_session(session_id: str, token: str) -> None:
@@ -28,14 +30,39 @@ def check_session(session_id: str, token: str) -> None:
         )
 
 
+def inspect_unverified(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the header and the claims of a session token, without verifying them.
+
+    Raises:
+        InvalidRequestError: It is no token of three parts, as an API token, which holds no claims.
+    """
+    found = _read(token)
+    if found is None:
+        raise invalid(
+            "token",
+            "is not a session token of three readable parts (an API token holds no claims: "
+            "client.tokens.list() tells what it may do)",
+            "The token",
+        )
+    return found
+
+
 def _session_of(token: str) -> str | None:
     """Return the claim that names the session; None where there is none to be read."""
+    found = _read(token)
+    named = found[1].get("sid") if found is not None else None
+    return named if isinstance(named, str) else None
+
+
+def _read(token: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     parts = token.split(".")
     if len(parts) != 3:
         return None
     try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        header, claims = (
+            json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+            for part in parts[:2]
+        )
     except (ValueError, RecursionError):
         return None
-    named = claims.get("sid") if isinstance(claims, dict) else None
-    return named if isinstance(named, str) else None
+    return (header, claims) if isinstance(header, dict) and isinstance(claims, dict) else None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from podbay._core.timeouts import check_timeout
 from podbay._core.wire_errors import invalid
 from podbay.errors import InvalidRequestError
 
@@ -112,8 +113,11 @@ class Settings:
             )
         if not api_token.isascii() or not api_token.isprintable():
             raise invalid("api_token", "holds characters that no token has", "The client")
-        if not timeout > 0:
-            raise invalid("timeout", "must be a number of seconds above 0", "The client")
         if retries < 0:
             raise invalid("retries", "must be 0 or more", "The client")
-        return cls(parse_endpoint(endpoint), api_token, float(timeout), retries)
+        return cls(
+            parse_endpoint(endpoint),
+            api_token,
+            check_timeout(timeout, timeout, "The client"),
+            retries,
+        )

@@ -9,7 +9,7 @@ import pydantic
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from podbay.errors import InvalidRequestError, PodbayError, error_for
+from podbay.errors import InvalidRequestError, NoAnswerError, PodbayError, error_for
 from podbay.v1 import errors_pb2
 
 __all__ = [
@@ -181,4 +181,6 @@ def _bare(code: str, details: str, what: str, address: str) -> PodbayError:
         message = f"{address} refused to {what}."
     # The text of a bare status is gRPC's, or a proxy's: evidence, not explanation.
     evidence = {"address": address, "grpcCode": code, "grpcDetails": details[:500]}
+    if reason == "DEADLINE_EXCEEDED":
+        return NoAnswerError(message, reason=reason, code=code, metadata=evidence)
     return error_for(reason, message, code=code, metadata=evidence)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from podbay._core.kinds import HasIdentity
+    from podbay._sync.resources import InferenceServices, Models
+    from podbay._sync.sessions import InferenceSessions
+    from podbay.schema.platform import InferenceService, InferenceSession, Model
     from podbay.types import Installation
 
 __all__ = ["Client"]
@@ -22,7 +27,8 @@ class Client:
         endpoint: The registry's address, as "127.0.0.1:7101" or "grpc://host:port";
             PODBAY_API_ENDPOINT unless given.
         api_token: An API token; PODBAY_API_TOKEN unless given.
-        timeout: How long one call may take, in seconds, further tries included.
+        timeout: How long one call may take, in seconds, further tries included; each method
+            takes a timeout of its own as well.
         retries: How often a call that does no harm twice is sent again; 0 for never.
 
     Attributes:
@@ -32,6 +38,7 @@ class Client:
         nodes: The machines that run replicas.
         accounts: Accounts.
         tokens: API tokens.
+        raw: Models, services and sessions as plain JSON.
 
     Raises:
         InvalidRequestError: The endpoint or the token is missing, or not valid.
@@ -49,6 +56,7 @@ class Client:
         # client, or shows its help, shall not wait for them.
         from podbay._core.settings import Settings  # noqa: PLC0415
         from podbay._sync.admin import Accounts, Nodes, Tokens  # noqa: PLC0415
+        from podbay._sync.raw import Raw  # noqa: PLC0415
         from podbay._sync.resources import InferenceServices, Models  # noqa: PLC0415
         from podbay._sync.sessions import InferenceSessions  # noqa: PLC0415
         from podbay._sync.transport import Transport  # noqa: PLC0415
@@ -64,15 +72,53 @@ class Client:
         self.nodes = Nodes(transport)
         self.accounts = Accounts(transport)
         self.tokens = Tokens(transport)
+        self.raw = Raw(self.models, self.inferenceservices, self.inferencesessions)
 
     @property
     def endpoint(self) -> str:
         """The registry's address, as "host:port"."""
         return self._transport.settings.endpoint
 
-    def installation(self) -> Installation:
+    @property
+    def timeout(self) -> float:
+        """How long one call may take unless it says otherwise, in seconds."""
+        return self._transport.settings.timeout
+
+    def apigroup(self, kind: str) -> Models | InferenceServices | InferenceSessions:
+        """Return the group of a kind: "Model", "InferenceService" or "InferenceSession".
+
+        Raises:
+            UnknownKindError: Podbay has no resources of this kind; also a KeyError.
+        """
+        from podbay._core.kinds import group_of  # noqa: PLC0415 # see the constructor
+
+        group: Models | InferenceServices | InferenceSessions = getattr(self, group_of(kind))
+        return group
+
+    def get(
+        self, entity: HasIdentity | Mapping[str, Any], *, timeout: float | None = None
+    ) -> Model | InferenceService | InferenceSession:
+        """Return the resource that an identifier names.
+
+        Args:
+            entity: An `EntityIdentifier`, its JSON form, or whatever has a `kind` and an `id`.
+            timeout: How long the call may take, in seconds, further tries included.
+
+        Raises:
+            UnknownKindError: Podbay has no resources of this kind; also a KeyError.
+            NotFoundError: There is none with this id.
+        """
+        from podbay._core.kinds import identity  # noqa: PLC0415 # see the constructor
+
+        group, found = identity(entity)
+        resource: Model | InferenceService | InferenceSession = getattr(self, group).get(
+            found, timeout=timeout
+        )
+        return resource
+
+    def installation(self, *, timeout: float | None = None) -> Installation:
         """Return what and where the installation is; asked once."""
-        return self._transport.installation()
+        return self._transport.installation(timeout)
 
     def close(self) -> None:
         """Cancel what runs and close the channels. May be called more than once."""

@@ -6,13 +6,15 @@ import queue
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Self
 
 from podbay._core.exchange import Call, Delivery
-from podbay._core.inference import CallShape, check_timeout
+from podbay._core.inference import CallShape
 from podbay._core.many import Many
 from podbay._core.retries import call_slack
+from podbay._core.timeouts import check_timeout
 from podbay._sync.exchange import Exchange
 from podbay.errors import SessionNotReadyError
 from podbay.types import InferResult, SessionStatus
@@ -90,8 +92,9 @@ class InferenceSessionClient:
     def stream(self, body: Any, *, timeout: float | None = None) -> Generator[Any, None, None]:
         """Send one request and yield the items of its answer as they come.
 
-        Each piece goes through the output pipeline by itself. Closing the generator, or leaving
-        it to be collected, cancels the call. The call is sent when the first item is asked for.
+        The output adapter sees one stream of all items, and is asked for the next output as soon
+        as an item is there. Closing the generator, or leaving it to be collected, cancels the
+        call. The call is sent when the first item is asked for.
 
         Args:
             body: The input item.
@@ -190,13 +193,16 @@ class InferenceSessionClient:
             self._exchange.cancel(call)
 
     def _stream(self, prepared: Any, allowed: float) -> Generator[Any, None, None]:
+        with closing(self._stream_values(prepared, allowed)) as values:
+            yield from self._shape.adapted(values)
+
+    def _stream_values(self, prepared: Any, allowed: float) -> Generator[Any, None, None]:
         sink: _Sink = queue.SimpleQueue()
         call = self._submit(prepared, allowed, sink, stream=True)
         try:
             while True:
                 _, part, done, error = self._next(call, sink, allowed)
-                if part:
-                    yield from self._shape.results(part)
+                yield from self._shape.values(part)
                 if error is not None:
                     raise error
                 if done:

@@ -20,10 +20,11 @@ from podbay._core.channels import (
     closed_error,
     is_bare_deadline,
 )
-from podbay._core.operations import Operation, Service, StreamOperation
+from podbay._core.operations import Operation, Page, Service, StreamOperation
 from podbay._core.reading import decoded, decoded_all
 from podbay._core.retries import FIRST_CONTACT_SECONDS, Attempts, Reconnects
 from podbay._core.settings import Settings
+from podbay._core.timeouts import LEAST_SECONDS, check_timeout
 from podbay._core.wire_errors import from_status, unreachable
 from podbay.errors import PodbayError
 from podbay.types import Installation
@@ -115,14 +116,14 @@ class Transport:
         self._installation: Installation | None = None
         self._closed = False
 
-    def installation(self) -> Installation:
+    def installation(self, timeout: float | None = None) -> Installation:
         """Return what the registry says of the installation; asked once."""
         if self._installation is None:
-            self._installation = self.run(platform_ops.get_installation())
+            self._installation = self.run(platform_ops.get_installation(), timeout)
         return self._installation
 
-    def endpoint(self, service: Service) -> Endpoint:
-        """Return the channel to a service."""
+    def endpoint(self, service: Service, timeout: float | None = None) -> Endpoint:
+        """Return the channel to a service; the registry may have to be asked where it is."""
         with self._lock:
             self._check_open()
             found = self._endpoints.get(service)
@@ -131,7 +132,7 @@ class Transport:
         address = (
             self.settings.endpoint
             if service is Service.REGISTRY
-            else address_of(service, self.installation())
+            else address_of(service, self.installation(timeout))
         )
         with self._lock:
             self._check_open()
@@ -139,17 +140,56 @@ class Transport:
                 self._endpoints[service] = Endpoint(service, address)
             return self._endpoints[service]
 
-    def run(self, operation: Operation[T]) -> T:
+    def run(self, operation: Operation[T], timeout: float | None = None) -> T:
         """Send an RPC and return what it brings, with further tries where they do no harm.
+
+        Args:
+            operation: The RPC.
+            timeout: How long all tries may take, in seconds; the client's timeout unless given.
 
         Raises:
             PodbayError: It failed.
         """
-        deadline = time.monotonic() + self.settings.timeout
+        return self.run_until(operation, self.deadline(timeout))
+
+    def run_pages(
+        self, make: Callable[[str], Operation[Page[T]]], timeout: float | None = None
+    ) -> list[T]:
+        """Return what is on all pages of a list.
+
+        Args:
+            make: Returns the RPC of the page with a token; "" is the first.
+            timeout: How long all pages together may take, in seconds.
+
+        Raises:
+            PodbayError: A page could not be had.
+        """
+        deadline = self.deadline(timeout)
+        page = self.run_until(make(""), deadline)
+        items = list(page.items)
+        while page.next_token:
+            page = self.run_until(make(page.next_token), deadline)
+            items += page.items
+        return items
+
+    def deadline(self, timeout: float | None) -> float:
+        """Return when a call that begins now must end, on the clock of `run_until`.
+
+        Args:
+            timeout: How long it may take, in seconds; the client's timeout unless given.
+
+        Raises:
+            InvalidRequestError: It is not a number above 0.
+        """
+        return time.monotonic() + check_timeout(timeout, self.settings.timeout)
+
+    def run_until(self, operation: Operation[T], deadline: float) -> T:
+        """Send an RPC like `run`, until a point in time."""
+        began = time.monotonic()
         attempts = Attempts(self.settings.retries, operation.safe, deadline)
         while True:
             try:
-                return decoded(operation, self._once(operation, deadline))
+                return decoded(operation, self._once(operation, began, deadline))
             except PodbayError as error:
                 delay = attempts.next_delay(error, time.monotonic(), random.random())  # noqa: S311 # spreads tries, keeps no secret
                 if delay is None:
@@ -168,10 +208,11 @@ class Transport:
         Raises:
             PodbayError: It failed. It is not tried again.
         """
-        endpoint = self.endpoint(operation.service)
         began = time.monotonic()
-        endpoint.reach(self.settings.timeout if timeout is None else timeout)
-        left = None if timeout is None else max(timeout + began - time.monotonic(), 0.001)
+        patience = check_timeout(timeout, self.settings.timeout)
+        endpoint = self.endpoint(operation.service, patience)
+        endpoint.reach(patience)
+        left = None if timeout is None else max(timeout + began - time.monotonic(), LEAST_SECONDS)
         rpc = endpoint.channel.unary_stream(
             operation.path,
             request_serializer=type(operation.request).SerializeToString,
@@ -201,10 +242,14 @@ class Transport:
         Raises:
             PodbayError: It failed, or was lost for longer than the client's timeout.
         """
+        if timeout is not None:
+            check_timeout(timeout, timeout)
         began = time.monotonic()
         reconnects = Reconnects(self.settings.timeout if self.settings.retries else 0.0)
         while True:
-            left = None if timeout is None else max(timeout + began - time.monotonic(), 0.001)
+            left = (
+                None if timeout is None else max(timeout + began - time.monotonic(), LEAST_SECONDS)
+            )
             try:
                 with closing(self.stream(make(), left)) as results:
                     for result in results:
@@ -233,15 +278,15 @@ class Transport:
         """Whether it was closed."""
         return self._closed
 
-    def _once(self, operation: Operation[Any], deadline: float) -> Any:
-        endpoint = self.endpoint(operation.service)
-        endpoint.reach(max(deadline - time.monotonic(), 0.001))
+    def _once(self, operation: Operation[Any], began: float, deadline: float) -> Any:
+        endpoint = self.endpoint(operation.service, max(deadline - time.monotonic(), LEAST_SECONDS))
+        endpoint.reach(max(deadline - time.monotonic(), LEAST_SECONDS))
         rpc = endpoint.channel.unary_unary(
             operation.path,
             request_serializer=type(operation.request).SerializeToString,
             response_deserializer=operation.response.FromString,
         )
-        left = max(deadline - time.monotonic(), 0.001)
+        left = max(deadline - time.monotonic(), LEAST_SECONDS)
         try:
             return rpc(
                 operation.request, timeout=left, metadata=self._metadata, wait_for_ready=True
@@ -251,7 +296,7 @@ class Transport:
         except ValueError:
             raise closed_error() from None
         if is_bare_deadline(failure) and not self._closed and not endpoint.is_ready(_LOOK_SECONDS):
-            raise unreachable(endpoint.service.value, endpoint.address, self.settings.timeout)
+            raise unreachable(endpoint.service.value, endpoint.address, deadline - began)
         raise failure
 
     def _check_open(self) -> None:

@@ -61,7 +61,7 @@ def _report(ctx: click.Context, error: Exception) -> None:
 
     if isinstance(error, PodbayError):
         body, code = podbay_error(error), exit_code(error)
-        text = str(error)
+        text = error.report()
     elif isinstance(error, LocalError):
         body, code = local_error(error), EXIT_ERROR
         text = "\n".join(

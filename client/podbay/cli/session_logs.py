@@ -18,10 +18,16 @@ __all__ = ["logs"]
 @click.option("-f", "--follow", is_flag=True, help="Go on until the session ends.")
 @click.option("--tail", type=click.IntRange(min=0), help="Only the last lines of each replica.")
 @click.option("--replica", help="Only this replica.")
+@click.option("-t", "--timestamps", is_flag=True, help="Show when each line was written.")
 @json_option
 @pass_invocation
 def logs(
-    invocation: Invocation, session_id: str, follow: bool, tail: int | None, replica: str | None
+    invocation: Invocation,
+    session_id: str,
+    follow: bool,
+    tail: int | None,
+    replica: str | None,
+    timestamps: bool,
 ) -> None:
     """Show what the replicas of a session wrote, also those that are gone.
 
@@ -33,7 +39,9 @@ def logs(
         ):
             if invocation.json:
                 click.echo(json.dumps(entity_json(line), ensure_ascii=False))
-            elif replica:
-                click.echo(line.text)
-            else:
-                click.echo(f"{line.replica_id[:8]} | {line.text}")
+                continue
+            head = "" if replica else f"{line.replica_id[:8]} | "
+            if timestamps:
+                time = line.time.isoformat(timespec="milliseconds") if line.time else "time unknown"
+                head = f"{time} {head}"
+            click.echo(f"{head}{line.text}")

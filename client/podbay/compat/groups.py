@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
+from podbay import AsyncClient
 from podbay._core.inference import Adapter, CallShape
 from podbay._core.session_tokens import check_session
+from podbay._sync.admin import Tokens
 from podbay._sync.exchange import Exchange
 from podbay._sync.inference import InferenceSessionClient
 from podbay._sync.resources import InferenceServices, Models
 from podbay._sync.sessions import InferenceSessions
 from podbay.compat.refusals import no_such_call
 from podbay.compat.timeouts import seconds
-from podbay.schema.platform import InferenceInterface
+from podbay.schema.platform import InferenceInterface, WorkflowLogEntry
 
-__all__ = ["CompatModels", "CompatServices", "CompatSessions", "WaitingSessionClient"]
+__all__ = [
+    "CompatModels",
+    "CompatServices",
+    "CompatSessions",
+    "CompatTokens",
+    "WaitingSessionClient",
+]
 
 
 class CompatModels(Models):
@@ -48,6 +57,14 @@ class WaitingSessionClient(CompatSessionClient):
         return super().infer(body, timeout=timeout, wait=wait)
 
 
+class CompatTokens(Tokens):
+    """API tokens, with the platform's name for a look into a token."""
+
+    def inspect(self, token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the header and the claims of a session token, without verifying them."""
+        return self.inspect_unverified(token)
+
+
 class CompatSessions(InferenceSessions):
     """Inference sessions, whose clients take the platform's timeouts."""
 
@@ -55,6 +72,23 @@ class CompatSessions(InferenceSessions):
 
     def __getattr__(self, name: str) -> Any:
         no_such_call("inferencesessions", name)
+
+    async def stream_workflow_logs(  # type: ignore[override] # the platform's is asynchronous
+        self, id: str, *, timeout: float | None = None
+    ) -> AsyncGenerator[WorkflowLogEntry, None]:
+        """Yield what the replicas write, for `async for`, as the platform's only such method."""
+        settings = self._transport.settings
+        async with (
+            AsyncClient(
+                settings.endpoint,
+                settings.api_token,
+                timeout=settings.timeout,
+                retries=settings.retries,
+            ) as client,
+            aclosing(client.inferencesessions.stream_workflow_logs(id, timeout=timeout)) as entries,
+        ):
+            async for entry in entries:
+                yield entry
 
     def client(
         self,

@@ -36,11 +36,9 @@ class _LocalModels(Models):
         super().__init__(transport)
         self._make_account = make_account
 
-    def create(
-        self, request: ModelCreateRequest | Mapping[str, Any], *, request_id: str | None = None
-    ) -> Model:
+    def create(self, request: ModelCreateRequest | Mapping[str, Any], **options: Any) -> Model:
         self._make_account(_account_of(request))
-        return super().create(request, request_id=request_id)
+        return super().create(request, **options)
 
     def __getattr__(self, name: str) -> Any:
         no_such_call("models", name)
@@ -58,7 +56,7 @@ class _LocalServices(LocalInferenceServices):
         mock_type: type | str,
         *,
         account: str | None = None,
-        id: str | None = None,  # noqa: A002 # the platform's name of it
+        id: str | None = None,
         **options: Any,
     ) -> InferenceService:
         """Register a mock; `id` is the one thing of the platform's that cannot be chosen."""
@@ -83,13 +81,10 @@ class _LocalSessions(LocalInferenceSessions, CompatSessions):
         self._make_account = make_account
 
     def create(
-        self,
-        request: InferenceSessionCreateRequest | Mapping[str, Any],
-        *,
-        request_id: str | None = None,
+        self, request: InferenceSessionCreateRequest | Mapping[str, Any], **options: Any
     ) -> InferenceSessionAndToken:
         self._make_account(_account_of(request))
-        return super().create(request, request_id=request_id)
+        return super().create(request, **options)
 
     def client(self, session_id: str, token: str, **options: Any) -> InferenceSessionClient:
         """Return a client for the calls of one session. The token is not looked at."""

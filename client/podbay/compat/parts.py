@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 __all__ = ["PARTS", "Part", "missing_name", "missing_part"]
 
 _ERRORS = {
-    "HTTPError": "podbay.errors:PodbayError",
-    "HttpResponseError": "podbay.errors:PodbayError",
-    "TransportError": "podbay.errors:UnavailableError",
+    "DyffClientError": "podbay.errors:PodbayError",
+    "HTTPError": "podbay.errors:StatusError",
+    "HttpResponseError": "podbay.errors:StatusError",
+    "TransportError": "podbay.errors:TransportError",
 }
 _CLIENT = {"Client": "podbay.compat.remote:Client"}
 _LOCAL = {"DyffLocalPlatform": "podbay.compat.local:DyffLocalPlatform"}
@@ -43,7 +44,12 @@ PARTS: Mapping[str, Part] = {
     "dyff.audit.local.mocks": Part("podbay.local.mocks"),
     "dyff.audit.local.platform": Part(names=_LOCAL),
     "dyff.client": Part(
-        names={**_CLIENT, "Timeout": "podbay.compat.timeouts:Timeout", **_ERRORS},
+        names={
+            **_CLIENT,
+            "InferenceSessionClient": "podbay._sync.inference:InferenceSessionClient",
+            "Timeout": "podbay.compat.timeouts:Timeout",
+            **_ERRORS,
+        },
         package=True,
     ),
     "dyff.client.client": Part(names=_CLIENT),

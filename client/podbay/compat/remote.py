@@ -9,7 +9,7 @@ from typing import Any
 import podbay
 from podbay._core.settings import ENDPOINT_VARIABLE, TOKEN_VARIABLE
 from podbay._core.wire_errors import invalid
-from podbay.compat.groups import CompatModels, CompatServices, CompatSessions
+from podbay.compat.groups import CompatModels, CompatServices, CompatSessions, CompatTokens
 from podbay.compat.refusals import no_such_group
 from podbay.compat.timeouts import seconds
 
@@ -60,6 +60,7 @@ class Client(podbay.Client):
         self.models = CompatModels(self._transport)
         self.inferenceservices = CompatServices(self._transport)
         self.inferencesessions = CompatSessions(self._transport)
+        self.tokens: CompatTokens = CompatTokens(self._transport)
 
     def __getattr__(self, name: str) -> Any:
         no_such_group("Client", name)

@@ -43,6 +43,7 @@ class LocalInferenceServices(InferenceServices):
         env: Mapping[str, str] | None = None,
         serving: ServingOptions | Mapping[str, Any] | None = None,
         request_id: str | None = None,
+        timeout: float | None = None,
         here: bool | None = None,
     ) -> InferenceService:
         """Register a mock: a class that stands in for a real system.
@@ -61,6 +62,7 @@ class LocalInferenceServices(InferenceServices):
             env: Environment variables of its replicas, where they are processes.
             serving: How its replicas are started, probed, loaded and stopped.
             request_id: Makes the call idempotent; made up unless given.
+            timeout: How long the call may take, in seconds, further tries included.
             here: True to run it in this process (to debug it, for example), False to run it in
                 processes of its own; chosen by where the class is unless given.
 
@@ -90,6 +92,7 @@ class LocalInferenceServices(InferenceServices):
             env=env,
             serving=serving,
             request_id=request_id,
+            timeout=timeout,
         )
 
     def attach_mock(self, service_id: str, mock_type: type) -> None:

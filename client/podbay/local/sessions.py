@@ -57,16 +57,16 @@ class LocalInferenceSessions(InferenceSessions):
             )
         return client.infer(request, timeout=timeout, wait=wait)
 
-    def terminate(self, session_id: str) -> Status:
+    def terminate(self, session_id: str, *, timeout: float | None = None) -> Status:
         """End a session; its replicas finish what they have. Return its status."""
-        status = super().terminate(session_id)
+        status = super().terminate(session_id, timeout=timeout)
         self._forget(session_id)
         return status
 
-    def delete(self, resource_id: str) -> Status:
+    def delete(self, id: str, *, timeout: float | None = None) -> Status:  # noqa: A002 # as the base has it
         """Mark a session as deleted, which ends it; return its status."""
-        status = super().delete(resource_id)
-        self._forget(resource_id)
+        status = super().delete(id, timeout=timeout)
+        self._forget(id)
         return status
 
     def _forget(self, session_id: str) -> None:

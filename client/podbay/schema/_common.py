@@ -95,7 +95,12 @@ class _HasIdentity(Protocol):
 
 
 class EntityIdentifier(PodbayModel):
-    """A reference to a resource of any kind."""
+    """A reference to a resource of any kind.
+
+    Attributes:
+        id: The id of the resource; not checked to be of the form of generated ones.
+        kind: Its kind, as "InferenceService".
+    """
 
     id: str
     kind: EntityKind
@@ -111,14 +116,25 @@ class EntityIdentifier(PodbayModel):
 
 
 class Annotation(PodbayModel):
-    """A note for programs. Annotations are a list, and may hold a key more than once."""
+    """A note for programs. Annotations are a list, and may hold a key more than once.
+
+    Attributes:
+        key: Of the form of label keys.
+        value: Any text.
+    """
 
     key: LabelKey
     value: str
 
 
 class DocumentationBase(PodbayModel):
-    """What people read about a resource; lengths are limited in edits only."""
+    """What people read about a resource; lengths are limited in edits only.
+
+    Attributes:
+        title: One line; at most 140 characters in an edit.
+        summary: A few lines; at most 280 characters in an edit.
+        fullPage: The whole text, without a limit.
+    """
 
     title: str | None = None
     summary: str | None = None
@@ -126,14 +142,25 @@ class DocumentationBase(PodbayModel):
 
 
 class Documentation(DocumentationBase):
-    """Documentation by itself, with the id of the resource that it belongs to."""
+    """Documentation by itself, with the id of the resource that it belongs to.
+
+    Attributes:
+        schemaVersion: "0.1".
+        entity: The id of the documented resource.
+    """
 
     schemaVersion: SchemaVersion = SCHEMA_VERSION
     entity: str | None = None
 
 
 class Status(PodbayModel):
-    """Where a resource stands, and why."""
+    """Where a resource stands, and why.
+
+    Attributes:
+        status: As "Admitted"; `EntityStatus` and its kin name them.
+        reason: Why, in one word, as "QuotaLimit".
+        message: Why, for people.
+    """
 
     status: str
     reason: str | None = None
@@ -141,7 +168,13 @@ class Status(PodbayModel):
 
 
 class MetricValue(PodbayModel):
-    """One recorded value of a metric."""
+    """One recorded value of a metric.
+
+    Attributes:
+        labels: What tells this value from others of the metric.
+        timestamp: When it was recorded.
+        value: The value, in the metric's own unit.
+    """
 
     labels: dict[str, str]
     timestamp: UtcTime
@@ -149,7 +182,11 @@ class MetricValue(PodbayModel):
 
 
 class Metrics(PodbayModel):
-    """Recorded values by the name of their metric."""
+    """Recorded values by the name of their metric.
+
+    Attributes:
+        data: The values by metric. Those that are not finite are left out when written.
+    """
 
     data: dict[str, list[MetricValue]] = Field(default_factory=dict)
 
@@ -163,17 +200,38 @@ class Metrics(PodbayModel):
 
 
 class DyffEntityMetadata(PodbayModel):
-    """What the platform keeps about a resource besides its specification."""
+    """What the platform keeps about a resource besides its specification.
+
+    Attributes:
+        metrics: What was measured of the resource.
+        revision: The revision of the resource, where it is kept.
+        documentation: What people read about it.
+        preconditions: Further resources that must succeed before work on this one begins.
+    """
 
     metrics: Metrics | None = None
     revision: str | None = None
     documentation: DocumentationBase = Field(default_factory=DocumentationBase)
-    # Further entities that must succeed before work on this one begins.
     preconditions: list[EntityIdentifier] = Field(default_factory=list)
 
 
 class DyffEntity(PodbayModel):
-    """The members that all resources have."""
+    """The members that all resources have.
+
+    Attributes:
+        id: Assigned by the system: 32 lower-case hexadecimal characters.
+        account: The account that owns it.
+        schemaVersion: "0.1".
+        labels: Short texts to select by.
+        creationTime: When it was made, in UTC.
+        lastTransitionTime: When its status, reason or message last changed.
+        status: Where it stands, as "Admitted"; `EntityStatus` and its kin name them.
+        reason: Why, in one word, as "QuotaLimit".
+        message: Why, for people.
+        kind: The name of its kind, as "Model".
+        metadata: What the platform keeps about it.
+        annotations: Notes for programs; they cannot be selected by.
+    """
 
     id: str
     account: str
@@ -198,13 +256,23 @@ class DyffEntity(PodbayModel):
 
 
 class Digest(PodbayModel):
-    """The digest of content."""
+    """The digest of content.
+
+    Attributes:
+        md5: The MD5 digest (RFC 1321) of the bytes, in base64 (RFC 4648).
+    """
 
     md5: str | None = None
 
 
 class QuotaSelector(PodbayModel):
-    """Names a quota; "*" stands for all."""
+    """Names a quota; "*" stands for all.
+
+    Attributes:
+        principal: Whose quota.
+        resource: Of what, as "cpu".
+        flavor: Of which kind of capacity.
+    """
 
     principal: str
     resource: str
@@ -212,7 +280,12 @@ class QuotaSelector(PodbayModel):
 
 
 class SecurityContext(PodbayModel):
-    """How far a session is trusted."""
+    """How far a session is trusted.
+
+    Attributes:
+        trusted: Whether what it runs is trusted.
+        ignoreQuotas: The quotas that do not hold for it.
+    """
 
     trusted: bool = True
     ignoreQuotas: list[QuotaSelector] = Field(default_factory=list)

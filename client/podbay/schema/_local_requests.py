@@ -30,16 +30,22 @@ class LocalInferenceServiceCreateRequest(AccountRequest):
     It is a mock, whose name is the import path of its class, or a command on the node that
     serves HTTP on the port given in the environment variable `PORT`. A `PORT` in `env` asks for
     that fixed port; a `PODBAY_MOCK_KEY` says that the class lives in the process that made it.
+
+    Attributes:
+        interface: How it is called.
+        command: The program and its first arguments; none for a mock.
+        args: Further arguments of the command.
+        env: Environment variables of its replicas.
+        workingDir: The folder on the node in which the command runs.
+        model: The id of the model that the service stands for.
+        name: What people call it; of a mock, the import path of its class.
     """
 
     interface: InferenceInterface
-    # The command and its first arguments; none for a mock.
     command: Annotated[list[str], Field(min_length=1)] | None = None
     args: list[str] | None = None
     env: list[EnvVar] | None = None
-    # The folder on the node in which the command runs.
     workingDir: PurePosixPath | None = None
-    # The id of the model that the service stands for.
     model: str | None = None
     # Last, so that its check can see whether there is a command.
     name: Annotated[str, Field(min_length=1)]

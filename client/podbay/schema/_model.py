@@ -40,13 +40,24 @@ class ModelSourceKinds(StrEnum):
 
 
 class ModelSourceGitLFS(PodbayModel):
-    """A Git repository with large files."""
+    """A Git repository with large files.
+
+    Attributes:
+        url: The repository's address, http or https; written with a path, at least "/".
+    """
 
     url: HttpUrl
 
 
 class ModelSourceHuggingFaceHub(PodbayModel):
-    """A snapshot of the Hugging Face Hub."""
+    """A snapshot of the Hugging Face Hub.
+
+    Attributes:
+        repoID: The repository, as "organization/name".
+        revision: A commit, a branch or a tag.
+        allowPatterns: Only files that match one of these, as "*.safetensors"; all unless given.
+        ignorePatterns: No files that match one of these.
+    """
 
     repoID: str
     revision: str
@@ -55,7 +66,13 @@ class ModelSourceHuggingFaceHub(PodbayModel):
 
 
 class ModelSourceOpenLLM(PodbayModel):
-    """A model of OpenLLM."""
+    """A model of OpenLLM.
+
+    Attributes:
+        modelKind: The model's family, as "llama".
+        modelID: Its id there.
+        modelVersion: Its version.
+    """
 
     modelKind: str
     modelID: str
@@ -63,7 +80,14 @@ class ModelSourceOpenLLM(PodbayModel):
 
 
 class ModelSource(PodbayModel):
-    """Where a model came from. Kind and payload may disagree here; creation checks them."""
+    """Where a model came from. Kind and payload may disagree here; creation checks them.
+
+    Attributes:
+        kind: Which kind of source.
+        gitLFS: The options of kind GitLFS.
+        huggingFaceHub: The options of kind HuggingFaceHub.
+        openLLM: The options of kind OpenLLM.
+    """
 
     kind: ModelSourceKinds
     gitLFS: ModelSourceGitLFS | None = None
@@ -80,7 +104,12 @@ class ModelArtifactKind(StrEnum):
 
 
 class ModelArtifactHuggingFaceCache(PodbayModel):
-    """A folder in the form of a Hugging Face cache."""
+    """A folder in the form of a Hugging Face cache.
+
+    Attributes:
+        repoID: The repository, as "organization/name".
+        revision: The revision whose snapshot is meant.
+    """
 
     repoID: str
     revision: str
@@ -91,23 +120,40 @@ class ModelArtifactHuggingFaceCache(PodbayModel):
 
 
 class File(PodbayModel):
-    """One file of a volume; `size` is in bytes."""
+    """One file of a volume; `size` is in bytes.
+
+    Attributes:
+        mediaType: The media type, as "application/json".
+        path: The path within the volume, with "/"; create requests hold it to portable relative
+            paths.
+        size: In bytes.
+        digest: The digest of the content; empty where it is not known.
+    """
 
     mediaType: str | None = None
     path: str
     size: int
-    # MD5 in base64.
     digest: Digest = Field(default_factory=Digest)
 
 
 class Volume(PodbayModel):
-    """A tree of files."""
+    """A tree of files.
+
+    Attributes:
+        files: The files, at any depth; may be empty.
+    """
 
     files: list[File]
 
 
 class ModelArtifact(PodbayModel):
-    """How a model's data are kept. Kind and payload may disagree here; creation checks them."""
+    """How a model's data are kept. Kind and payload may disagree here; creation checks them.
+
+    Attributes:
+        kind: Which form.
+        huggingFaceCache: The options of kind HuggingFaceCache.
+        volume: The files of kind Volume.
+    """
 
     kind: ModelArtifactKind
     huggingFaceCache: ModelArtifactHuggingFaceCache | None = None
@@ -124,31 +170,50 @@ class ModelStorageMedium(StrEnum):
 
 
 class ModelStorage(PodbayModel):
-    """Deprecated by the platform: how a model's data were stored."""
+    """Deprecated by the platform: how a model's data were stored.
+
+    Attributes:
+        medium: Where.
+    """
 
     medium: ModelStorageMedium
 
 
 class ModelBase(PodbayModel):
-    """What a model's entity, embedded form and requests share."""
+    """What a model's entity, embedded form and requests share.
+
+    Attributes:
+        name: What people call it.
+        artifact: How its data are kept.
+        storage: Deprecated by the platform.
+    """
 
     name: str
     artifact: ModelArtifact
-    # Deprecated by the platform.
     storage: ModelStorage | None = None
 
 
 class ModelSpec(ModelBase):
-    """The specification of a model."""
+    """The specification of a model.
+
+    Attributes:
+        source: Where it came from.
+        resources: What it takes to keep and load it.
+        accelerators: Hardware that it can run on; any unless given.
+    """
 
     source: ModelSource
     resources: ModelResources
-    # Hardware that the model can run on.
     accelerators: list[Accelerator] | None = None
 
 
 class ForeignModel(ModelBase):
-    """A model as a service embeds it."""
+    """A model as a service embeds it.
+
+    Attributes:
+        id: The model's id.
+        account: The account that owns it.
+    """
 
     id: str
     account: str

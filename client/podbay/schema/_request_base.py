@@ -13,7 +13,11 @@ _ACCOUNT = re.compile(r"^([a-zA-Z0-9]([-_.a-zA-Z0-9]{0,61}[a-zA-Z0-9])?)?$")
 
 
 class AccountRequest(RequestModel):
-    """A request for something that an account shall own."""
+    """A request for something that an account shall own.
+
+    Attributes:
+        account: The account: up to 63 alphanumerics, "-", "_" and ".", as a label value.
+    """
 
     account: str
 
@@ -33,4 +37,8 @@ class _VersionedRequest(RequestModel):
 
 
 class CreateRequest(AccountRequest, _VersionedRequest):
-    """A request for a new resource of the platform."""
+    """A request for a new resource of the platform.
+
+    Attributes:
+        schemaVersion: "0.1".
+    """

@@ -26,7 +26,14 @@ _IMAGE_PART = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
 
 
 class ContainerImageSource(PodbayModel):
-    """A container image by host, name and digest."""
+    """A container image by host, name and digest.
+
+    Attributes:
+        host: The registry, as "registry.example.com:5000".
+        name: The repository, as "team/service".
+        digest: Which image: "sha256:" and 64 hexadecimal characters.
+        tag: What people call that image; the digest decides.
+    """
 
     host: str
     name: Annotated[str, StringConstraints(pattern=rf"^{_IMAGE_PART}(\/{_IMAGE_PART})*$")]
@@ -52,7 +59,12 @@ class ContainerImageSource(PodbayModel):
 
 
 class EnvVar(PodbayModel):
-    """An environment variable."""
+    """An environment variable.
+
+    Attributes:
+        name: Its name.
+        value: Its value.
+    """
 
     name: str
     value: str
@@ -66,19 +78,35 @@ class VolumeMountKind(StrEnum):
 
 
 class VolumeMountData(PodbayModel):
-    """A resource that is mounted."""
+    """A resource that is mounted.
+
+    Attributes:
+        source: The resource whose files are mounted.
+    """
 
     source: EntityIdentifier
 
 
 class VolumeMountScratch(PodbayModel):
-    """Empty space that is mounted."""
+    """Empty space that is mounted.
+
+    Attributes:
+        capacity: How much fits, in bytes, as "10Gi".
+    """
 
     capacity: NonNegativeQuantity
 
 
 class VolumeMount(PodbayModel):
-    """A folder that is mounted into a replica; exactly the payload of its kind is set."""
+    """A folder that is mounted into a replica; exactly the payload of its kind is set.
+
+    Attributes:
+        kind: What is mounted.
+        name: Tells it from the other mounts.
+        mountPath: The folder in the replica.
+        data: The options of kind Data.
+        scratch: The options of kind Scratch.
+    """
 
     kind: VolumeMountKind
     name: str
@@ -107,7 +135,21 @@ class InferenceServiceRunnerKind(StrEnum):
 
 
 class InferenceServiceRunner(PodbayModel):
-    """How a service is run."""
+    """How a service is run.
+
+    Attributes:
+        args: Arguments of the command.
+        command: What to run instead of the image's own entry point.
+        env: Environment variables.
+        image: The container image.
+        imageRef: The resource that holds the image; this or `image` in create requests.
+        resources: What one replica needs of its node.
+        volumeMounts: What is mounted.
+        workingDir: The folder in which the command runs.
+        kind: Which kind of runner.
+        accelerator: What one node of a replica needs besides.
+        nodes: How many nodes one replica spans.
+    """
 
     args: list[str] | None = None
     command: list[str] | None = None
@@ -118,7 +160,5 @@ class InferenceServiceRunner(PodbayModel):
     volumeMounts: list[VolumeMount] | None = None
     workingDir: PurePosixPath | None = None
     kind: InferenceServiceRunnerKind
-    # Per node.
     accelerator: Accelerator | None = None
-    # Nodes of one replica.
     nodes: Annotated[int, Field(ge=1)] = 1

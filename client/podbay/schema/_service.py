@@ -25,21 +25,37 @@ __all__ = [
 
 
 class SchemaAdapter(PodbayModel):
-    """One step of a pipeline. The kind is checked where a pipeline is built, and at creation."""
+    """One step of a pipeline. The kind is checked where a pipeline is built, and at creation.
+
+    Attributes:
+        kind: "Drop", "Select", "TransformJSON" and so on; see `podbay.schema.adapters`.
+        configuration: The kind's own options.
+    """
 
     kind: str
     configuration: dict[str, Any] | None = None
 
 
 class DyffDataSchema(PodbayModel):
-    """A schema by the names of its components, as "text.Text"."""
+    """A schema by the names of its components, as "text.Text".
+
+    Attributes:
+        components: The names, at least one.
+        schemaVersion: "0.1".
+    """
 
     components: Annotated[list[str], Field(min_length=1)]
     schemaVersion: SchemaVersion = SCHEMA_VERSION
 
 
 class DataSchema(PodbayModel):
-    """The schema of data: as an Arrow schema in base64, by components, and as JSON Schema."""
+    """The schema of data: as an Arrow schema in base64, by components, and as JSON Schema.
+
+    Attributes:
+        arrowSchema: A serialized Arrow schema, in base64; the content is not checked.
+        dyffSchema: The components that it is made of.
+        jsonSchema: The same as JSON Schema.
+    """
 
     arrowSchema: str
     dyffSchema: DyffDataSchema | None = None
@@ -87,7 +103,14 @@ def _named(schema: DyffDataSchema | str | list[str]) -> DyffDataSchema:
 
 
 class DataView(PodbayModel):
-    """Another view of data."""
+    """Another view of data.
+
+    Attributes:
+        id: The view's id.
+        viewOf: What it is a view of.
+        schema_: The schema of the view's items; `schema` in JSON, which is a method's name here.
+        adapterPipeline: What makes the view's items of the original ones.
+    """
 
     id: str
     viewOf: str
@@ -97,9 +120,15 @@ class DataView(PodbayModel):
 
 
 class InferenceInterface(PodbayModel):
-    """How JSON goes into a service and out of it."""
+    """How JSON goes into a service and out of it.
 
-    # The path of the endpoint, without a leading slash; it may hold slashes and may be empty.
+    Attributes:
+        endpoint: The path of the endpoint, without a leading slash; may hold slashes and be empty.
+        outputSchema: The schema of the answers after the output pipeline.
+        inputPipeline: What makes requests of input items.
+        outputPipeline: What makes output items of answers.
+    """
+
     endpoint: str
     outputSchema: DataSchema
     inputPipeline: list[SchemaAdapter] | None = None
@@ -107,17 +136,29 @@ class InferenceInterface(PodbayModel):
 
 
 class InferenceServiceBuilder(PodbayModel):
-    """Legacy: how a service was built."""
+    """Legacy: how a service was built.
+
+    Attributes:
+        kind: What built it.
+        args: Its arguments.
+    """
 
     kind: str
     args: list[str] | None = None
 
 
 class InferenceServiceBase(PodbayModel):
-    """What a service's entity, embedded form and requests share."""
+    """What a service's entity, embedded form and requests share.
+
+    Attributes:
+        name: What people call it; of a mock, the import path of its class.
+        builder: Legacy.
+        runner: How it is run.
+        interface: How it is called.
+        outputViews: Other views of its answers.
+    """
 
     name: str
-    # Legacy.
     builder: InferenceServiceBuilder | None = None
     runner: InferenceServiceRunner | None = None
     interface: InferenceInterface
@@ -125,13 +166,22 @@ class InferenceServiceBase(PodbayModel):
 
 
 class InferenceServiceSpec(InferenceServiceBase):
-    """The specification of a service, with the model that it loads."""
+    """The specification of a service, with the model that it loads.
+
+    Attributes:
+        model: The model that it loads, embedded.
+    """
 
     model: ForeignModel | None = None
 
 
 class ForeignInferenceService(InferenceServiceSpec):
-    """A service as a session embeds it."""
+    """A service as a session embeds it.
+
+    Attributes:
+        id: The service's id.
+        account: The account that owns it.
+    """
 
     id: str
     account: str

@@ -24,25 +24,37 @@ __all__ = [
 
 
 class InferenceSessionBase(PodbayModel):
-    """What a session's entity and create request share."""
+    """What a session's entity and create request share.
 
-    # When the session ends by itself; none for never.
+    Attributes:
+        expires: When it ends by itself; never unless given.
+        replicas: How many copies of the service run.
+        accelerator: What each node of a replica needs.
+        useSpotPods: Whether replicas may run on capacity that can be taken away.
+    """
+
     expires: UtcTime | None = None
     replicas: int = 1
-    # What each node of a replica needs.
     accelerator: Accelerator | None = None
-    # Whether replicas may run on capacity that can be taken away.
     useSpotPods: bool = True
 
 
 class InferenceSessionSpec(InferenceSessionBase):
-    """The specification of a session, with the service that it runs."""
+    """The specification of a session, with the service that it runs.
+
+    Attributes:
+        inferenceService: The service, embedded as it was at creation.
+    """
 
     inferenceService: ForeignInferenceService
 
 
 class InferenceSession(DyffEntity, InferenceSessionSpec):
-    """A running service: one or more replicas. It never becomes Ready; readiness is asked for."""
+    """A running service: one or more replicas. It never becomes Ready; readiness is asked for.
+
+    Attributes:
+        securityContext: How far it is trusted.
+    """
 
     kind: Literal["InferenceSession"] = "InferenceSession"
     securityContext: SecurityContext = Field(default_factory=SecurityContext)
@@ -52,7 +64,12 @@ class InferenceSession(DyffEntity, InferenceSessionSpec):
 
 
 class InferenceSessionAndToken(PodbayModel):
-    """A new session, and a token for its calls."""
+    """A new session, and a token for its calls.
+
+    Attributes:
+        inferencesession: The session.
+        token: A token for its calls, and for nothing else.
+    """
 
     inferencesession: InferenceSession
     token: str
@@ -68,14 +85,25 @@ class InferenceSessionAndToken(PodbayModel):
 
 
 class InferenceSessionReference(PodbayModel):
-    """A session by its id, and the interface to use with it."""
+    """A session by its id, and the interface to use with it.
+
+    Attributes:
+        session: The session's id.
+        interface: How to call it.
+    """
 
     session: str
     interface: InferenceInterface
 
 
 class WorkflowLogEntry(PodbayModel):
-    """One line of a log."""
+    """One line of a log.
+
+    Attributes:
+        timestamp: When it was written, in the form of RFC 3339.
+        message: The line.
+        labels: Where it comes from.
+    """
 
     timestamp: str
     message: str
@@ -83,7 +111,13 @@ class WorkflowLogEntry(PodbayModel):
 
 
 class WorkflowLogsResponse(PodbayModel):
-    """Lines of the log of a resource's work."""
+    """Lines of the log of a resource's work.
+
+    Attributes:
+        workflow: The resource.
+        logs: The lines, the oldest first.
+        totalLines: How many lines there are in all.
+    """
 
     workflow: EntityIdentifier
     logs: list[WorkflowLogEntry]
@@ -91,7 +125,13 @@ class WorkflowLogsResponse(PodbayModel):
 
 
 class Artifact(PodbayModel):
-    """A stored file."""
+    """A stored file.
+
+    Attributes:
+        kind: Its media type or form.
+        path: Its path within the store.
+        digest: The digest of its content.
+    """
 
     kind: str | None = None
     path: str
@@ -99,7 +139,13 @@ class Artifact(PodbayModel):
 
 
 class StorageSignedURL(PodbayModel):
-    """An address that is valid for one kind of access, and what to send with it."""
+    """An address that is valid for one kind of access, and what to send with it.
+
+    Attributes:
+        url: The address.
+        method: The HTTP method that it is valid for.
+        headers: Headers that must be sent with it.
+    """
 
     url: str
     method: str
@@ -107,7 +153,12 @@ class StorageSignedURL(PodbayModel):
 
 
 class ArtifactURL(PodbayModel):
-    """A stored file, and the address to reach it at."""
+    """A stored file, and the address to reach it at.
+
+    Attributes:
+        artifact: The file.
+        signedURL: Where it is.
+    """
 
     artifact: Artifact
     signedURL: StorageSignedURL

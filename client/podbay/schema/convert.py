@@ -5,6 +5,7 @@ JSON, times, and in requests what was set and what was not. What the wire cannot
 beyond 32 bits, and what a model refuses raise `pydantic.ValidationError` with the field's path.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any, TypeVar, overload
 
@@ -256,19 +257,39 @@ def page_to_proto(query: requests.QueryRequest, page_token: str = "") -> common_
 
     A page holds at most 1000 resources: with a larger limit, go on with the next page's token.
 
+    Args:
+        query: The query.
+        page_token: The token of the page; empty for the first, which begins after `after`.
+
     Raises:
-        pydantic.ValidationError: The query has `after`; the wire goes on by page tokens instead.
+        pydantic.ValidationError: `after` is not the text of a pair, or there is no `orderBy`.
     """
-    if query.after is not None:
-        raise refused(
-            type(query).__name__, ("after",), "is not supported: go on with the page's token"
-        )
+    after = _read_after(query) if query.after is not None else None
     return common_pb2.PageRequest(
+        after=None if page_token else after,
         page_size=min(query.limit or 0, MAX_PAGE_SIZE),
         page_token=page_token,
         order_by=query.orderBy,
         order=_SORT_ORDERS[query.order] if query.order else common_pb2.SORT_ORDER_UNSPECIFIED,
     )
+
+
+def _read_after(query: requests.QueryRequest) -> common_pb2.PagePosition:
+    title = type(query).__name__
+    if query.orderBy is None:
+        raise refused(title, ("after",), "needs orderBy: it holds a value of that field")
+    try:
+        pair = json.loads(query.after or "")
+    except (ValueError, RecursionError):
+        pair = None
+    if not (
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+    ):
+        rule = "must be a JSON array of two texts: the value of the orderBy field, and the id"
+        raise refused(title, ("after",), rule)
+    for part in pair:
+        _sendable(title, ("after",), part)
+    return common_pb2.PagePosition(value=pair[0], id=pair[1])
 
 
 def query_from_proto(
@@ -299,6 +320,8 @@ def query_from_proto(
             data["orderBy"] = page.order_by
         if page.order:
             data["order"] = _ORDER_NAMES.get(page.order, "unknown")
+        if page.HasField("after"):
+            data["after"] = json.dumps([page.after.value, page.after.id], ensure_ascii=False)
     return kind.model_validate(data)
 
 

@@ -49,9 +49,12 @@ class ModelCreateRequest(CreateRequest, ModelSpec):
 
 
 class InferenceServiceCreateRequest(CreateRequest, InferenceServiceBase):
-    """The specification of a new service around an image."""
+    """The specification of a new service around an image.
 
-    # The id of the model that the service loads.
+    Attributes:
+        model: The id of the model that it loads.
+    """
+
     model: str | None = None
 
     @model_validator(mode="after")
@@ -64,14 +67,22 @@ class InferenceServiceCreateRequest(CreateRequest, InferenceServiceBase):
 
 
 class InferenceSessionCreateRequest(CreateRequest, InferenceSessionBase):
-    """The specification of a new session."""
+    """The specification of a new session.
 
-    # The id of the service to run.
+    Attributes:
+        inferenceService: The id of the service to run.
+    """
+
     inferenceService: str
 
 
 class InferenceSessionTokenCreateRequest(RequestModel):
-    """Asks for another token of a session; `expires` must carry an offset, and keeps it."""
+    """Asks for another token of a session; `expires` must carry an offset, and keeps it.
+
+    Attributes:
+        schemaVersion: "0.1".
+        expires: When the token shall end: not later than the session, which is also the default.
+    """
 
     schemaVersion: SchemaVersion = SCHEMA_VERSION
     expires: datetime | None = None
@@ -84,7 +95,11 @@ class InferenceSessionTokenCreateRequest(RequestModel):
 
 
 class LabelsEditRequest(EditModel):
-    """Changes labels: null deletes, keys that are not mentioned stay."""
+    """Changes labels: null deletes, keys that are not mentioned stay.
+
+    Attributes:
+        labels: The changes by key.
+    """
 
     labels: dict[LabelKey, LabelValue | None] = Field(default_factory=dict)
 
@@ -94,7 +109,13 @@ LabelUpdateRequest = LabelsEditRequest
 
 
 class DocumentationEdit(EditModel):
-    """Changes of documentation: null deletes, what is not set stays."""
+    """Changes of documentation: null deletes, what is not set stays.
+
+    Attributes:
+        title: At most 140 characters.
+        summary: At most 280 characters.
+        fullPage: Any length.
+    """
 
     title: Annotated[str, StringConstraints(max_length=140)] | None = None
     summary: Annotated[str, StringConstraints(max_length=280)] | None = None
@@ -102,7 +123,11 @@ class DocumentationEdit(EditModel):
 
 
 class DocumentationEditRequest(EditModel):
-    """Changes documentation."""
+    """Changes documentation.
+
+    Attributes:
+        documentation: The changes.
+    """
 
     documentation: DocumentationEdit
 
@@ -111,6 +136,19 @@ class QueryRequest(RequestModel):
     """Selects resources; everything that is set must hold.
 
     `query` is a JSON object, or a list of objects that must all hold; `labels` a JSON object.
+
+    Attributes:
+        query: JSON: an object, or a list of objects that must all hold; a list as a value means
+            "one of".
+        id: The id.
+        order: The direction of `orderBy`; ascending unless given.
+        orderBy: The field to sort by.
+        limit: How many to return at most.
+        after: A JSON array of the `orderBy` value and the id of the last item seen.
+        account: The account that owns it.
+        status: The status.
+        reason: The reason.
+        labels: A JSON object: pairs that it must have.
     """
 
     query: str | None = None
@@ -118,7 +156,6 @@ class QueryRequest(RequestModel):
     order: Literal["ascending", "descending"] | None = None
     orderBy: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
-    # A JSON array of the `orderBy` value and the id of the last item seen.
     after: str | None = None
     account: str | None = None
     status: str | None = None
@@ -127,13 +164,23 @@ class QueryRequest(RequestModel):
 
 
 class ModelQueryRequest(QueryRequest):
-    """Selects models."""
+    """Selects models.
+
+    Attributes:
+        name: The model's name.
+    """
 
     name: str | None = None
 
 
 class InferenceServiceQueryRequest(QueryRequest):
-    """Selects inference services; `model` and `modelName` are of the model they load."""
+    """Selects inference services; `model` and `modelName` are of the model they load.
+
+    Attributes:
+        name: The service's name.
+        model: The id of the model that it loads.
+        modelName: The name of that model.
+    """
 
     name: str | None = None
     model: str | None = None
@@ -141,7 +188,15 @@ class InferenceServiceQueryRequest(QueryRequest):
 
 
 class InferenceSessionQueryRequest(QueryRequest):
-    """Selects sessions. They have no name, so none matches one."""
+    """Selects sessions. They have no name, so none matches one.
+
+    Attributes:
+        name: Matches none.
+        inferenceService: The id of the service.
+        inferenceServiceName: The name of the service.
+        model: The id of the service's model.
+        modelName: The name of that model.
+    """
 
     name: str | None = None
     inferenceService: str | None = None

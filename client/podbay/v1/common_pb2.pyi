@@ -694,6 +694,7 @@ class PageRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """The most resources to return; 100 unless said, at most 1000. A page may hold fewer: only an
     empty next_page_token ends the list.
@@ -704,6 +705,12 @@ class PageRequest(_message.Message):
     """The field to order by: "creationTime" (unless said), "name", "status" or "id"."""
     order: Global___SortOrder.ValueType
     """The direction."""
+    @_builtins.property
+    def after(self) -> Global___PagePosition:
+        """Where the list begins, besides by token: after this position. Needs order_by, and goes with no
+        page_token. The pages that follow have tokens as always.
+        """
+
     def __init__(
         self,
         *,
@@ -711,16 +718,48 @@ class PageRequest(_message.Message):
         page_token: _builtins.str = ...,
         order_by: _builtins.str | None = ...,
         order: Global___SortOrder.ValueType = ...,
+        after: Global___PagePosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_order_by", b"_order_by", "order_by", b"order_by"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after", b"_after", "_order_by", b"_order_by", "after", b"after", "order_by", b"order_by"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order_by", b"_order_by", "order", b"order", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after", b"_after", "_order_by", b"_order_by", "after", b"after", "order", b"order", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after: _TypeAlias = _typing.Literal["after"]  # noqa: Y015
+    _WhichOneofArgType__after: _TypeAlias = _typing.Literal["_after", b"_after"]  # noqa: Y015
     _WhichOneofReturnType__order_by: _TypeAlias = _typing.Literal["order_by"]  # noqa: Y015
     _WhichOneofArgType__order_by: _TypeAlias = _typing.Literal["_order_by", b"_order_by"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after) -> _WhichOneofReturnType__after | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__order_by) -> _WhichOneofReturnType__order_by | None: ...
 
 Global___PageRequest: _TypeAlias = PageRequest  # noqa: Y015
+
+@_typing.final
+class PagePosition(_message.Message):
+    """PagePosition is a place in an ordered list, as the last resource that somebody has seen."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    value: _builtins.str
+    """Required. The value of the field that the list is ordered by; a time as in RFC 3339."""
+    id: _builtins.str
+    """Required. The id of the resource, which decides between equal values."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.str = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PagePosition: _TypeAlias = PagePosition  # noqa: Y015
 
 @_typing.final
 class PageInfo(_message.Message):

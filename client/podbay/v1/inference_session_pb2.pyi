@@ -569,26 +569,58 @@ class LogLine(_message.Message):
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     """The replica."""
     text: _builtins.str
     """The line without its end; longer lines are cut at 16 KiB."""
     offset: _builtins.int
     """The position after the line in the replica's log, to go on from."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When the end of the line was written, to some 10 ms; absent where nobody has noted it."""
+
     def __init__(
         self,
         *,
         replica_id: _builtins.str = ...,
         text: _builtins.str = ...,
         offset: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "replica_id", b"replica_id", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "replica_id", b"replica_id", "text", b"text", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LogLine: _TypeAlias = LogLine  # noqa: Y015
+
+@_typing.final
+class LogPosition(_message.Message):
+    """LogPosition is a place in the log of one replica."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.str
+    """Required. The replica."""
+    offset: _builtins.int
+    """The position of the next byte to read."""
+    def __init__(
+        self,
+        *,
+        replica_id: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "replica_id", b"replica_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogPosition: _TypeAlias = LogPosition  # noqa: Y015
 
 @_typing.final
 class Node(_message.Message):

@@ -643,6 +643,7 @@ class StreamInferenceSessionLogsRequest(_message.Message):
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     TAIL_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Required. The id of the session."""
     replica_id: _builtins.str
@@ -651,6 +652,10 @@ class StreamInferenceSessionLogsRequest(_message.Message):
     """Only the last lines of each replica; all unless said."""
     follow: _builtins.bool
     """Whether to go on with lines as they are written, until the session ends."""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[_inference_session_pb2.LogPosition]:
+        """Where to go on in logs that were read before a stream was lost; wins over `tail`."""
+
     def __init__(
         self,
         *,
@@ -658,10 +663,11 @@ class StreamInferenceSessionLogsRequest(_message.Message):
         replica_id: _builtins.str | None = ...,
         tail: _builtins.int | None = ...,
         follow: _builtins.bool = ...,
+        positions: _abc.Iterable[_inference_session_pb2.LogPosition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_replica_id", b"_replica_id", "_tail", b"_tail", "replica_id", b"replica_id", "tail", b"tail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_replica_id", b"_replica_id", "_tail", b"_tail", "follow", b"follow", "id", b"id", "replica_id", b"replica_id", "tail", b"tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_replica_id", b"_replica_id", "_tail", b"_tail", "follow", b"follow", "id", b"id", "positions", b"positions", "replica_id", b"replica_id", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__replica_id: _TypeAlias = _typing.Literal["replica_id"]  # noqa: Y015
     _WhichOneofArgType__replica_id: _TypeAlias = _typing.Literal["_replica_id", b"_replica_id"]  # noqa: Y015
@@ -681,18 +687,26 @@ class StreamInferenceSessionLogsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LINES_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[_inference_session_pb2.LogLine]:
         """The lines, in order for each replica."""
+
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[_inference_session_pb2.LogPosition]:
+        """Where `tail` begins, sent once for each replica before its lines: what to go on from after a
+        lost stream until a line of the replica has come.
+        """
 
     def __init__(
         self,
         *,
         lines: _abc.Iterable[_inference_session_pb2.LogLine] | None = ...,
+        positions: _abc.Iterable[_inference_session_pb2.LogPosition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "positions", b"positions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

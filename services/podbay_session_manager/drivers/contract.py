@@ -102,6 +102,9 @@ class LogChunk:
     data: bytes
     end: int
     """The position after the last byte that the log holds now."""
+    times: tuple[tuple[int, float | None], ...] = ()
+    """When it was written, as far as is known: positions in order, each with the time in seconds
+    since 1970 of the bytes from there to the next; None, or no position, where nobody noted it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ It imports nothing but what Python has loaded anyway: it starts in some 10 ms.
 
 In FOLDER it writes:
 - `log/`: what the command writes to stdout and stderr, in files named by the position of their
-  first byte. When a file is full the next one begins, and only the last two are kept.
+  first byte. When a file is full the next one begins, and only the last two are kept. Beside
+  each lies one with `.times` at its name's end: when which byte was read, as `log_times` tells.
 - `pid`: the process id of the command.
 - `exit`: once the command has ended, its exit code (128 and the signal's number where a signal
   killed it), and on a second line the name of the error where it could not be executed.
@@ -22,9 +23,14 @@ import os
 import select
 import signal
 import sys
+import time
 
 # One of the two files that are kept; so a log has between 5 and 10 MiB.
 SEGMENT_BYTES = 5 << 20
+# As many notes as a full file has lines of 40 bytes. With shorter ones the next file begins sooner.
+TIMES_BYTES = 2 << 20
+# What is read so soon after a noted time counts as read at that time.
+_TIME_STEP_NS = 10_000_000
 _READ_BYTES = 65536
 # More than a pipe holds: what a surviving grandchild goes on to write is not waited for.
 _DRAIN_BYTES = 1 << 20
@@ -43,12 +49,16 @@ class _Log:
         self._position = 0
         self._size = 0
         self._file = -1
+        self._times = -1
+        self._times_size = 0
+        self._noted_ns = 0
         self._open()
 
     def write(self, data: bytes) -> None:
         """Append bytes, and begin the next file where this one is full."""
-        if self._size >= SEGMENT_BYTES:
+        if self._size >= SEGMENT_BYTES or self._times_size >= TIMES_BYTES:
             self._open()
+        self._note(time.time_ns())
         view = memoryview(data)
         while view:
             try:
@@ -71,10 +81,43 @@ class _Log:
             os.close(self._file)
         self._file = file
         self._size = 0
+        self._open_times()
         self._bases.append(self._position)
         for base in self._bases[:-2]:
             _unlink(f"{self._folder}/{base:020d}")
+            _unlink(f"{self._folder}/{base:020d}.times")
         self._bases = self._bases[-2:]
+
+    def _open_times(self) -> None:
+        if self._times >= 0:
+            os.close(self._times)
+        self._times = -1
+        self._times_size = 0
+        self._noted_ns = 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        try:
+            self._times = os.open(f"{self._folder}/{self._position:020d}.times", flags, 0o600)
+        except OSError:
+            return  # the times of these lines will not be known
+
+    def _note(self, now_ns: int) -> None:
+        """Note that what is written next was read now."""
+        # The clock may have been set back.
+        if self._times < 0 or 0 <= now_ns - self._noted_ns < _TIME_STEP_NS:
+            return
+        note = self._position.to_bytes(8, "big") + (now_ns // 1000).to_bytes(8, "big")
+        try:
+            whole = os.write(self._times, note) == len(note)
+        except OSError:
+            whole = False
+        if whole:
+            self._noted_ns = now_ns
+            self._times_size += len(note)
+            return
+        # Without this note, what follows would seem as old as the one before.
+        os.close(self._times)
+        self._times = -1
+        _unlink(f"{self._folder}/{self._bases[-1]:020d}.times")
 
 
 def _unlink(path: str) -> None:

@@ -6,9 +6,11 @@ goes on from a position, and sees that something is missing by the gap.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from podbay_session_manager.drivers.contract import LogChunk
+from podbay_session_manager.drivers.log_times import note_time, times_of
 
 __all__ = ["append_log", "log_folder", "read_log_files"]
 
@@ -23,7 +25,9 @@ def log_folder(replica: Path) -> Path:
 def append_log(folder: Path, text: str) -> None:
     """Append text to a log that this process writes itself and that stays small."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (folder / f"{0:020d}").open("a", encoding="utf-8") as file:
+    path = folder / f"{0:020d}"
+    with path.open("a", encoding="utf-8") as file:
+        note_time(path, file.tell(), time.time_ns())
         file.write(text)
 
 
@@ -53,14 +57,17 @@ def _read(folder: Path, offset: int, limit: int) -> LogChunk | None:
     wanted = end + offset if offset < 0 else offset
     start = min(max(wanted, bases[0]), end)
     pieces: list[bytes] = []
+    times: list[tuple[int, float | None]] = []
     position = start
     for base, following in zip(bases, [*bases[1:], end], strict=True):
         if following <= position or limit <= 0:
             continue
-        with (folder / f"{base:020d}").open("rb") as file:
+        path = folder / f"{base:020d}"
+        with path.open("rb") as file:
             file.seek(position - base)
             data = file.read(min(limit, following - position))
         pieces.append(data)
+        times += times_of(path, position, position + len(data))
         position += len(data)
         limit -= len(data)
-    return LogChunk(offset=start, data=b"".join(pieces), end=end)
+    return LogChunk(offset=start, data=b"".join(pieces), end=end, times=tuple(times))

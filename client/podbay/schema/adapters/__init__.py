@@ -7,9 +7,9 @@
     for item in pipeline.apply(answers):
         ...
 
-An adapter makes none, one or many items of each item, lazily and without keeping anything between
-them. What is wrong with a specification is an AdapterConfigurationError when it is built; what is
-wrong with an item is an AdapterRunError when its turn comes. Both name the step and the place.
+An adapter makes none, one or many items of each item, lazily, and keeps nothing of what they hold.
+What is wrong with a specification is an AdapterConfigurationError when it is built; what is wrong
+with an item is an AdapterRunError when its turn comes. Both name the step and the place.
 """
 
 from podbay.schema.adapters._build import (
@@ -36,6 +36,7 @@ from podbay.schema.adapters._errors import (
     ItemDepthError,
     ItemIndexError,
     ItemKeyError,
+    ItemMemoryError,
     ItemNotImplementedError,
     ItemOverflowError,
     ItemPatternError,
@@ -70,6 +71,7 @@ __all__ = [
     "ItemDepthError",
     "ItemIndexError",
     "ItemKeyError",
+    "ItemMemoryError",
     "ItemNotImplementedError",
     "ItemOverflowError",
     "ItemPatternError",

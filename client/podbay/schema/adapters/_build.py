@@ -10,7 +10,8 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, Protocol, Self
 
 from podbay.schema.adapters._collections import build_explode, build_map, needs_to_be_last
 from podbay.schema.adapters._errors import (
@@ -43,13 +44,22 @@ class AdapterSpec(Protocol):
         """The configuration, as the kind wants it."""
 
 
+# A specification of its own, and its options: what an adapter is made from once more.
+_MadeFrom = tuple[Mapping[str, Any], AdapterOptions]
+
+
 class _Applicable:
     """What adapters and pipelines have in common."""
 
     def __init__(self, stages: Iterable[Stage], warnings: Iterable[str], *, numbered: bool) -> None:
         self._stages = tuple(stages)
-        self._runner = Runner(self._stages, numbered=numbered)
+        self._numbered = numbered
         self.warnings = tuple(warnings)
+
+    @cached_property
+    def _runner(self) -> Runner:
+        # At the first use, because the adapters of a pipeline are hardly ever used by themselves.
+        return Runner(self._stages, numbered=self._numbered)
 
     def apply(self, items: Iterable[Any]) -> Iterator[Any]:
         """Applies to items, lazily: an item is taken only when its outputs are asked for.
@@ -71,8 +81,18 @@ class _Applicable:
         return self._runner.run(items)
 
     def aapply(self, items: AsyncIterable[Any]) -> AsyncIterator[Any]:
-        """Applies to items that arrive one by one; otherwise as `apply`."""
+        """Applies to items that arrive one by one; otherwise as `apply`.
+
+        It runs in the event loop, which waits where a regular expression needs its time limit
+        (`AdapterOptions.pattern_seconds`).
+        """
         return self._runner.run_async(items)
+
+    def __copy__(self) -> Self:
+        return self  # nothing of it can be changed
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        return self
 
     def push(self, item: Any) -> list[Any]:
         """Returns all outputs for one item: none, one or many.
@@ -84,7 +104,9 @@ class _Applicable:
 
 
 class Adapter(_Applicable):
-    """One adapter, made by `create_adapter`. It has no state between items.
+    """One adapter, made by `create_adapter`.
+
+    It is never changed, so threads can share it. Pickled, it is its specification.
 
     Attributes:
         kind: Its kind.
@@ -92,9 +114,13 @@ class Adapter(_Applicable):
             probably not meant.
     """
 
-    def __init__(self, stage: Stage, warnings: Iterable[str] = ()) -> None:
+    def __init__(self, stage: Stage, warnings: Iterable[str], made_from: _MadeFrom) -> None:
         super().__init__((stage,), warnings, numbered=False)
         self.kind = stage.kind
+        self._made_from = made_from
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (create_adapter, self._made_from)
 
     @property
     def stage(self) -> Stage:
@@ -103,7 +129,9 @@ class Adapter(_Applicable):
 
 
 class Pipeline(_Applicable):
-    """Adapters that are applied one after the other. It has no state between items.
+    """Adapters that are applied one after the other.
+
+    It is never changed, so threads can share it. Pickled, it is its specifications.
 
     Attributes:
         warnings: Remarks about the configurations, each with its place.
@@ -124,6 +152,10 @@ class Pipeline(_Applicable):
             for warning in adapter.warnings
         ]
         super().__init__(stages, warnings, numbered=True)
+        self._adapters = adapters
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Pipeline, (self._adapters,))
 
     def __len__(self) -> int:
         return len(self._stages)
@@ -153,8 +185,13 @@ def create_adapter(
             built-in type that fits: KeyError, ValueError, TypeError, AttributeError.
     """
     warnings: list[str] = []
-    stage = _build(spec, options or AdapterOptions(), "", warnings.append)
-    return Adapter(stage, warnings)
+    options = options or AdapterOptions()
+    kind, configuration = _read(spec)
+    try:
+        own = {"kind": kind, "configuration": copy.deepcopy(configuration)}
+    except RecursionError:
+        raise _too_deep(kind) from None
+    return Adapter(_build(own, options, "", warnings.append), warnings, (own, options))
 
 
 def create_pipeline(
@@ -186,7 +223,10 @@ def _check_last(stages: Sequence[Stage]) -> None:
 
 
 def _build(spec: Any, options: AdapterOptions, place: str, warn: Callable[[str], None]) -> Stage:
-    """Builds a stage; `place` is where its specification stands in the outermost one."""
+    """Builds a stage; `place` is where its specification stands in the outermost one.
+
+    The specification is the adapter's own, and stays as it is.
+    """
     kind, configuration = _read(spec)
     here = f"{place}.configuration"
 
@@ -203,12 +243,16 @@ def _build(spec: Any, options: AdapterOptions, place: str, warn: Callable[[str],
     try:
         if configuration is None and kind != "FlattenHierarchy":
             raise ConfigurationTypeError(f"{kind} needs a configuration")
-        return _BUILDERS[kind](copy.deepcopy(configuration), building)
+        return _BUILDERS[kind](configuration, building)
     except AdapterError as error:
         raise error.within(".configuration").of_kind(kind) from None
     except RecursionError:
-        message = "the configuration is nested too deeply"
-        raise ConfigurationDepthError(message, path=".configuration").of_kind(kind) from None
+        raise _too_deep(kind) from None
+
+
+def _too_deep(kind: str) -> ConfigurationDepthError:
+    message = "the configuration is nested too deeply"
+    return ConfigurationDepthError(message, path=".configuration", kind=kind)
 
 
 def _read(spec: Any) -> tuple[str, Any]:

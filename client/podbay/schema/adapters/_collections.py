@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from podbay.schema.adapters._compiled import compile_records
 from podbay.schema.adapters._errors import (
     AdapterError,
     ConfigurationAttributeError,
@@ -16,10 +17,10 @@ from podbay.schema.adapters._errors import (
     member_path,
     quoted,
 )
-from podbay.schema.adapters._fields import explain_item
+from podbay.schema.adapters._fields import MOST_LINES, copy_lines, explain_item, no_list, raise_line
 from podbay.schema.adapters._query import Query
 from podbay.schema.adapters._run import Runner
-from podbay.schema.adapters._stages import Building, Many, Stage, member, names_of
+from podbay.schema.adapters._stages import Bind, Building, Many, Stage, member, names_of
 
 # The values of an index member for one item, given the number of positions.
 _Index = Callable[[Any, int], Sequence[Any]]
@@ -80,21 +81,25 @@ def _explode_one(name: Any) -> Many:
     def explode(item: Any) -> Iterator[Any]:
         collection = item[name]
         len(collection)
-        if type(item) is dict:
-            rest = item.copy()
-            del rest[name]
-        else:
-            rest = {key: value for key, value in item.items() if key != name}
-        return _records(rest, name, collection)
+        return records(_without(item, (name,)), collection)
+
+    def records(rest: dict[Any, Any], elements: Any) -> Iterator[Any]:
+        for element in elements:
+            record = rest.copy()
+            record[name] = element
+            yield record
 
     return explode
 
 
-def _records(rest: dict[Any, Any], name: Any, elements: Any) -> Iterator[Any]:
-    for element in elements:
-        record = rest.copy()
-        record[name] = element
-        yield record
+def _without(item: Any, names: str | tuple[Any, ...]) -> dict[Any, Any]:
+    """Returns the other members of an item."""
+    if type(item) is dict and isinstance(names, tuple):
+        rest = item.copy()
+        for name in names:
+            rest.pop(name, None)
+        return rest
+    return {key: value for key, value in item.items() if key not in names}
 
 
 def _explode(
@@ -112,9 +117,11 @@ def _explode(
 
         return fail
 
+    records = _records((*names, *(name for name, _ in indexes)))
+
     def explode(item: Any) -> Iterator[Any]:
         columns = {name: item[name] for name in names}
-        rest = {key: value for key, value in item.items() if key not in taken}
+        rest = _without(item, taken)
         if not columns:
             raise ItemAssertionError("names no collection", path=".collections")
         size = _common_size(columns.values())
@@ -123,10 +130,18 @@ def _explode(
             if strict and len(found) != size:
                 message = f"the query matches {len(found)} values for {size} positions"
                 raise ItemValueError(message, path=f".index{member_path(name)}")
-        rows = zip(*columns.values(), strict=False)
-        return ({**rest, **dict(zip(columns, row, strict=True))} for row in rows)
+        return records(rest, zip(*columns.values(), strict=False))
 
     return explode
+
+
+def _records(names: tuple[Any, ...]) -> Callable[[dict[Any, Any], Any], Iterator[Any]]:
+    """Returns the function that makes the records; a name that comes again has its first place."""
+    try:
+        columns = tuple(dict.fromkeys(names))
+    except TypeError:  # a name that no object has, so there are no records
+        columns = ()
+    return compile_records(columns or (None,))
 
 
 def _common_size(collections: Iterable[Any]) -> int:
@@ -159,20 +174,21 @@ def build_map(configuration: Any, building: Building) -> Stage:
     if needs_to_be_last(inner):
         message = "FileUpload must be the last adapter of a pipeline, it cannot be inside of Map"
         raise ConfigurationValueError(message, path=".adapter")
-    collect = Runner((inner,), numbered=False).collect
+    collect = Runner((inner,), numbered=False, prefix=".adapter").collect
 
-    def apply(item: Any) -> Any:
-        mapped = item.copy()
+    def map_lines(bind: Bind, copied: bool) -> list[str]:
+        lines = copy_lines(copied)
         if names is None:
-            raise ItemTypeError("must be a list of names", path=".collections")
-        for name in names:
-            try:
-                mapped[name] = collect(mapped[name])
-            except AdapterError as error:
-                raise error.within(".adapter") from None
-        return mapped
+            return [*lines, raise_line(bind, no_list(".collections"))]
+        function = bind(collect)
+        if len(names) > MOST_LINES:
+            return [*lines, f"for name in {bind(names)}: value[name] = {function}(value[name])"]
+        return [
+            *lines,
+            *(f"value[{name}] = {function}(value[{name}])" for name in map(bind, names)),
+        ]
 
-    return Stage("Map", one=apply, explain=_explain(names))
+    return Stage("Map", lines=map_lines, explain=_explain(names), copies=True)
 
 
 def needs_to_be_last(stage: Stage) -> bool:

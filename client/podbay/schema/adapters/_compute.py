@@ -57,13 +57,35 @@ def build_compute(steps: Any, path: str, building: Building) -> Step:
 
 def fresh(value: Any) -> Step:
     """Returns the function that makes a new copy of a JSON value, whatever it is given."""
+    inner = _inner(value)
+    if inner is None:
+        return lambda _: value
+    if not inner:
+        return lambda _: value.copy()
+    makes = [(place, fresh(one)) for place, one in inner]
+
+    def make_value(_: Any) -> Any:
+        made = value.copy()
+        for place, make in makes:
+            made[place] = make(None)
+        return made
+
+    return make_value
+
+
+def _inner(value: Any) -> list[tuple[Any, Any]] | None:
+    """Returns the objects and arrays in a value, with their names or positions.
+
+    Returns:
+        None for a value that can hold nothing.
+    """
     if isinstance(value, dict):
-        members = [(name, fresh(one)) for name, one in value.items()]
-        return lambda _: {name: make(None) for name, make in members}
-    if isinstance(value, list):
-        elements = [fresh(one) for one in value]
-        return lambda _: [make(None) for make in elements]
-    return lambda _: value
+        members = list(value.items())
+    elif isinstance(value, list):
+        members = list(enumerate(value))
+    else:
+        return None
+    return [(place, one) for place, one in members if isinstance(one, dict | list)]
 
 
 def _step(step: Any, path: str, building: Building) -> Step:

@@ -34,11 +34,13 @@ class AdapterError(Exception):
         path: The place within the adapter's specification, as "configuration.fields".
     """
 
-    def __init__(self, message: str, *, path: str = "") -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, path: str = "", kind: str = "", step: int | None = None
+    ) -> None:
+        # Nothing by super(): Exception keeps its arguments without, and it takes half of the time.
         self.message = message
-        self.step: int | None = None
-        self.kind = ""
+        self.step = step
+        self.kind = kind
         self._path = path
 
     @property
@@ -147,6 +149,10 @@ class ItemOverflowError(AdapterRunError, OverflowError):
     """A number is too large."""
 
 
+class ItemMemoryError(AdapterRunError, MemoryError):
+    """The output would be larger than the memory."""
+
+
 class ItemPatternError(AdapterRunError, re.error):
     """A regular expression or its replacement is not valid."""
 
@@ -179,14 +185,19 @@ _RUN_TYPES: tuple[tuple[type[Exception], type[AdapterRunError]], ...] = (
     (NotImplementedError, ItemNotImplementedError),
     (RecursionError, ItemDepthError),
     (OverflowError, ItemOverflowError),
+    (MemoryError, ItemMemoryError),
     (re.error, ItemPatternError),
 )
+_EXACT_RUN_TYPES = dict(_RUN_TYPES)
 RUN_FAILURES = tuple(builtin for builtin, _ in _RUN_TYPES)
 """What Python raises when an adapter is applied to an item that does not fit."""
 
 
 def run_error_type(failure: Exception) -> type[AdapterRunError]:
     """Returns our type for what Python raised: one of `RUN_FAILURES`."""
+    exactly = _EXACT_RUN_TYPES.get(type(failure))
+    if exactly is not None:
+        return exactly
     for builtin, ours in _RUN_TYPES:
         if isinstance(failure, builtin):
             return ours

@@ -4,6 +4,10 @@ A backtracking engine tries, from each start, every way to share the text among 
 loops, none of them around another, these are at most n^k ways, times 2 for each optional part and
 the number of branches for each alternative: n^(k+1) in all. A loop around a group may be
 exponential, and is taken to be.
+
+A loop that ends the pattern is not counted: nothing after it can fail, so it is tried once from
+where it begins, and what it takes is taken for good. Nor are the starts of a pattern that must
+begin where the text does: all others fail at once.
 """
 
 import re
@@ -16,6 +20,8 @@ _MOST_COPIES = 32
 _COPIES = re.compile(r"\{(\d*)(,?)(\d*)\}")
 # What the scan below does not understand: comments, and layout that does not count.
 _UNCLEAR = re.compile(r"\(\?#|\(\?[a-zA-Z]*x")
+# What makes a failure of a success, or takes nothing of what it has read: no loop ends these.
+_LOOKS = re.compile(r"\(\?<?[!=]|\(\?\(")
 _BACK_REFERENCE = re.compile(r"\\[1-9]|\(\?P=")
 _CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 
@@ -27,6 +33,7 @@ class _Group:
         self.loops = 0.0
         self.ways = 1.0  # for the parts outside of loops
         self.branches = 1
+        self.ends_with_loop = False
 
     def take(self, inner: "_Group", copies: float, *, optional: bool) -> None:
         self.loops += inner.loops * copies
@@ -47,8 +54,10 @@ def safe_length(pattern: re.Pattern[str]) -> int:
     if whole is None:
         return -1
     loops = whole.loops + len(_BACK_REFERENCE.findall(text))
+    last = whole.ends_with_loop and not _LOOKS.search(text)
+    anchored = text.startswith("^") and whole.branches == 1 and not pattern.flags & re.MULTILINE
     budget = _STEPS / (whole.ways * whole.branches)
-    return int(budget ** (1 / (loops + 1))) - 1 if budget >= 1 else -1
+    return int(budget ** (1 / max(loops - last + 1 - anchored, 1))) - 1 if budget >= 1 else -1
 
 
 def _scan(text: str) -> _Group | None:
@@ -77,6 +86,7 @@ def _scan(text: str) -> _Group | None:
             groups[-1].branches += 1
         elif character in "*+{":
             groups[-1].loops += 1
+            groups[0].ends_with_loop = character != "{" and not text[at:].strip(")")
         elif character == "?":
             groups[-1].ways = min(groups[-1].ways * 2, 1e300)
     return groups[0] if len(groups) == 1 else None

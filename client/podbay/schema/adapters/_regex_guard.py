@@ -1,13 +1,17 @@
-"""One process that applies regular expressions under a time limit."""
+"""One process that applies regular expressions under a time limit.
+
+Whoever asks waits, an event loop as well, and those who ask meanwhile wait for their turn.
+"""
 
 import atexit
-import contextlib
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from podbay.schema.adapters._errors import (
     AdapterRunError,
     ItemDepthError,
     ItemIndexError,
+    ItemMemoryError,
     ItemOverflowError,
     ItemPatternError,
     ItemTypeError,
@@ -24,8 +29,12 @@ from podbay.schema.adapters._errors import (
     PatternTimeoutError,
 )
 
+# The most bytes that are read at once.
+_CHUNK = 1 << 20
+
 _FAILURES: dict[str, type[AdapterRunError]] = {
     "IndexError": ItemIndexError,
+    "MemoryError": ItemMemoryError,
     "OverflowError": ItemOverflowError,
     "PatternError": ItemPatternError,
     "RecursionError": ItemDepthError,
@@ -40,9 +49,9 @@ class _Guard:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, request: str, seconds: float) -> str:
+    def ask(self, request: str, seconds: float) -> bytes:
         """Sends a line, and returns the answer.
 
         Raises:
@@ -50,18 +59,21 @@ class _Guard:
             PatternGuardError: There can be no process here.
         """
         with self._lock:
-            process = self._process
-            if process is None or process.poll() is not None:
-                process = self._process = _start()
-            answer, stopped = _exchange_in(process, request, seconds)
-            if stopped or not answer:
+            if self._process is None or self._process.poll() is not None:
                 self._end()
-            if answer:
-                return answer
-            if stopped:
+                self._process = _start()
+            answer = b""
+            try:
+                answer = _exchange(self._process, request.encode("ascii") + b"\n", seconds)
+            except TimeoutError:
                 message = f"the regular expression took longer than {seconds:g} s and was stopped"
-                raise PatternTimeoutError(message)
+                raise PatternTimeoutError(message) from None
+            finally:
+                if not answer:  # whatever the reason is, it cannot be asked again
+                    self._end()
+        if not answer:
             raise PatternGuardError("the process that limits regular expressions has ended")
+        return answer
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -82,61 +94,66 @@ class _Guard:
             self._end()
 
 
-def _close_pipes(process: subprocess.Popen[str]) -> None:
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
     for stream in (process.stdin, process.stdout):
         if stream is not None:
-            with contextlib.suppress(OSError):  # what was not sent is of no use now
-                stream.close()
+            stream.close()
 
 
-def _start() -> subprocess.Popen[str]:
+def _start() -> subprocess.Popen[bytes]:
     try:
         process = subprocess.Popen(  # noqa: S603 - our own file, run by the same Python
             [sys.executable, "-I", "-S", str(Path(_regex_worker.__file__))],
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            encoding="ascii",
             start_new_session=True,  # a Ctrl-C is the caller's to handle
         )
     except OSError:
         process = None
-    if process is None or not process.stdout or not process.stdout.readline():
+    if process is None or not process.stdin or not process.stdout or not process.stdout.readline():
         if process is not None:
             process.kill()
             process.communicate()
         message = "the regular expression needs a time limit, and no process can be started for it"
         raise PatternGuardError(message)
+    os.set_blocking(process.stdin.fileno(), False)
     return process
 
 
-def _exchange_in(process: subprocess.Popen[str], request: str, seconds: float) -> tuple[str, bool]:
-    """Returns the answer, empty if there is none, and whether the process was stopped."""
-    stopped = threading.Event()
+def _exchange(process: subprocess.Popen[bytes], request: bytes, seconds: float) -> bytes:
+    """Returns the answer; it is empty if the process ends.
 
-    def stop() -> None:
-        stopped.set()
-        process.kill()
-
-    late = threading.Timer(seconds, stop)
-    late.start()
-    try:
-        answer = _exchange(process, request)
-    finally:
-        late.cancel()
-        late.join()
-    return answer, stopped.is_set()
-
-
-def _exchange(process: subprocess.Popen[str], request: str) -> str:
+    Raises:
+        TimeoutError: The answer is not there in time.
+    """
     if process.stdin is None or process.stdout is None:
-        return ""
-    try:
-        process.stdin.write(request + "\n")
-        process.stdin.flush()
-        return process.stdout.readline()
-    except OSError:  # it was ended while we wrote
-        return ""
+        return b""
+    source, sink = process.stdout.fileno(), process.stdin.fileno()
+    wanted = select.poll()
+    wanted.register(source, select.POLLIN)
+    wanted.register(sink, select.POLLOUT)
+    deadline = time.monotonic() + seconds
+    unsent = memoryview(request)
+    parts: list[bytes] = []
+    while not parts or not parts[-1].endswith(b"\n"):
+        left = deadline - time.monotonic()
+        ready = wanted.poll(left * 1000) if left > 0 else []
+        if not ready:
+            raise TimeoutError
+        if source in dict(ready):
+            parts.append(os.read(source, _CHUNK))
+            if not parts[-1]:
+                return b""
+        elif unsent:
+            try:
+                unsent = unsent[os.write(sink, unsent) :]
+            except OSError:  # it was ended while we wrote
+                return b""
+            if not unsent:
+                wanted.unregister(sink)
+    return b"".join(parts)
 
 
 _guard = _Guard()

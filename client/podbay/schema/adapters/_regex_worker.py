@@ -9,6 +9,16 @@ import re
 import sys
 from typing import Any, TextIO
 
+_FAILURES = (
+    re.error,
+    ValueError,
+    TypeError,
+    IndexError,
+    RecursionError,
+    OverflowError,
+    MemoryError,
+)
+
 
 def apply(operation: str, pattern: re.Pattern[str], text: str, arguments: list[Any]) -> Any:
     """Applies a pattern to a text.
@@ -38,7 +48,7 @@ def answer(line: str) -> str:
     operation, pattern, flags, text, arguments = json.loads(line)
     try:
         return json.dumps({"result": apply(operation, re.compile(pattern, flags), text, arguments)})
-    except (re.error, ValueError, TypeError, IndexError, RecursionError, OverflowError) as failure:
+    except _FAILURES as failure:
         return json.dumps({"error": type(failure).__name__})
 
 

@@ -1,72 +1,70 @@
 """Applying stages to items."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from podbay.schema.adapters._compiled import Row, compile_row
 from podbay.schema.adapters._errors import (
     RUN_FAILURES,
     AdapterError,
     AdapterRunError,
-    ItemKeyError,
     quoted,
     run_error_type,
 )
-from podbay.schema.adapters._stages import Many, One, Stage
+from podbay.schema.adapters._stages import Many, Stage
 
 _FAILURES: tuple[type[Exception], ...] = (AdapterRunError, *RUN_FAILURES)
+# What an item is too much for, whatever the adapter is.
+_BEYOND: dict[type[Exception], str] = {
+    RecursionError: "the item is nested too deeply",
+    MemoryError: "the output does not fit into the memory",
+}
 
 
 class _Place(NamedTuple):
-    """Where a function of the plan stands in the specification, for errors."""
+    """A stage, and where it stands in the specification, for errors."""
 
-    step: int | None
-    around: tuple[str, ...]  # the kinds around it, the innermost first
-    prefix: str  # its place in the outermost specification
     stage: Stage
+    step: int | None
+    kinds: str  # its kind, after those around it, as errors have them
+    prefix: str  # its place in the outermost specification
 
 
-class _Segment(NamedTuple):
-    """Functions from one item to one item, then at most one from an item to many."""
+class _Fork(NamedTuple):
+    """An adapter that makes many items of one, after a row of those that make one of one."""
 
-    ones: tuple[One, ...]
-    many: Many | None
+    row: Row
+    many: Many
+    place: _Place
 
 
 class Runner:
     """Applies stages, one after the other, to one item at a time.
 
-    The plan is a list of segments, and the state of a run is one iterator for each segment that
-    is under way. So a pipeline of any length needs no more of Python's stack than a short one,
-    and nothing is computed before it is asked for. Runs share nothing.
+    The plan is a list of forks and the row after the last of them, and the state of a run is one
+    iterator for each row that is under way. So a pipeline of any length needs no more of Python's
+    stack than a short one, and nothing is computed before it is asked for. Runs share nothing.
     """
 
-    def __init__(self, stages: Iterable[Stage], *, numbered: bool) -> None:
+    def __init__(self, stages: Iterable[Stage], *, numbered: bool, prefix: str = "") -> None:
         """Makes the plan.
 
         Args:
             stages: In the order in which they are applied.
             numbered: Errors name the position of the stage that failed.
+            prefix: The place of the stages in a larger specification.
         """
-        self._places: dict[int, _Place] = {}
-        segments: list[_Segment] = []
-        ones: list[One] = []
+        forks: list[_Fork] = []
+        row: list[_Place] = []
         for step, stage in enumerate(stages):
-            for place in _leaves(_Place(step if numbered else None, (), "", stage)):
+            for place in _leaves(_Place(stage, step if numbered else None, stage.kind, prefix)):
                 if place.stage.many is not None:
-                    segments.append(_Segment(tuple(ones), self._named(place.stage.many, place)))
-                    ones = []
-                elif place.stage.one is not None:
-                    ones.append(self._named(place.stage.one, place))
-        self._segments = (*segments, _Segment(tuple(ones), None))
-        self._only = ones[0] if len(ones) == 1 and not segments else None
-
-    def _named(self, function: Callable[[Any], Any], place: _Place) -> Callable[[Any], Any]:
-        """Remembers the place of a function; one that comes twice is wrapped to tell them apart."""
-        if id(function) in self._places:
-            return self._named(partial(function), place)
-        self._places[id(function)] = place
-        return function
+                    forks.append(_Fork(_compiled(row), place.stage.many, place))
+                    row = []
+                else:
+                    row.append(place)
+        self._forks = tuple(forks)
+        self._last = _compiled(row)
 
     def run(self, items: Iterable[Any]) -> Iterator[Any]:
         """Applies the stages to items, lazily.
@@ -74,50 +72,28 @@ class Runner:
         Raises:
             AdapterRunError: An item does not fit; what came before it has been delivered.
         """
-        if self._only is not None:
-            return self._run_only(self._only, items)
-        return self._run(items)
+        return self._run(items) if self._forks else self._last.run(items)
 
     def collect(self, items: Iterable[Any]) -> list[Any]:
         """Applies the stages to items, and returns all outputs."""
-        function = self._only
-        if function is None:
-            return list(self._run(items))
-        made = []
-        for item in items:
-            try:
-                made.append(function(item))
-            except _FAILURES as failure:
-                raise self._explained(failure, function, item) from None
-        return made
-
-    def _run_only(self, function: One, items: Iterable[Any]) -> Iterator[Any]:
-        """The same as `_run` for a single function, which is the usual case."""
-        for item in items:
-            try:
-                made = function(item)
-            except _FAILURES as failure:
-                raise self._explained(failure, function, item) from None
-            yield made
+        return list(self._run(items)) if self._forks else self._last.collect(items)
 
     def _run(self, items: Iterable[Any]) -> Iterator[Any]:
-        segments = self._segments
-        under_way = [iter(items)]
+        forks = self._forks
+        rows = [*(fork.row.run for fork in forks), self._last.run]
+        under_way = [rows[0](items)]
         while under_way:
-            ones, many = segments[len(under_way) - 1]
-            for item in under_way[-1]:
-                value = item
-                function: Callable[[Any], Any] | None = None
+            if len(under_way) > len(forks):
+                yield from under_way.pop()
+                continue
+            fork = forks[len(under_way) - 1]
+            for value in under_way[-1]:
                 try:
-                    for function in ones:
-                        value = function(value)
-                    if many is not None:
-                        function = many
-                        under_way.append(many(value))
-                        break
+                    many = fork.many(value)
                 except _FAILURES as failure:
-                    raise self._explained(failure, function, value) from None
-                yield value
+                    raise _explained(failure, fork.place, value) from None
+                under_way.append(rows[len(under_way)](many))
+                break
             else:
                 under_way.pop()
 
@@ -127,31 +103,31 @@ class Runner:
             for made in self.run((item,)):
                 yield made
 
-    def _explained(
-        self, failure: Exception, function: Callable[[Any], Any] | None, item: Any
-    ) -> AdapterError:
-        """Says where a failure happened, in words that hold nothing of the item."""
-        place = self._places[id(function)]
-        stage = place.stage
-        error: AdapterError
-        if isinstance(failure, AdapterError):
-            error = failure
-        elif isinstance(failure, KeyError):
-            # Adapters look up nothing but names from their configuration.
-            name = failure.args[0] if failure.args else ""
-            error = ItemKeyError(f"the item has no member {quoted(name)}")
-        else:
-            why = _too_deep(failure) or (stage.explain(item) if stage.explain else "does not fit")
-            error = run_error_type(failure)(why)
-        error.within(".configuration" if error.path else "").of_kind(stage.kind)
-        error.within(place.prefix)
-        for kind in place.around:
-            error.of_kind(kind)
-        return error.at_step(place.step)
+
+def _compiled(row: list[_Place]) -> Row:
+    places = tuple(row)
+
+    def explain(failure: Exception, at: int, value: Any) -> AdapterError:
+        return _explained(failure, places[at], value)
+
+    return compile_row([place.stage for place in places], _FAILURES, explain)
 
 
-def _too_deep(failure: Exception) -> str:
-    return "the item is nested too deeply" if isinstance(failure, RecursionError) else ""
+def _explained(failure: Exception, place: _Place, item: Any) -> AdapterError:
+    """Says where a failure happened, in words that hold nothing of the item."""
+    stage = place.stage
+    if isinstance(failure, AdapterError):
+        failure.within(".configuration" if failure.path else "").within(place.prefix)
+        return failure.of_kind(place.kinds).at_step(place.step)
+    if isinstance(failure, KeyError):
+        # Adapters look up nothing but names from their configuration.
+        name = failure.args[0] if failure.args else ""
+        why = f"the item has no member {quoted(name)}"
+    else:
+        why = _BEYOND.get(type(failure)) or (
+            stage.explain(item) if stage.explain else "does not fit"
+        )
+    return run_error_type(failure)(why, path=place.prefix, kind=place.kinds, step=place.step)
 
 
 def _leaves(place: _Place) -> Iterator[_Place]:
@@ -161,5 +137,6 @@ def _leaves(place: _Place) -> Iterator[_Place]:
         yield place
         return
     for position, inner in enumerate(stage.inner):
+        kinds = f"{place.kinds} > {inner.kind}"
         prefix = f"{place.prefix}.configuration{stage.inner_path}[{position}]"
-        yield from _leaves(_Place(place.step, (stage.kind, *place.around), prefix, inner))
+        yield from _leaves(_Place(inner, place.step, kinds, prefix))

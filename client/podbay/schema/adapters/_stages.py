@@ -10,6 +10,13 @@ One = Callable[[Any], Any]
 """From an item to the item that takes its place."""
 Many = Callable[[Any], Iterator[Any]]
 """From an item to the items that take its place. Fails when it is called, not when iterated."""
+Bind = Callable[[Any], str]
+"""Gives an object a name that lines of Python can use. Nothing else gets into such lines."""
+Lines = Callable[[Bind, bool], list[str]]
+"""Makes lines of Python that turn `value`, an item, into the item that takes its place.
+
+They are told whether `value` is already a copy that nobody else has, and may be changed.
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,6 +30,8 @@ class AdapterOptions:
             list of specifications (or an object whose member `adapters` is one), `null` as
             `$literal`, and texts that begin with `$$` in `$scalar` and `$list`.
         pattern_seconds: The longest time for one application of a regular expression, in seconds.
+            One that cannot take long is applied in place. Any other is applied in a process that
+            all share: who asks waits for it, an event loop too, and for those who asked before.
     """
 
     strict_index: bool = False
@@ -32,24 +41,28 @@ class AdapterOptions:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stage:
-    """An adapter that is ready to be applied. Exactly one of `one`, `many`, `inner` is set.
+    """An adapter that is ready to be applied. Exactly one of the four ways to do so is set.
 
     Attributes:
         kind: The kind, as in the specification.
         one: For an adapter that makes one item of each item.
+        lines: The same, for one that is so quick that a call would be most of it.
         many: For an adapter that makes any number of items of each item.
         inner: For an adapter that applies others, one after the other.
         inner_path: Where the specifications of `inner` stand in the configuration.
         explain: Says why an item did not fit, after Python raised something.
+        copies: What it makes of an item is a new object, down to its members but not below.
         last: The adapter must be the last of its pipeline.
     """
 
     kind: str
     one: One | None = None
+    lines: Lines | None = None
     many: Many | None = None
     inner: "tuple[Stage, ...] | None" = None
     inner_path: str = ""
     explain: Callable[[Any], str] | None = None
+    copies: bool = False
     last: bool = False
 
 

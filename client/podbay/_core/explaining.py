@@ -1,0 +1,54 @@
+"""Why a session stands where it stands, in words. Pure: the time is an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from podbay.types import ReplicaStatus, SessionExplanation, SessionStatus
+
+__all__ = ["explained", "explanation"]
+
+
+def explained(status: SessionStatus, now: datetime) -> SessionExplanation:
+    """Return the explanation of a status; see `explanation`."""
+    return SessionExplanation(status, "\n".join(explanation(status, now)))
+
+
+def explanation(status: SessionStatus, now: datetime) -> Iterator[str]:
+    """Return the lines that explain a status.
+
+    Args:
+        status: The status.
+        now: The time that waits are counted from.
+    """
+    why = ": ".join(text for text in (status.reason, status.message) if text)
+    takes = "takes calls" if status.ready else "takes no calls"
+    yield (
+        f"session {status.session_id} is {status.status} and {takes}: {status.ready_replicas} of "
+        f"{status.desired_replicas} replicas are ready"
+    )
+    if why:
+        yield f"  {why}"
+    if status.explanation and status.explanation != status.message:
+        yield from (f"  {line}" for line in status.explanation.splitlines())
+    for replica in status.replicas:
+        yield ""
+        yield from _replica(replica, now)
+
+
+def _replica(replica: ReplicaStatus, now: datetime) -> Iterator[str]:
+    place = f" on {replica.node}" if replica.node else ""
+    yield f"replica {replica.index}, try {replica.attempt} ({replica.id}){place}: {replica.phase}"
+    if replica.reason:
+        yield f"  {replica.reason}"
+    yield from (f"  {line}" for line in replica.message.splitlines())
+    if replica.exit_code is not None:
+        signal = f" (signal {replica.exit_code - 128})" if replica.exit_code > 128 else ""
+        yield f"  exit code {replica.exit_code}{signal}"
+    if replica.retry_time is not None:
+        wait = (replica.retry_time - now).total_seconds()
+        yield f"  tried again in {max(0.0, wait):.1f} s"
+    if replica.log_tail:
+        yield "  the last lines of its log:"
+        yield from (f"    | {line}" for line in replica.log_tail)
