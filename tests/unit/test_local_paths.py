@@ -78,7 +78,7 @@ class Recorder:
     def __init__(self) -> None:
         self.request: Any = None
 
-    def run(self, operation: Operation[Any]) -> None:
+    def run(self, operation: Operation[Any], _timeout: float | None = None) -> None:
         self.request = operation.request.inference_service
 
 

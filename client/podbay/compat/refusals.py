@@ -45,10 +45,7 @@ GROUPS: Final = frozenset(
 """The groups of the platform's API that Podbay does not have."""
 
 _MEMBERS: Final = {
-    "raw": "it speaks gRPC: podbay.v1 has the messages",
     "volumes": _UPLOAD,
-    "get": "ask the group: models.get(id), inferenceservices.get(id), inferencesessions.get(id)",
-    "apigroup": "name the group: models, inferenceservices or inferencesessions",
     "link_entity": _STORE,
 }
 

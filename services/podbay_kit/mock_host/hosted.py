@@ -1,7 +1,6 @@
 """One replica in the process of whoever made its class."""
 
 import asyncio
-import contextlib
 import logging
 import traceback
 from collections.abc import Callable
@@ -110,8 +109,10 @@ class HostedReplica:
     async def _stop(self, grace: float) -> None:
         await self._server.stop(max(grace, _LEAST_GRACE))
         self._serving.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([self._serving])
+        await asyncio.wait([self._serving])
+        if self._end is None:
+            # It was stopped in the middle of its start, which then fails in any way.
+            self._finish({"exit_code": 0})
 
     def _finish(self, end: dict[str, Any]) -> None:
         self._end = end
