@@ -45,8 +45,9 @@ fmt: $(STAMP) ## Format the code and the protos
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format -w
 
-bench: $(STAMP) ## Measure Podbay beside a direct call, Envoy, dyff-schema; writes docs/performance*.md
+bench: $(STAMP) ## Measure Podbay beside a direct call, Envoy and the reference; writes docs/performance*.md
 	$(BIN)/python -m benchmarks.adapters
+	$(BIN)/python -m benchmarks.local
 	$(BIN)/python -m benchmarks
 
 bench-peers: $(STAMP) ## Measure Podbay beside other model servers; writes docs/performance-peers.md

@@ -68,7 +68,8 @@ sockets (`python -m benchmarks.inside`); the rest is what its process uses beyon
 - The ratio of `Exchange` in the first table is lower than the one on cores of their own, as the
   Python client and the replica take their time from the same two cores there.
 
-The adapters have [a page of their own](performance-adapters.md), and so has the comparison with
+The adapters have [a page of their own](performance-adapters.md), and so have
+[the local platform](performance-local.md) and the comparison with
 [other model servers](performance-peers.md).
 """
 

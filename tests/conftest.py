@@ -50,6 +50,7 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "needs_grpcurl": _no_grpcurl,
     "needs_reference": partial(_no_reference, "reference"),
     "needs_reference_client": partial(_no_reference, "reference-client"),
+    "needs_reference_audit": partial(_no_reference, "reference-audit"),
 }
 
 

@@ -365,6 +365,7 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "PROBE_FAILED": _Reason(ReplicaError, "UNAVAILABLE", 502, _SEE_LOGS),
     "NO_NODE_AVAILABLE": _Reason(BusyError, "UNAVAILABLE", 503),
     "REPLICA_STOPPED": _Reason(ReplicaError, "UNAVAILABLE", 502),
+    "MOCK_PROCESS_ENDED": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
     "REPLICA_REFUSED": _Reason(ReplicaError, "ABORTED", 502),
     "REPLICA_UNREACHABLE": _Reason(ReplicaError, "UNAVAILABLE", 502, _LATER),
     "REPLICA_CONNECTION_LOST": _Reason(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import sys
+from pathlib import Path
 
 from podbay_kit.process import (
     SettingsError,
@@ -39,7 +40,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAMES",
         help="what runs replicas, by commas and in the order of preference: process (commands and "
         "mocks as processes of this user, with all that this user may do), inprocess (mocks within "
-        "this process). None unless given: then no session can be created",
+        "this process), attached (mocks within the processes that made them). None unless given: "
+        "then no session can be created",
+    )
+    parser.add_argument(
+        "--mock-hosts",
+        type=Path,
+        metavar="FOLDER",
+        help="where processes say that they host mocks, for the driver attached (default: a folder "
+        "of the data directory)",
     )
     parser.add_argument(
         "--allow-process-driver-off-loopback",
@@ -93,6 +102,7 @@ def main() -> int:
             service_token=read_secret(options.service_token_file),
             registry_endpoint=options.registry_endpoint,
             drivers=_drivers(options),
+            mock_hosts=options.mock_hosts,
             stop_replicas_on_exit=options.stop_replicas_on_exit,
             drain_seconds=options.drain_seconds,
         )

@@ -131,11 +131,10 @@ class _SessionPass:
 
     def _fail_or_fill(self) -> None:
         latest = self._latest()
-        if not self._session.ever_ready:
-            for replica in latest.values():
-                if self._is_final(replica):
-                    self._fail(replica)
-                    return
+        for replica in latest.values():
+            if self._is_final(replica):
+                self._fail(replica)
+                return
         if self._world.halting:
             return
         for index in range(self._session.desired):
@@ -156,6 +155,10 @@ class _SessionPass:
     def _is_final(self, replica: ReplicaRecord) -> bool:
         if replica.phase is not _P.FAILED:
             return False
+        if self._session.ever_ready:
+            # Only people can bring that process back, and they do so soon or never.
+            gone = replica.reason is Reason.MOCK_PROCESS_ENDED
+            return gone and replica.failures + 1 >= self._policy.orphan_attempts
         return replica.failures + 1 >= self._policy.attempts_for(replica.reason)
 
     def _fail(self, replica: ReplicaRecord) -> None:

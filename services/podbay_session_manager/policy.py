@@ -16,6 +16,7 @@ HOPELESS: Final = frozenset(
         Reason.WORKING_DIRECTORY_NOT_FOUND,
         Reason.MOCK_NOT_IMPORTABLE,
         Reason.UNSUPPORTED_SERVICE,
+        Reason.MOCK_PROCESS_ENDED,
     }
 )
 """What stays as it is until somebody changes the service or the node."""
@@ -45,6 +46,9 @@ class Policy:
     first."""
     attempts: int = 3
     """How often a session is tried that was never ready."""
+    orphan_attempts: int = 8
+    """How often a session that was ready is tried whose mock's process has ended: for about a
+    minute, in which the process may be started again."""
     kept_replicas: int = 3
     """How many ended replicas are kept for each index, with their logs."""
 

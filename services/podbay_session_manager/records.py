@@ -60,6 +60,7 @@ class Reason(StrEnum):
     REPLICA_FAILING = "REPLICA_FAILING"
     NO_NODE_AVAILABLE = "NO_NODE_AVAILABLE"
     REPLICA_STOPPED = "REPLICA_STOPPED"
+    MOCK_PROCESS_ENDED = "MOCK_PROCESS_ENDED"
 
     @property
     def camel(self) -> str:

@@ -64,7 +64,11 @@ def build_route(session: SessionRecord, replicas: Iterable[ReplicaRecord]) -> ma
         route.message = _cut(explanation(session, known))
         failed = [r for r in known if r.phase is ReplicaPhase.FAILED]
         if failed:
-            route.evidence.update(evidence_of(max(failed, key=lambda r: r.transition_at)))
+            last = max(failed, key=lambda r: r.transition_at)
+            route.evidence.update(evidence_of(last))
+            if last.reason is Reason.MOCK_PROCESS_ENDED:
+                # Waiting does not help: somebody must run something again.
+                route.queue_timeout.SetInParent()
     return route
 
 

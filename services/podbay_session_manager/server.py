@@ -23,6 +23,7 @@ from podbay_kit.storage import Database, migrate, sqlite_url
 from podbay_kit.tasks import TaskSet
 from podbay_session_manager.announcer import Announcer
 from podbay_session_manager.auth import RegistryAuthenticator
+from podbay_session_manager.drivers.attached import AttachedDriver
 from podbay_session_manager.drivers.contract import DriverUnreachableError, ReplicaDriver
 from podbay_session_manager.drivers.inprocess import InProcessDriver
 from podbay_session_manager.drivers.process import ProcessDriver
@@ -42,7 +43,7 @@ __all__ = ["DRIVERS", "Settings", "serving"]
 
 _LOG = logging.getLogger(__name__)
 
-DRIVERS: Final = ("process", "inprocess")
+DRIVERS: Final = ("process", "inprocess", "attached")
 """The names of the drivers that can be on."""
 
 _MAINTENANCE_SECONDS: Final = 3600.0
@@ -61,6 +62,8 @@ class Settings:
         service_token: The secret that the services of the installation share.
         registry_endpoint: The registry's address.
         drivers: The names of the drivers that are on, in the order of preference.
+        mock_hosts: Where processes say that they host mocks; the data directory's own folder unless
+            given.
         stop_replicas_on_exit: Whether replicas end together with the session manager.
         drain_seconds: How long calls may finish at the end.
         progress_interval: Seconds after which an idle watch sends progress.
@@ -72,6 +75,7 @@ class Settings:
     service_token: str
     registry_endpoint: str
     drivers: Sequence[str] = ()
+    mock_hosts: Path | None = None
     stop_replicas_on_exit: bool = False
     drain_seconds: float = 10.0
     progress_interval: float = 5.0
@@ -162,6 +166,9 @@ def _make_drivers(settings: Settings) -> dict[str, ReplicaDriver]:
             made[name] = ProcessDriver(settings.data_dir / "replicas")
         elif name == InProcessDriver.name:
             made[name] = InProcessDriver(settings.data_dir / "replicas-inprocess")
+        elif name == AttachedDriver.name:
+            hosts = settings.mock_hosts or settings.data_dir / "mock-hosts"
+            made[name] = AttachedDriver(settings.data_dir / "replicas-attached", hosts)
         else:
             raise SettingsError(f"There is no driver {name!r}. There are: {', '.join(DRIVERS)}.")
     return made

@@ -100,6 +100,8 @@ def probe_failed_message(path: str, seen: str, *, final: bool = False) -> str:
 
 def failure_message(session: SessionRecord, replica: ReplicaRecord) -> str:
     """Say why a session failed for good."""
+    if replica.reason is Reason.MOCK_PROCESS_ENDED:
+        return f"The session has lost its mock. {replica.message}"
     if replica.attempt > 1:
         start = (
             f"No replica of the session ever became ready, after {replica.attempt} attempts. "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +17,7 @@ from podbay.local import mocks
 from podbay.local.processes import find_by_environment
 from podbay.local.state import DataDir
 from tests.support.platform import Platform
+from tests.support.reference import reference_python
 
 LOCAL = """\
 from dyff.audit.local import DyffLocalPlatform, mocks
@@ -63,12 +67,15 @@ inference_client = dyffapi.inferencesessions.client(
     session.id, token, interface=session.inferenceService.interface
 )
 
+# Sessions usually take some time to start. In general, the only way to tell
+# that the session is ready is to attempt to make an inference.
 while True:
     try:
         completion = inference_client.infer({{"text": "Open the pod bay doors, Hal!"}})
         print(completion)
         break
     except Exception:
+        # If the session has terminated, inference will never succeed
         if is_status_terminal(dyffapi.inferencesessions.get(session.id).status):
             print("session terminated")
             break
@@ -159,7 +166,7 @@ def python(
         env={**inherited, "PYTHONPATH": str(folder.parent / "installed"), **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 
@@ -176,15 +183,86 @@ def test_the_local_listing(folder: Path):
     assert list(find_by_environment(DataDir(root).mark)) == []
 
 
+def shape(value: Any) -> Any:
+    """What is the same from run to run: members, types, and how many there are."""
+    if isinstance(value, dict):
+        return {name: shape(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [shape(each) for each in value]
+    return type(value).__name__
+
+
+def parsed(out: str) -> tuple[Any, Any, Any]:
+    decoder = json.JSONDecoder()
+    service, end = decoder.raw_decode(out)
+    session, length = decoder.raw_decode(out[end + 1 :])
+    return service, session, ast.literal_eval(out[end + 1 + length :].strip())
+
+
+@pytest.mark.needs_reference_audit
+def test_the_local_listing_prints_what_the_platforms_own_prints(folder: Path):
+    source = LOCAL.format(storage_root=folder.parent / "ours")
+    ours = parsed(python(folder, source).stdout)
+    # The one word of the listing that does not work there.
+    source = LOCAL.format(storage_root=folder.parent / "theirs")
+    source = source.replace("token = session_and_token.session", "token = session_and_token.token")
+    (folder / "audit.py").write_text(source)
+    theirs = parsed(
+        subprocess.run(
+            [reference_python("reference-audit"), "-P", "-W", "ignore", folder / "audit.py"],
+            cwd=folder.parent,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=True,
+        ).stdout
+    )
+    for service in (ours[0], ours[1]["inferenceService"]):
+        # What a service is run by, which a mock within the script does not need.
+        assert service.pop("runner")["kind"] == "mock"
+        # The name of the schema, beside the schema itself.
+        assert service["interface"]["outputSchema"].pop("dyffSchema")["components"] == ["text.Text"]
+    for sides in (ours, theirs):
+        for service in (sides[0], sides[1]["inferenceService"]):
+            definitions = service["interface"]["outputSchema"]["jsonSchema"].pop("$defs")
+            ((_, item),) = definitions.items()  # named by how the schema was made
+            service["interface"]["outputSchema"]["item"] = item["properties"]
+    assert ours[1].pop("lastTransitionTime")
+    assert shape(ours) == shape(theirs)
+    schemas = [each[0]["interface"]["outputSchema"]["arrowSchema"] for each in (ours, theirs)]
+    assert schemas[0] == schemas[1]
+    for side in (ours, theirs):
+        assert [text["text"].startswith("Open the pod bay doors, Hal!") for text in side[2]] == [
+            True,
+            True,
+        ]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("start", "pause"),
+    [
+        pytest.param(3, 0.2, id="quick"),
+        pytest.param(
+            20,
+            30,
+            id="as it stands",
+            marks=pytest.mark.skipif(
+                os.environ.get("PODBAY_TEST_REQUIRE_ALL") != "1",
+                reason="takes 30 s: it runs with `make test-all`",
+            ),
+        ),
+    ],
+)
 def test_the_listing_for_the_platform(
-    folder: Path, platform: Platform, client: Client, account: str
+    folder: Path, platform: Platform, client: Client, account: str, start: int, pause: float
 ):
     service = client.inferenceservices.create_mock(
-        mocks.LateStart, account=account, env={"PODBAY_MOCK_START_SECONDS": "3"}
+        mocks.LateStart, account=account, env={"PODBAY_MOCK_START_SECONDS": str(start)}
     )
     done = python(
         folder,
-        REMOTE.format(account=account, service=service.id, pause=0.2),
+        REMOTE.format(account=account, service=service.id, pause=pause),
         DYFF_API_ENDPOINT=platform.endpoint(),
         DYFF_API_TOKEN=platform.token,
     )

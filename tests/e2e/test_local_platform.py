@@ -206,8 +206,10 @@ def main():
 """
 
 
-def run_script(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
+def run_script(folder: Path, source: str, **modules: str) -> subprocess.CompletedProcess[str]:
     folder.mkdir()
+    for name, text in modules.items():
+        (folder / f"{name}.py").write_text(text)
     (folder / "helper.py").write_text('PREFIX = "from the helper: "\n')
     (folder / "audit.py").write_text(source)
     return subprocess.run(
@@ -220,12 +222,13 @@ def run_script(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_class_of_the_script_itself(tmp_path: Path):
+def test_a_class_of_a_module_beside_the_script(tmp_path: Path):
     done = run_script(tmp_path / "good", SCRIPT + '\nif __name__ == "__main__":\n    main()\n')
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "[{'text': 'from the helper: hi'}]\n"
-    # Without the guard, the replica would run the script again, and again.
-    done = run_script(tmp_path / "bad", SCRIPT + "\nmain()\n")
+    # A module that does its work while it is imported would do so in replicas again, and again.
+    module = SCRIPT.replace("Shout.Inner", "Shout.Inner, here=False") + "\nmain()\n"
+    done = run_script(tmp_path / "bad", "import work\n", work=module)
     assert done.returncode == 1
     assert 'put what it does under `if __name__ == "__main__":`' in done.stderr
     assert processes(tmp_path / "good" / "store") + processes(tmp_path / "bad" / "store") == []

@@ -74,7 +74,7 @@ def test_the_names_are_podbays():
 
 def test_what_is_not_there_is_named():
     with pytest.raises(
-        ModuleNotFoundError, match=r"Podbay has no dyff\.audit\.metrics: .*has "
+        ModuleNotFoundError, match=r"Podbay has no dyff\.audit\.metrics, .*has "
     ) as e:
         run("import dyff.audit.metrics")
     assert e.value.name == "dyff.audit.metrics"
@@ -83,7 +83,7 @@ def test_what_is_not_there_is_named():
     ):
         run("from dyff.schema.requests import EvaluationCreateRequest")
     # Of a package, too, where Python looks for a module of that name first.
-    with pytest.raises(ImportError, match=r"Podbay has no 'dataset' in dyff\.schema"):
+    with pytest.raises(ImportError, match=r"Podbay has no dyff\.schema\.dataset"):
         run("from dyff.schema import dataset")
     module = importlib.import_module("dyff.schema.platform")
     with pytest.raises(AttributeError, match=r"no 'Evaluation' in dyff\.schema\.platform"):
@@ -150,3 +150,52 @@ def test_a_replica_is_led_to_podbay(monkeypatch: pytest.MonkeyPatch):
     names = run("import dyff\nfrom dyff.audit.local import mocks")
     assert names["mocks"].Echo is mocks.Echo
     assert names["dyff"].audit.local.mocks is names["mocks"]
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("import dyff.schema.dataset", "dyff.schema.dataset, which is for data sets; infer_many"),
+        ("from dyff.schema.dataset import text", "for data sets"),
+        ("from dyff.schema import dataset", "for data sets"),
+        ("import dyff.schema.v0.r1.dataset.vision", "for data sets"),
+        ("from dyff.audit.workflows import local_evaluation", "for evaluations and reports"),
+        ("import dyff.audit.analysis.legacy", "for measurements and safety cases"),
+        ("from dyff.audit import scoring", "for scores"),
+        ("import dyff.audit.metrics.text", "for scores"),
+        ("import dyff.audit.anything", "for audits beyond inference"),
+        ("from dyff.client.raw import models", "Podbay speaks gRPC"),
+        ("import dyff.core", r"Podbay has no dyff\.core\. Of the platform's packages it has dyff"),
+        ("from dyff.schema.platform import Method", "no 'Method' in dyff.schema.platform: it has"),
+        ("from dyff.schema.requests import ReportCreateRequest", "no 'ReportCreateRequest' in"),
+        ("from dyff.client import AsyncClient", "no 'AsyncClient' in dyff.client: it has what"),
+    ],
+)
+def test_an_import_says_what_is_missing_and_what_for(source: str, text: str):
+    with pytest.raises(ImportError, match=text):
+        run(source)
+
+
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        ("measurements.create({})", "no 'measurements': .*no part of audits.*has models"),
+        ("evaluations", "no 'evaluations': it runs models"),
+        ("quotas", "no 'quotas'"),
+        ("models.workflow_logs('id')", "no 'workflow_logs': .*inferencesessions.logs"),
+        ("inferencesessions.documentation", "no 'documentation': sessions are not documented"),
+        ("inferencesessions.publish", "no 'publish': sessions are not published"),
+        ("inferenceservices.fetch('id')", "no 'fetch': .*another id"),
+        ("inferenceservices.purge('id')", r"no 'purge': .*delete\(id\)"),
+        ("models.entity_path('id')", r"no 'entity_path': .*database.*get\(id\)\.json\(\)"),
+        ("inferenceservices.link_entity('id')", "no 'link_entity'"),
+        ("session.run_evaluation([])", r"no 'run_evaluation': .*infer_many\(items\)"),
+        ("modells", "'Client' object has no attribute 'modells'"),
+        ("models.creat", "models has no attribute 'creat'"),
+    ],
+)
+def test_a_call_says_what_is_missing_and_what_to_use(expression: str, text: str):
+    with make_client(endpoint="127.0.0.1:1", api_token="t") as client:
+        client.__dict__["session"] = client.inferencesessions.client("id", "t", endpoint="x")
+        with pytest.raises(AttributeError, match=text):
+            eval(f"client.{expression}", {"client": client})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import pytest
@@ -12,8 +13,12 @@ import pytest
 from podbay._core.operations import Operation
 from podbay.errors import InvalidRequestError
 from podbay.local.mocks import Echo, TextCompletion
-from podbay.local.platform import LocalInferenceServices
-from podbay.local.python_path import absolute_python_path, import_path, own_python_path
+from podbay.local.python_path import (
+    absolute_python_path,
+    importable_elsewhere,
+    own_python_path,
+)
+from podbay.local.services import LocalInferenceServices
 
 
 class Outer:
@@ -21,38 +26,26 @@ class Outer:
         pass
 
 
-@pytest.fixture
-def in_the_main_script(monkeypatch: pytest.MonkeyPatch) -> type:
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
-    return type("Mine", (Echo,), {"__module__": "__main__"})
+def test_what_another_process_can_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert importable_elsewhere(TextCompletion)
+    assert importable_elsewhere(Outer.Inner)
 
-
-def test_classes_of_modules_have_their_import_path():
-    assert import_path(TextCompletion) == "podbay.local.mocks.TextCompletion"
-    assert import_path(Outer.Inner) == "tests.unit.test_local_paths.Outer.Inner"
-
-
-def test_a_class_of_the_main_script_is_one_of_the_module_that_its_file_is(
-    in_the_main_script: type, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/home/me/audit.py", raising=False)
-    assert import_path(in_the_main_script) == "audit.Mine"
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/home/me/my-audit.py")
-    with pytest.raises(ValueError, match=r"defined in my-audit\.py.*move the class into a module"):
-        import_path(in_the_main_script)
-
-
-def test_what_no_other_process_can_import_says_what_to_do(
-    in_the_main_script: type, monkeypatch: pytest.MonkeyPatch
-):
     class Local(Echo):
         pass
 
-    with pytest.raises(ValueError, match="move it to the top of its module"):
-        import_path(Local)
-    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
-    with pytest.raises(ValueError, match="notebook.*%%writefile"):
-        import_path(in_the_main_script)
+    assert not importable_elsewhere(Local)
+    for main in ("__main__", "__mp_main__"):
+        assert not importable_elsewhere(type("Mine", (Echo,), {"__module__": main}))
+    # Of the name of one that is there, and another: as after a reload.
+    assert not importable_elsewhere(type("Outer", (Echo,), {"__module__": __name__}))
+    # Of a module that is in no folder of the path, or in none at all.
+    module = ModuleType("made_up_module")
+    monkeypatch.setitem(sys.modules, "made_up_module", module)
+    module.Mine = type("Mine", (Echo,), {"__module__": "made_up_module"})  # type: ignore[attr-defined]
+    assert not importable_elsewhere(module.Mine)
+    (tmp_path / "made_up_module.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert importable_elsewhere(module.Mine)
 
 
 def test_a_replica_gets_the_users_folders_and_not_the_interpreters(
@@ -89,9 +82,20 @@ class Recorder:
         self.request = operation.request.inference_service
 
 
+class Offers:
+    """Takes what a process would offer."""
+
+    def __init__(self) -> None:
+        self.offered: list[type] = []
+
+    def offer(self, mock_type: type) -> str:
+        self.offered.append(mock_type)
+        return "the-key"
+
+
 def test_a_mock_is_created_with_the_path_that_it_needs():
     recorder = Recorder()
-    services = LocalInferenceServices(cast("Any", recorder), "local")
+    services = LocalInferenceServices(cast("Any", recorder), "local", cast("Any", Offers()))
 
     def created(*arguments: Any, **options: Any) -> dict[str, str]:
         services.create_mock(*arguments, **options)
@@ -112,20 +116,36 @@ def test_a_mock_is_created_with_the_path_that_it_needs():
     assert created("podbay.local.mocks.Echo") == {}
 
 
+def test_a_class_of_this_process_is_offered_by_it():
+    class Local(Echo):
+        pass
+
+    recorder, offers = Recorder(), Offers()
+    services = LocalInferenceServices(cast("Any", recorder), "local", cast("Any", offers))
+    services.create_mock(Local)
+    services.create_mock(Outer.Inner, here=True)
+    services.create_mock("podbay.local.mocks.Echo", here=True)
+    assert offers.offered == [Local, Outer.Inner, Echo]
+    (variable,) = recorder.request.env
+    assert (variable.name, variable.value) == ("PODBAY_MOCK_KEY", "the-key")
+    assert recorder.request.name == "podbay.local.mocks.Echo"
+
+
 def test_a_mock_that_cannot_be_is_refused_at_once():
     class Local(Echo):
         pass
 
     class Silent:
-        pass
+        def infer(self) -> None: ...
 
-    services = LocalInferenceServices(cast("Any", Recorder()), "local")
-    with pytest.raises(InvalidRequestError, match="move it to the top of its module"):
-        services.create_mock(Local)
+    offers = Offers()
+    services = LocalInferenceServices(cast("Any", Recorder()), "local", cast("Any", offers))
+    with pytest.raises(InvalidRequestError, match="move it into a module"):
+        services.create_mock(Local, here=False)
     with pytest.raises(InvalidRequestError, match="cannot be imported here"):
         services.create_mock("no_such_module.Mock")
-    with pytest.raises(InvalidRequestError, match="must be a class|not an object of type"):
+    with pytest.raises(InvalidRequestError, match="must be a class"):
         services.create_mock(cast("Any", Echo()))
-    Silent.__qualname__ = "Silent"
     with pytest.raises(InvalidRequestError, match="Silent has no property `interface`"):
         services.create_mock(Silent)
+    assert offers.offered == []

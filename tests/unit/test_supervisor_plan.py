@@ -26,7 +26,7 @@ def test_each_service_gets_its_port_its_folder_and_the_others_addresses(tmp_path
     assert option(registry.argv, "--session-manager-endpoint") == "127.0.0.1:7102"
     assert option(registry.argv, "--inference-router-endpoint") == "127.0.0.1:7103"
     assert option(manager.argv, "--registry-endpoint") == "127.0.0.1:7101"
-    assert option(manager.argv, "--drivers") == "process,inprocess"
+    assert option(manager.argv, "--drivers") == "process,inprocess,attached"
     assert "--stop-replicas-on-exit" in manager.argv
     assert option(router.argv, "--session-manager-endpoint") == "127.0.0.1:7102"
     assert option(router.argv, "--workers") == "3"
@@ -55,10 +55,10 @@ def test_services_reach_each_other_on_loopback_where_all_addresses_are_served(tm
 
 
 def test_the_process_driver_is_off_where_others_can_reach_the_services(tmp_path: Path):
-    assert UpSettings().allowed_drivers() == ("process", "inprocess")
+    assert UpSettings().allowed_drivers() == ("process", "inprocess", "attached")
     assert UpSettings(host="0.0.0.0").allowed_drivers() == ("inprocess",)
     allowed = UpSettings(host="0.0.0.0", enable_process_driver=True)
-    assert allowed.allowed_drivers() == ("process", "inprocess")
+    assert allowed.allowed_drivers() == ("process", "inprocess", "attached")
     flag = "--allow-process-driver-off-loopback"
     assert flag in plan_services(allowed, DataDir(tmp_path))[1].argv
     assert flag not in plan_services(UpSettings(), DataDir(tmp_path))[1].argv

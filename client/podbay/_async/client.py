@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from podbay._async.admin import Accounts, Nodes, Tokens
-from podbay._async.raw import Raw
-from podbay._async.resources import InferenceServices, Models
-from podbay._async.sessions import InferenceSessions
-from podbay._async.transport import Transport
-from podbay._core.kinds import HasIdentity, group_of, identity
-from podbay._core.settings import Settings
-from podbay.schema.platform import InferenceService, InferenceSession, Model
-from podbay.types import Installation
+if TYPE_CHECKING:
+    from podbay._async.resources import InferenceServices, Models
+    from podbay._async.sessions import InferenceSessions
+    from podbay._core.kinds import HasIdentity
+    from podbay.schema.platform import InferenceService, InferenceSession, Model
+    from podbay.types import Installation
 
 __all__ = ["AsyncClient"]
 
@@ -55,6 +52,15 @@ class AsyncClient:
         timeout: float = 30.0,
         retries: int = 3,
     ) -> None:
+        # Here: with them come pydantic and the messages of gRPC, and a program that only names the
+        # client, or shows its help, shall not wait for them.
+        from podbay._async.admin import Accounts, Nodes, Tokens  # noqa: PLC0415
+        from podbay._async.raw import Raw  # noqa: PLC0415
+        from podbay._async.resources import InferenceServices, Models  # noqa: PLC0415
+        from podbay._async.sessions import InferenceSessions  # noqa: PLC0415
+        from podbay._async.transport import Transport  # noqa: PLC0415
+        from podbay._core.settings import Settings  # noqa: PLC0415
+
         settings = Settings.resolve(
             endpoint, api_token, timeout=timeout, retries=retries, environment=os.environ
         )
@@ -84,6 +90,8 @@ class AsyncClient:
         Raises:
             UnknownKindError: Podbay has no resources of this kind; also a KeyError.
         """
+        from podbay._core.kinds import group_of  # noqa: PLC0415 # see the constructor
+
         group: Models | InferenceServices | InferenceSessions = getattr(self, group_of(kind))
         return group
 
@@ -100,6 +108,8 @@ class AsyncClient:
             UnknownKindError: Podbay has no resources of this kind; also a KeyError.
             NotFoundError: There is none with this id.
         """
+        from podbay._core.kinds import identity  # noqa: PLC0415 # see the constructor
+
         group, found = identity(entity)
         resource: Model | InferenceService | InferenceSession = await getattr(self, group).get(
             found, timeout=timeout

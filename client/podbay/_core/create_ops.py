@@ -16,10 +16,13 @@ from podbay.v1 import registry_service_pb2 as registry
 from podbay.v1 import session_manager_service_pb2 as sessions
 
 __all__ = [
+    "checked",
     "create_local_service",
     "create_model",
     "create_service",
     "create_session",
+    "imported",
+    "interface_of",
     "mock_request",
     "process_request",
 ]
@@ -152,8 +155,8 @@ def mock_request(
         except (TypeError, ValueError) as error:
             raise invalid("mock_type", str(error), "The mock") from None
     if interface is None:
-        found = _import(mock_type) if isinstance(mock_type, str) else mock_type
-        interface = _interface_of(found)
+        found = imported(mock_type) if isinstance(mock_type, str) else mock_type
+        interface = interface_of(found)
     return _local_request(
         account=account,
         name=name,
@@ -198,8 +201,12 @@ def _local_request(
     return read(requests.LocalInferenceServiceCreateRequest, values, "The local inference service")
 
 
-def _import(path: str) -> Any:
-    """Return the class of an import path as "package.module.Outer.Inner"."""
+def imported(path: str) -> Any:
+    """Return the class of an import path as "package.module.Outer.Inner".
+
+    Raises:
+        InvalidRequestError: It cannot be imported here.
+    """
     parts = path.split(".")
     for split in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:split])
@@ -225,7 +232,26 @@ def _import(path: str) -> Any:
     )
 
 
-def _interface_of(mock_type: Any) -> Any:
+def checked(mock_type: Any) -> type:
+    """Return the class of a mock.
+
+    Raises:
+        InvalidRequestError: It is not one.
+    """
+    if not isinstance(mock_type, type):
+        raise invalid("mock_type", "must be a class, or the import path of one", "The mock")
+    if not callable(getattr(mock_type, "infer", None)):
+        text = f"{mock_type.__qualname__} has no method infer(endpoint, request)"
+        raise invalid("mock_type", text, "The mock")
+    return mock_type
+
+
+def interface_of(mock_type: Any) -> Any:
+    """Build a mock and return its interface.
+
+    Raises:
+        InvalidRequestError: It is no class, or has no interface.
+    """
     if not isinstance(mock_type, type):
         raise invalid("mock_type", "must be a class, or the import path of one", "The mock")
     interface = getattr(mock_type(), "interface", None)

@@ -80,7 +80,7 @@ def _size(_ctx: click.Context, _parameter: click.Parameter, text: str | None) ->
 @click.option("--workers", type=click.IntRange(min=1), help="How many processes the router has.")
 @click.option(
     "--drivers",
-    metavar="process,inprocess",
+    metavar="process,inprocess,attached",
     help="What runs replicas; what is safe on the host unless said.",
 )
 @click.option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 from podbay import AsyncClient
 from podbay._core.inference import Adapter, CallShape
@@ -13,29 +13,43 @@ from podbay._core.session_tokens import check_session
 from podbay._sync.admin import Tokens
 from podbay._sync.exchange import Exchange
 from podbay._sync.inference import InferenceSessionClient
+from podbay._sync.resources import InferenceServices, Models
 from podbay._sync.sessions import InferenceSessions
+from podbay.compat.refusals import no_such_call
 from podbay.compat.timeouts import seconds
 from podbay.schema.platform import InferenceInterface, WorkflowLogEntry
 
-__all__ = ["CompatSessions", "CompatTokens", "WaitingSessionClient", "no_such_member"]
+__all__ = [
+    "CompatModels",
+    "CompatServices",
+    "CompatSessions",
+    "CompatTokens",
+    "WaitingSessionClient",
+]
 
 
-def no_such_member(kind: str, name: str) -> NoReturn:
-    """Refuse a member of a client that Podbay does not have.
+class CompatModels(Models):
+    """Models, with words about what is not there."""
 
-    Raises:
-        AttributeError: Always.
-    """
-    if name.startswith("_"):
-        raise AttributeError(f"{kind!r} object has no attribute {name!r}", name=name)
-    raise AttributeError(
-        f"Podbay's {kind} has no {name!r}: of the platform's API groups it has models, "
-        "inferenceservices and inferencesessions",
-        name=name,
-    )
+    def __getattr__(self, name: str) -> Any:
+        no_such_call("models", name)
 
 
-class WaitingSessionClient(InferenceSessionClient):
+class CompatServices(InferenceServices):
+    """Inference services, with words about what is not there."""
+
+    def __getattr__(self, name: str) -> Any:
+        no_such_call("inferenceservices", name)
+
+
+class CompatSessionClient(InferenceSessionClient):
+    """Calls one session, with words about what is not there."""
+
+    def __getattr__(self, name: str) -> Any:
+        no_such_call("InferenceSessionClient", name)
+
+
+class WaitingSessionClient(CompatSessionClient):
     """Calls one session, whose calls wait until it has started."""
 
     def infer(
@@ -61,7 +75,10 @@ class CompatTokens(Tokens):
 class CompatSessions(InferenceSessions):
     """Inference sessions, whose clients take the platform's timeouts."""
 
-    client_type: type[InferenceSessionClient] = InferenceSessionClient
+    client_type: type[InferenceSessionClient] = CompatSessionClient
+
+    def __getattr__(self, name: str) -> Any:
+        no_such_call("inferencesessions", name)
 
     async def stream_workflow_logs(  # type: ignore[override] # the platform's is asynchronous
         self, id: str, *, timeout: float | None = None

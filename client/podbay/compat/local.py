@@ -13,10 +13,13 @@ from podbay._core.wire_errors import invalid
 from podbay._sync.inference import InferenceSessionClient
 from podbay._sync.resources import Models
 from podbay._sync.transport import Transport
-from podbay.compat.groups import CompatSessions, WaitingSessionClient, no_such_member
+from podbay.compat.groups import CompatSessions, WaitingSessionClient
+from podbay.compat.refusals import no_such_call, no_such_group
 from podbay.errors import ConflictError
-from podbay.local.platform import LocalInferenceServices, LocalPlatform
-from podbay.local.python_path import own_python_path
+from podbay.local.own_mocks import OwnMocks
+from podbay.local.platform import LocalPlatform
+from podbay.local.services import LocalInferenceServices
+from podbay.local.sessions import LocalInferenceSessions
 from podbay.schema.platform import InferenceService, InferenceSessionAndToken, Model
 from podbay.schema.requests import InferenceSessionCreateRequest, ModelCreateRequest
 
@@ -44,10 +47,15 @@ class _LocalModels(Models):
         self._make_account(account)
         return super().create_from_volume(root_directory, account=account, **options)
 
+    def __getattr__(self, name: str) -> Any:
+        no_such_call("models", name)
+
 
 class _LocalServices(LocalInferenceServices):
-    def __init__(self, transport: Transport, account: str, make_account: _MakeAccount) -> None:
-        super().__init__(transport, account)
+    def __init__(
+        self, transport: Transport, account: str, mocks: OwnMocks, make_account: _MakeAccount
+    ) -> None:
+        super().__init__(transport, account, mocks)
         self._make_account = make_account
 
     def create_mock(
@@ -56,7 +64,6 @@ class _LocalServices(LocalInferenceServices):
         *,
         account: str | None = None,
         id: str | None = None,
-        env: Mapping[str, str] | None = None,
         **options: Any,
     ) -> InferenceService:
         """Register a mock; `id` is the one thing of the platform's that cannot be chosen."""
@@ -64,14 +71,16 @@ class _LocalServices(LocalInferenceServices):
             raise invalid("id", "cannot be chosen: Podbay makes the ids of resources", "The mock")
         if account is not None:
             self._make_account(account)
-        module = mock_type if isinstance(mock_type, str) else mock_type.__module__
-        if not module.startswith("podbay."):
-            path = os.pathsep.join([str(_REPLICA_PATH), own_python_path()])
-            env = {"PYTHONPATH": path, **(env or {})}
-        return super().create_mock(mock_type, account=account, env=env, **options)
+        return super().create_mock(mock_type, account=account, **options)
+
+    def _python_path(self) -> str:
+        return os.pathsep.join([str(_REPLICA_PATH), super()._python_path()])
+
+    def __getattr__(self, name: str) -> Any:
+        no_such_call("inferenceservices", name)
 
 
-class _LocalSessions(CompatSessions):
+class _LocalSessions(LocalInferenceSessions, CompatSessions):
     client_type = WaitingSessionClient
 
     def __init__(self, transport: Transport, make_account: _MakeAccount) -> None:
@@ -90,6 +99,18 @@ class _LocalSessions(CompatSessions):
         del token
         return super().client(session_id, self.token(session_id), **options)
 
+    def infer(
+        self,
+        session_id: str,
+        endpoint: str,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        wait: bool = True,
+    ) -> list[Any]:
+        """Send one request without pipelines and return the items; waits for the session."""
+        return super().infer(session_id, endpoint, request, timeout=timeout, wait=wait)
+
 
 class DyffLocalPlatform(LocalPlatform):
     """The platform on this machine.
@@ -100,7 +121,7 @@ class DyffLocalPlatform(LocalPlatform):
     Args:
         storage_root: The folder that holds everything; made where there is none.
         remote_client: Where the platform would fetch resources from; warned of, as there is no
-            `fetch`.
+            `fetch`. It is kept as `remote`.
     """
 
     def __init__(
@@ -109,15 +130,17 @@ class DyffLocalPlatform(LocalPlatform):
         if remote_client is not None:
             warnings.warn("Podbay does not fetch: 'remote_client' is not used", stacklevel=2)
         super().__init__(storage_root)
-        self.remote_client = remote_client
+        self.remote = remote_client
         self._accounts_made = {self.account}
         make_account = self._make_account_once
         self.models = _LocalModels(self._transport, make_account)
-        self.inferenceservices = _LocalServices(self._transport, self.account, make_account)
+        self.inferenceservices = _LocalServices(
+            self._transport, self.account, self._mocks, make_account
+        )
         self.inferencesessions = _LocalSessions(self._transport, make_account)
 
     def __getattr__(self, name: str) -> Any:
-        no_such_member("DyffLocalPlatform", name)
+        no_such_group("DyffLocalPlatform", name)
 
     def _make_account_once(self, account: str) -> None:
         if account in self._accounts_made:

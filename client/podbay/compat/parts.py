@@ -69,14 +69,43 @@ PARTS: Mapping[str, Part] = {
 """Every module that can be imported."""
 
 
+# What the parts that are not there are for, and what to use instead; the first that fits counts.
+_PURPOSES = {
+    "dyff.schema.dataset": "data sets; infer_many(items) runs a session over any iterable",
+    "dyff.schema.io": "the formats of other servers; podbay.schema.adapters translates them",
+    "dyff.schema.quantity": "quantities, which podbay.schema.platform checks by itself",
+    "dyff.schema.responses": "the HTTP API, and Podbay speaks gRPC",
+    "dyff.schema.commands": "the inside of the platform's server",
+    "dyff.schema": "the inside of the platform's schema",
+    "dyff.audit.workflows": "evaluations and reports; infer_many(items) runs a session over any "
+    "iterable",
+    "dyff.audit.analysis": "measurements and safety cases",
+    "dyff.audit.scoring": "scores",
+    "dyff.audit.metrics": "scores",
+    "dyff.audit.data": "data sets; infer_many(items) runs a session over any iterable",
+    "dyff.audit": "audits beyond inference",
+    "dyff.client": "the inside of the HTTP client, and Podbay speaks gRPC",
+}
+_SHOWN = (
+    "dyff.client, dyff.schema.platform, dyff.schema.requests, dyff.schema.adapters, "
+    "dyff.schema.ids and dyff.audit.local"
+)
+
+
 def missing_part(module: str) -> str:
-    """Say that a module is not there, and which are."""
-    there = ", ".join(name for name, part in PARTS.items() if part.source or part.names)
-    return f"Podbay has no {module}: of the platform's packages it has {there}"
+    """Say that a module is not there, what it would be for, and which are there."""
+    plain = module.replace("dyff.schema.v0.r1", "dyff.schema")
+    fits = (why for name, why in _PURPOSES.items() if f"{plain}.".startswith(f"{name}."))
+    purpose = next(fits, "")
+    about = f", which is for {purpose}" if purpose else ""
+    return f"Podbay has no {module}{about}. Of the platform's packages it has {_SHOWN}"
 
 
 def missing_name(module: str, name: str) -> str:
     """Say that a name of a module is not there."""
+    purpose = missing_part(f"{module}.{name}") if PARTS[module].package else ""
+    if ", which is for" in purpose and name.islower():
+        return purpose
     return (
         f"Podbay has no {name!r} in {module}: it has what models, inference services and "
         "inference sessions need, and not the rest of the platform"

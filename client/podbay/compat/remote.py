@@ -9,7 +9,8 @@ from typing import Any
 import podbay
 from podbay._core.settings import ENDPOINT_VARIABLE, TOKEN_VARIABLE
 from podbay._core.wire_errors import invalid
-from podbay.compat.groups import CompatSessions, CompatTokens, no_such_member
+from podbay.compat.groups import CompatModels, CompatServices, CompatSessions, CompatTokens
+from podbay.compat.refusals import no_such_group
 from podbay.compat.timeouts import seconds
 
 __all__ = ["Client"]
@@ -56,11 +57,13 @@ class Client(podbay.Client):
             timeout=seconds(timeout),
             retries=retries,
         )
+        self.models = CompatModels(self._transport)
+        self.inferenceservices = CompatServices(self._transport)
         self.inferencesessions = CompatSessions(self._transport)
         self.tokens: CompatTokens = CompatTokens(self._transport)
 
     def __getattr__(self, name: str) -> Any:
-        no_such_member("Client", name)
+        no_such_group("Client", name)
 
 
 def _setting(field: str, own: str, platforms: str) -> str:

@@ -35,9 +35,10 @@ _SETTINGS = UpSettings(
     inference_router_port=0,
     # A script has one client or two, and a second worker would only take time to start.
     workers=1,
-    # Podbay's own mocks start at once within the session manager. A user's class has a path of
-    # modules of its own, and so a process of its own.
-    drivers=("inprocess", "process"),
+    # Podbay's own mocks start at once within the session manager, classes that only a user's
+    # process has within that. A class of a module has a path of modules of its own, and so a
+    # process of its own.
+    drivers=("inprocess", "attached", "process"),
     drain_seconds=5.0,
 )
 _LOG_LINES = 15

@@ -61,10 +61,12 @@ class Membership:
         if self._user is None or os.getpid() != self._pid:
             return
         user, self._user = self._user, None
-        if not user.leave() or not self._users.is_host(self.record.pid):
+        # Not the one it joined where that was killed: another user has then started another.
+        record = self.data.running() or self.record
+        if not user.leave() or not self._users.is_host(record.pid):
             return
-        if not self.record.identity().wait_gone(_STOP_SECONDS):
-            stop_installation(self.data, self.record, timeout=0)
+        if not record.identity().wait_gone(_STOP_SECONDS):
+            stop_installation(self.data, record, timeout=0)
 
     def _running(self) -> UpRecord:
         """Return the record of the services that run on the folder, and start them if need be."""

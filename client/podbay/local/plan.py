@@ -12,7 +12,7 @@ from podbay.local.state import DataDir
 
 __all__ = ["DRIVERS", "ServiceSpec", "UpSettings", "check_ports", "plan_services"]
 
-DRIVERS = ("process", "inprocess")
+DRIVERS = ("process", "inprocess", "attached")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _ROUTER_CONFIRMATIONS = 6
 _WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -197,6 +197,7 @@ def plan_services(
         (
             *("--registry-endpoint", local[0]),
             *("--drivers", ",".join(settings.allowed_drivers())),
+            *("--mock-hosts", str(data.mock_hosts)),
             "--stop-replicas-on-exit",
             *(() if settings.loopback else _off_loopback(settings)),
         ),

@@ -4,100 +4,17 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from podbay import AsyncClient, Client
-from podbay._core.wire_errors import invalid
-from podbay._sync.resources import InferenceServices
-from podbay._sync.transport import Transport
-from podbay.errors import ConflictError
 from podbay.local.faults import LocalError
-from podbay.local.membership import Membership
-from podbay.local.python_path import import_path, own_python_path
-from podbay.schema.platform import InferenceInterface, InferenceService
-from podbay.schema.serving import ServingOptions
 
-__all__ = ["LocalInferenceServices", "LocalPlatform"]
+if TYPE_CHECKING:
+    from podbay.local.services import LocalInferenceServices
+    from podbay.local.sessions import LocalInferenceSessions
 
-
-class LocalInferenceServices(InferenceServices):
-    """Inference services of a platform on this machine.
-
-    Args:
-        transport: What sends the calls.
-        account: The account that owns a mock for which no other is named.
-    """
-
-    def __init__(self, transport: Transport, account: str) -> None:
-        super().__init__(transport)
-        self._account = account
-
-    def create_mock(
-        self,
-        mock_type: type | str,
-        *,
-        account: str | None = None,
-        model: str | None = None,
-        interface: InferenceInterface | Mapping[str, Any] | None = None,
-        env: Mapping[str, str] | None = None,
-        serving: ServingOptions | Mapping[str, Any] | None = None,
-        request_id: str | None = None,
-        timeout: float | None = None,
-    ) -> InferenceService:
-        """Register a mock: a class that stands in for a real system.
-
-        Replicas import the class from wherever this process does: what this process has on its
-        `sys.path` becomes their PYTHONPATH, unless `env` has one. A class of the main script is
-        imported with the script as a module, so what the script does must stand under
-        `if __name__ == "__main__":`.
-
-        Args:
-            mock_type: The class, as `podbay.local.mocks.TextCompletion`, or its import path.
-            account: The account that shall own the service; the platform's unless given.
-            model: The id of the model that it stands for.
-            interface: How it is called; the class is asked unless given.
-            env: Environment variables of its replicas.
-            serving: How its replicas are started, probed, loaded and stopped.
-            request_id: Makes the call idempotent; made up unless given.
-            timeout: How long the call may take, in seconds, further tries included.
-
-        Raises:
-            InvalidRequestError: A replica could not import the class.
-        """
-        name = mock_type
-        if isinstance(mock_type, type):
-            name = _import_path(mock_type)
-            # By its name alone it would be imported again to be asked.
-            interface = interface or getattr(mock_type(), "interface", None)
-            if interface is None:
-                description = f"{mock_type.__qualname__} has no property `interface`"
-                raise invalid("mock_type", description, "The mock")
-        if not _is_podbays(mock_type):
-            env = {"PYTHONPATH": own_python_path(), **(env or {})}
-        return super().create_mock(
-            name,
-            account=account or self._account,
-            model=model,
-            interface=interface,
-            env=env,
-            serving=serving,
-            request_id=request_id,
-            timeout=timeout,
-        )
-
-
-def _import_path(mock_type: type) -> str:
-    try:
-        return import_path(mock_type)
-    except ValueError as error:
-        raise invalid("mock_type", str(error), "The mock") from None
-
-
-def _is_podbays(mock_type: type | str) -> bool:
-    module = mock_type if isinstance(mock_type, str) else getattr(mock_type, "__module__", "")
-    return module.startswith("podbay.")
+__all__ = ["LocalPlatform"]
 
 
 class LocalPlatform(Client):
@@ -128,6 +45,7 @@ class LocalPlatform(Client):
     """
 
     inferenceservices: LocalInferenceServices
+    inferencesessions: LocalInferenceSessions
 
     def __init__(
         self,
@@ -138,15 +56,23 @@ class LocalPlatform(Client):
         retries: int = 3,
     ) -> None:
         _refuse_in_a_replica()
+        # Here: what they bring along takes much longer to import than a script's first lines need.
+        from podbay.local.membership import Membership  # noqa: PLC0415 # see above
+        from podbay.local.own_mocks import OwnMocks  # noqa: PLC0415
+        from podbay.local.services import LocalInferenceServices  # noqa: PLC0415
+        from podbay.local.sessions import LocalInferenceSessions  # noqa: PLC0415
+
         self._pid = os.getpid()
         self._membership = Membership(Path(storage_root))
+        self._mocks = OwnMocks(self._membership.data)
         try:
             self.account = account
             self.storage_root = self._membership.data.path
             self._token = self._membership.data.admin_token_file.read_text().strip()
             endpoint = self._membership.record.service("registry").endpoint
             super().__init__(endpoint, self._token, timeout=timeout, retries=retries)
-            self.inferenceservices = LocalInferenceServices(self._transport, account)
+            self.inferenceservices = LocalInferenceServices(self._transport, account, self._mocks)
+            self.inferencesessions = LocalInferenceSessions(self._transport)
             self._make_account()
         except BaseException:
             self._membership.leave()
@@ -173,9 +99,15 @@ class LocalPlatform(Client):
         try:
             super().close()
         finally:
-            self._membership.leave()
+            try:
+                # First the services: they end the replicas here as they end all others.
+                self._membership.leave()
+            finally:
+                self._mocks.stop()
 
     def _make_account(self) -> None:
+        from podbay.errors import ConflictError  # noqa: PLC0415 # see the constructor
+
         try:
             self.accounts.create(self.account)
         except ConflictError:

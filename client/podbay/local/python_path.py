@@ -6,12 +6,10 @@ import os
 import site
 import sys
 import sysconfig
+from importlib.machinery import PathFinder
 from pathlib import Path
-from types import ModuleType
 
-from podbay.local.mocks import mock_name
-
-__all__ = ["absolute_python_path", "import_path", "own_python_path"]
+__all__ = ["absolute_python_path", "importable_elsewhere", "own_python_path"]
 
 
 def absolute_python_path() -> str:
@@ -39,36 +37,22 @@ def own_python_path() -> str:
     return os.pathsep.join(dict.fromkeys(own))
 
 
-def import_path(mock_type: type) -> str:
-    """Return the path by which a process with `own_python_path` imports a class.
+def importable_elsewhere(mock_type: type) -> bool:
+    """Whether a process with `own_python_path` finds the very same class by its name.
 
-    Args:
-        mock_type: The class. One of the main script is imported as the module that the script's
-            file is, so what a script does must stand under `if __name__ == "__main__":`.
-
-    Raises:
-        ValueError: No other process can import it.
+    Not so for classes of the main script or a notebook, which would run again to be imported; for
+    those made within a function; and for those of a module that is in no folder of `sys.path`.
     """
-    main = sys.modules["__main__"]
-    if mock_type.__module__ != "__main__" or getattr(main, "__spec__", None) is not None:
-        # The second: started as `python -m package.module`, whose name `mock_name` knows.
-        return mock_name(mock_type)
-    _, _, name = mock_name(mock_type, allow_main=True).partition(".")
-    return f"{_module_of_script(main, mock_type)}.{name}"
-
-
-def _module_of_script(main: ModuleType, mock_type: type) -> str:
-    file = getattr(main, "__file__", None)
-    if file is None:
-        raise ValueError(
-            f"{mock_type.__qualname__} is defined in a notebook or an interactive session, and a "
-            "replica is a process of its own: write it into a module (in a notebook with "
-            "%%writefile my_mocks.py) and import it from there"
-        )
-    script = Path(file).absolute()
-    if script.suffix != ".py" or not script.stem.isidentifier():
-        raise ValueError(
-            f"{mock_type.__qualname__} is defined in {script.name}, which no replica can import "
-            "under that name: move the class into a module beside it"
-        )
-    return script.stem
+    module, name = mock_type.__module__, mock_type.__qualname__
+    if module in {"__main__", "__mp_main__"} or "<locals>" in name:
+        return False
+    found: object = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is not mock_type:
+        return False
+    top = module.partition(".")[0]
+    try:
+        return PathFinder.find_spec(top) is not None
+    except (ImportError, ValueError):
+        return False

@@ -27,6 +27,9 @@ __all__ = [
     "write_private",
 ]
 
+# SQLite opens no file whose path is longer than 512 bytes; this leaves room for their names.
+_LONGEST_PATH = 440
+
 ServiceState = Literal["starting", "running", "waiting", "stopping", "stopped"]
 
 
@@ -125,6 +128,7 @@ class DataDir:
         self.service_token_file = self.path / "service-token"
         self.logs = self.path / "logs"
         self.run = self.path / "run"
+        self.mock_hosts = self.path / "mock-hosts"
 
     @property
     def mark(self) -> dict[str, str]:
@@ -139,8 +143,16 @@ class DataDir:
         """Create the folder and what belongs into it.
 
         Raises:
-            LocalError: The folder cannot be made or written.
+            LocalError: The folder cannot be made or written, or its path is too long.
         """
+        length = len(os.fsencode(self.path))
+        if length > _LONGEST_PATH:
+            raise LocalError(
+                "DATA_DIR_PATH_TOO_LONG",
+                f"the path of the data folder has {length} bytes, and databases in it could not be "
+                f"opened: {_LONGEST_PATH} is the most",
+                way_out="name another with --data-dir, or in PODBAY_DATA_DIR",
+            )
         try:
             for folder in (self.path, self.logs, self.run):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)

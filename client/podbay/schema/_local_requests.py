@@ -10,6 +10,7 @@ from podbay.schema._hardware import ModelResources
 from podbay.schema._request_base import AccountRequest
 from podbay.schema._runner import EnvVar, InferenceServiceRunner, InferenceServiceRunnerKind
 from podbay.schema._service import InferenceInterface
+from podbay.schema.mock_keys import MOCK_KEY_VARIABLE
 
 __all__ = ["LocalInferenceServiceCreateRequest"]
 
@@ -28,7 +29,7 @@ class LocalInferenceServiceCreateRequest(AccountRequest):
 
     It is a mock, whose name is the import path of its class, or a command on the node that
     serves HTTP on the port given in the environment variable `PORT`. A `PORT` in `env` asks for
-    that fixed port.
+    that fixed port; a `PODBAY_MOCK_KEY` says that the class lives in the process that made it.
 
     Attributes:
         interface: How it is called.
@@ -89,7 +90,8 @@ class LocalInferenceServiceCreateRequest(AccountRequest):
     @classmethod
     def _check_name(cls, name: str, info: ValidationInfo) -> str:
         # Where the command itself is wrong it is not in the data, and its own error is enough.
-        if info.data.get("command", ()) is None and not _is_import_path(name):
+        imported = not any(each.name == MOCK_KEY_VARIABLE for each in info.data.get("env") or ())
+        if imported and info.data.get("command", ()) is None and not _is_import_path(name):
             raise ValueError(
                 "the name of a mock is the import path of its class, as package.module.Class; "
                 "a service with another name needs a command"

@@ -111,6 +111,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No node takes replicas now."""
     ERROR_REASON_REPLICA_STOPPED: _ErrorReason.ValueType  # 93
     """The replica was stopped on purpose."""
+    ERROR_REASON_MOCK_PROCESS_ENDED: _ErrorReason.ValueType  # 99
+    """The class of the mock lives in a process of its maker, and that has ended."""
     ERROR_REASON_REPLICA_REFUSED: _ErrorReason.ValueType  # 100
     """The replica answered with an HTTP status that is not 2xx."""
     ERROR_REASON_REPLICA_UNREACHABLE: _ErrorReason.ValueType  # 101
@@ -253,6 +255,8 @@ ERROR_REASON_NO_NODE_AVAILABLE: ErrorReason.ValueType  # 92
 """No node takes replicas now."""
 ERROR_REASON_REPLICA_STOPPED: ErrorReason.ValueType  # 93
 """The replica was stopped on purpose."""
+ERROR_REASON_MOCK_PROCESS_ENDED: ErrorReason.ValueType  # 99
+"""The class of the mock lives in a process of its maker, and that has ended."""
 ERROR_REASON_REPLICA_REFUSED: ErrorReason.ValueType  # 100
 """The replica answered with an HTTP status that is not 2xx."""
 ERROR_REASON_REPLICA_UNREACHABLE: ErrorReason.ValueType  # 101

@@ -804,7 +804,9 @@ class LocalInferenceServiceCreateRequest(_message.Message):
     account: _builtins.str
     """Required. The account that shall own the service."""
     name: _builtins.str
-    """Required. The name; of a mock, the import path of its class, as "package.module.Class"."""
+    """Required. The name; of a mock, the import path of its class, as "package.module.Class". Only a
+    name where env has PODBAY_MOCK_KEY: the class then lives in the process that offers that key.
+    """
     working_dir: _builtins.str
     """The folder in which the command runs, on the node."""
     model: _builtins.str

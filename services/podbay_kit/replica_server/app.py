@@ -40,14 +40,21 @@ class ReplicaApp:
             A coroutine function or an asynchronous generator always runs in the loop.
         pool: The threads for what blocks.
         max_body_bytes: The most bytes of a request's body.
+        logger: Where it is written what goes wrong; "podbay.replica" unless given.
 
     Raises:
         MockFailedError: If the mock's `concurrency` is neither, or it has no `infer`.
     """
 
     def __init__(
-        self, mock: object, *, pool: ThreadPool, max_body_bytes: int = MAX_BODY_BYTES
+        self,
+        mock: object,
+        *,
+        pool: ThreadPool,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        logger: logging.Logger | None = None,
     ) -> None:
+        self._logger = logger or _logger
         concurrency = getattr(mock, "concurrency", "threads")
         kind = type(mock)
         if concurrency not in {"threads", "inline"}:
@@ -87,7 +94,7 @@ class ReplicaApp:
         except RefusedError as refused:
             await exchange.refuse(refused)
         except ConnectionResetError:
-            _logger.debug("a client left before it had sent its request")
+            self._logger.debug("a client left before it had sent its request")
         except asyncio.CancelledError:
             # Only the server's stop cancels this task, and a cancel that leaves an application
             # is reported by the web server as a defect of it.
@@ -152,12 +159,12 @@ class ReplicaApp:
         """Say what a mock's exception means to the client, and log it."""
         kind = type(error).__name__
         if isinstance(error, UnserializableAnswerError):
-            _logger.error("%s: %s", self._name, error)
+            self._logger.error("%s: %s", self._name, error)
             return RefusedError(500, f"{self._name}: {error}")
         if isinstance(error, _INVALID_INPUT):
-            _logger.warning("%s refused a request", self._name, exc_info=error)
+            self._logger.warning("%s refused a request", self._name, exc_info=error)
             return RefusedError(422, f"{kind}: {error}"[:_LONGEST_DETAIL])
-        _logger.error("%s failed", self._name, exc_info=error)
+        self._logger.error("%s failed", self._name, exc_info=error)
         return RefusedError(500, f"{kind} in {self._name}; see the replica's log")
 
 

@@ -39,6 +39,7 @@ class ReplicaServer:
         max_body_bytes: The most bytes of a request's body.
         listener: A socket that is bound already, instead of one to `host` and `port`; the server
             closes it.
+        logger: Where it is written what goes wrong with calls; "podbay.replica" unless given.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class ReplicaServer:
         threads: int = DEFAULT_THREADS,
         max_body_bytes: int = MAX_BODY_BYTES,
         listener: socket.socket | None = None,
+        logger: logging.Logger | None = None,
     ) -> None:
         self._mock = mock
+        self._logger = logger or _logger
         self._listener = listener
         self._host = host
         self._port = port
@@ -88,7 +91,9 @@ class ReplicaServer:
             listener = self._listener or bind(self._host, self._port)
             self._listener = listener
             mock = await self._build()
-            self._app = ReplicaApp(mock, pool=self._pool, max_body_bytes=self._max_body_bytes)
+            self._app = ReplicaApp(
+                mock, pool=self._pool, max_body_bytes=self._max_body_bytes, logger=self._logger
+            )
             self._server = _Server(_config(self._app))
             self._serving = asyncio.create_task(
                 self._server.serve(sockets=[listener]), name="podbay-replica-server"
@@ -115,7 +120,7 @@ class ReplicaServer:
             if serving is not None and self._server is not None and self._app is not None:
                 self._server.stop(grace)
                 await asyncio.wait([serving])
-                await _end(self._app)
+                await self._end(self._app)
         finally:
             self._pool.close()
             if self._listener is not None:
@@ -128,6 +133,13 @@ class ReplicaServer:
             return await self._pool.run(build_mock, self._mock)
         return self._mock
 
+    async def _end(self, app: ReplicaApp) -> None:
+        """Wait for the requests that the server cancelled when the grace was over."""
+        if running := app.running:
+            await asyncio.wait(running, timeout=_CANCEL_SECONDS)
+        if left := len(app.running):
+            self._logger.warning("%d requests did not end when they were cancelled", left)
+
     async def _listening(self, serving: asyncio.Task[None], server: "_Server") -> None:
         listening = asyncio.ensure_future(server.listening.wait())
         try:
@@ -139,14 +151,6 @@ class ReplicaServer:
                 serving.result()
             except OSError as error:
                 raise bind_error(self._host, self._port, error) from error
-
-
-async def _end(app: ReplicaApp) -> None:
-    """Wait for the requests that the server cancelled when the grace was over."""
-    if running := app.running:
-        await asyncio.wait(running, timeout=_CANCEL_SECONDS)
-    if left := len(app.running):
-        _logger.warning("%d requests did not end when they were cancelled", left)
 
 
 def _config(app: ReplicaApp) -> uvicorn.Config:

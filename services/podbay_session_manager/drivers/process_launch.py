@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from podbay.schema.mock_keys import MOCK_KEY_VARIABLE
 from podbay_session_manager.drivers.contract import LaunchSpec, StartFailedError
 from podbay_session_manager.drivers.process_tree import REPLICA_VARIABLE
 from podbay_session_manager.records import PORT_VARIABLE, Reason, ServiceSpec
@@ -60,6 +61,8 @@ def supports_local(service: ServiceSpec) -> str | None:
             f"it runs services of the runner kind 'mock' (mocks and local commands), and this one "
             f"is of kind {service.kind!r}"
         )
+    if MOCK_KEY_VARIABLE in dict(service.env):
+        return "its class lives in the process that made it, and no other can import it"
     port = dict(service.env).get(PORT_VARIABLE)
     if port is not None and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
         return "PORT in the service's env is not a number between 1 and 65535"
