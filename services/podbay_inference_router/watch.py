@@ -31,6 +31,7 @@ _FIRST_PAUSE: Final = 0.1
 _LAST_PAUSE: Final = 2.0
 _ACKNOWLEDGE_SECONDS: Final = 5.0
 _REPORT_PAUSE: Final = 1.0
+_AWAY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _MOST_REPORTS: Final = 1000
 _DETAIL_BYTES: Final = 1024
 _OPTIONS: Final = (
@@ -161,6 +162,9 @@ class RouteWatcher:
                     )
                 except grpc.aio.AioRpcError as error:
                     _LOG.warning("a replica cannot be reported (%s)", error.code().name)
+                    if error.code() not in _AWAY:
+                        # It would not be taken the next time either.
+                        self._reports.pop(key, None)
                     await asyncio.sleep(_REPORT_PAUSE)
                 else:
                     # Unless there is newer news of it by now.

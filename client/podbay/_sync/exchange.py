@@ -270,7 +270,10 @@ class _Driver(threading.Thread):
         except grpc.RpcError as error:
             failure = error_of(error, "exchange calls", endpoint.address)
         except ValueError:
-            failure = closed_error()
+            # gRPC's word for a channel that was closed; said while it is open, it tells nothing of
+            # the calls that wait.
+            if self._exchange._closed or self._exchange._transport.closed:  # noqa: SLF001 # one unit
+                failure = closed_error()
         with self._lock:
             deliveries = self._core.end(stream, failure)
             stream.retired = True
