@@ -303,6 +303,7 @@ class _Reason:
 
 
 _SEE_LOGS: Final = "client.inferencesessions.logs(ID) has the whole log."
+_SEE_EXPLAIN: Final = "client.inferencesessions.explain(ID) says, node by node, what is free."
 _NEW_SESSION: Final = "Create a new session with client.inferencesessions.create(...)."
 _LATER: Final = "Try again in a moment."
 
@@ -365,6 +366,13 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "PROBE_FAILED": _Reason(ReplicaError, "UNAVAILABLE", 502, _SEE_LOGS),
     "NO_NODE_AVAILABLE": _Reason(BusyError, "UNAVAILABLE", 503),
     "REPLICA_STOPPED": _Reason(ReplicaError, "UNAVAILABLE", 502),
+    "INSUFFICIENT_CAPACITY": _Reason(UnavailableError, "UNAVAILABLE", 503, _SEE_EXPLAIN),
+    "NO_SUCH_GPU_TYPE": _Reason(UnavailableError, "UNAVAILABLE", 503, _SEE_EXPLAIN),
+    "NODE_LOST": _Reason(ReplicaError, "UNAVAILABLE", 502),
+    "GPU_FAILED": _Reason(ReplicaError, "UNAVAILABLE", 502),
+    "CRASH_LOOP": _Reason(ReplicaError, "UNAVAILABLE", 502, _SEE_LOGS),
+    "NODE_IN_USE": _Reason(ConflictError, "FAILED_PRECONDITION", 409),
+    "NODE_NOT_DECLARED": _Reason(ConflictError, "FAILED_PRECONDITION", 409),
     "REPLICA_REFUSED": _Reason(ReplicaError, "ABORTED", 502),
     "REPLICA_UNREACHABLE": _Reason(ReplicaError, "UNAVAILABLE", 502, _LATER),
     "REPLICA_CONNECTION_LOST": _Reason(

@@ -7,7 +7,7 @@ from typing import Final
 
 from podbay_session_manager.records import Reason
 
-__all__ = ["HOPELESS", "Policy"]
+__all__ = ["BLAMELESS", "HOPELESS", "Policy"]
 
 HOPELESS: Final = frozenset(
     {
@@ -19,6 +19,9 @@ HOPELESS: Final = frozenset(
     }
 )
 """What stays as it is until somebody changes the service or the node."""
+
+BLAMELESS: Final = frozenset({Reason.NODE_LOST, Reason.GPU_FAILED})
+"""What a replica ends by through no fault of its own: it does not count as its failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,10 @@ class Policy:
     first."""
     attempts: int = 3
     """How often a session is tried that was never ready."""
+    crash_loop: int = 3
+    """After how many failures in a row a replica is said to be in a crash loop."""
+    node_grace: float = 60.0
+    """How long a node may be out of reach before its replicas are placed elsewhere."""
     kept_replicas: int = 3
     """How many ended replicas are kept for each index, with their logs."""
 

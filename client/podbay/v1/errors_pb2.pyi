@@ -111,6 +111,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No node takes replicas now."""
     ERROR_REASON_REPLICA_STOPPED: _ErrorReason.ValueType  # 93
     """The replica was stopped on purpose."""
+    ERROR_REASON_INSUFFICIENT_CAPACITY: _ErrorReason.ValueType  # 130
+    """No node has room for the replica now."""
+    ERROR_REASON_NO_SUCH_GPU_TYPE: _ErrorReason.ValueType  # 131
+    """No node has a GPU of a type that would do."""
+    ERROR_REASON_NODE_LOST: _ErrorReason.ValueType  # 132
+    """The replica's node was out of reach for longer than its grace."""
+    ERROR_REASON_GPU_FAILED: _ErrorReason.ValueType  # 133
+    """Something is wrong with a GPU of the replica."""
+    ERROR_REASON_CRASH_LOOP: _ErrorReason.ValueType  # 134
+    """The replica fails again and again; it is tried again in ever longer pauses."""
+    ERROR_REASON_NODE_IN_USE: _ErrorReason.ValueType  # 135
+    """The node cannot be withdrawn or changed in this way: replicas are on it."""
+    ERROR_REASON_NODE_NOT_DECLARED: _ErrorReason.ValueType  # 136
+    """The node is not one that was declared, so that it cannot be withdrawn or declared."""
     ERROR_REASON_REPLICA_REFUSED: _ErrorReason.ValueType  # 100
     """The replica answered with an HTTP status that is not 2xx."""
     ERROR_REASON_REPLICA_UNREACHABLE: _ErrorReason.ValueType  # 101
@@ -249,6 +263,20 @@ ERROR_REASON_NO_NODE_AVAILABLE: ErrorReason.ValueType  # 92
 """No node takes replicas now."""
 ERROR_REASON_REPLICA_STOPPED: ErrorReason.ValueType  # 93
 """The replica was stopped on purpose."""
+ERROR_REASON_INSUFFICIENT_CAPACITY: ErrorReason.ValueType  # 130
+"""No node has room for the replica now."""
+ERROR_REASON_NO_SUCH_GPU_TYPE: ErrorReason.ValueType  # 131
+"""No node has a GPU of a type that would do."""
+ERROR_REASON_NODE_LOST: ErrorReason.ValueType  # 132
+"""The replica's node was out of reach for longer than its grace."""
+ERROR_REASON_GPU_FAILED: ErrorReason.ValueType  # 133
+"""Something is wrong with a GPU of the replica."""
+ERROR_REASON_CRASH_LOOP: ErrorReason.ValueType  # 134
+"""The replica fails again and again; it is tried again in ever longer pauses."""
+ERROR_REASON_NODE_IN_USE: ErrorReason.ValueType  # 135
+"""The node cannot be withdrawn or changed in this way: replicas are on it."""
+ERROR_REASON_NODE_NOT_DECLARED: ErrorReason.ValueType  # 136
+"""The node is not one that was declared, so that it cannot be withdrawn or declared."""
 ERROR_REASON_REPLICA_REFUSED: ErrorReason.ValueType  # 100
 """The replica answered with an HTTP status that is not 2xx."""
 ERROR_REASON_REPLICA_UNREACHABLE: ErrorReason.ValueType  # 101

@@ -26,6 +26,7 @@ __all__ = [
     "ObservedReplica",
     "ReplicaDriver",
     "ReplicaStillRunningError",
+    "SeenGpu",
     "StartFailedError",
     "UnknownReplicaError",
 ]
@@ -90,6 +91,8 @@ class ObservedReplica:
     """Of an ended one: why, where the driver knows better than by the exit code."""
     message: str = ""
     """What belongs to `reason`, for people."""
+    out_of_memory: bool = False
+    """Of an ended one: whether it was killed because it used more memory than it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,18 @@ class LogChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenGpu:
+    """A GPU as a driver sees it."""
+
+    id: str
+    """Its id as the node's declaration has it: an index or a UUID."""
+    memory_bytes: int = 0
+    """Its memory; 0 where that is not known."""
+    failure: str = ""
+    """Why it cannot be used, for people; empty where it can."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeFacts:
     """What a driver knows of a node."""
 
@@ -116,6 +131,8 @@ class NodeFacts:
     """The host at which its replicas are reached."""
     cpus: int
     memory_bytes: int
+    gpus: tuple[SeenGpu, ...] | None = None
+    """The GPUs that are there; None where the driver cannot tell."""
 
 
 class ReplicaDriver(abc.ABC):
@@ -128,6 +145,8 @@ class ReplicaDriver(abc.ABC):
 
     name: str
     """The name that the settings use, as "process"."""
+    kind: str = ""
+    """What sessions ask for; the name where it is empty."""
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
