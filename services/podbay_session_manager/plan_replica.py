@@ -218,12 +218,12 @@ class _Stepper:
 
     def _ended(self, replica: ReplicaRecord, seen: ObservedReplica) -> ReplicaRecord:
         """Decide about a replica that has ended."""
-        replica = replace(replica, exit_code=seen.exit_code, out_of_memory=seen.out_of_memory)
+        replica = replace(replica, exit_code=seen.exit_code)
         if replica.phase is _P.STOPPING:
             return self._final(replica)
         if replica.phase is _P.DRAINING:
             return replica.moved(_P.STOPPED, self._now)
-        reason, message = exit_reason(seen.exit_code, out_of_memory=seen.out_of_memory)
+        reason, message = exit_reason(seen.exit_code)
         if seen.reason is not Reason.NONE:
             reason, message = seen.reason, seen.message
         return replica.moved(

@@ -60,6 +60,7 @@ class Reason(StrEnum):
     PROBE_FAILED = "PROBE_FAILED"
     NO_NODE_AVAILABLE = "NO_NODE_AVAILABLE"
     REPLICA_STOPPED = "REPLICA_STOPPED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
     INSUFFICIENT_CAPACITY = "INSUFFICIENT_CAPACITY"
     NO_SUCH_GPU_TYPE = "NO_SUCH_GPU_TYPE"
     NODE_LOST = "NODE_LOST"
@@ -241,8 +242,6 @@ class ReplicaRecord:
     reason: Reason = Reason.NONE
     message: str = ""
     exit_code: int | None = None
-    out_of_memory: bool = False
-    """Whether it was killed because it used more memory than it may."""
     log_tail: tuple[str, ...] = ()
     host: str = ""
     port: int = 0

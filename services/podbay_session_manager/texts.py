@@ -26,19 +26,12 @@ _SIGNAL_BASE = 128
 _TAIL_BYTES = 1536
 
 
-def exit_reason(exit_code: int | None, *, out_of_memory: bool = False) -> tuple[Reason, str]:
+def exit_reason(exit_code: int | None) -> tuple[Reason, str]:
     """Return why a replica ended by itself, and the sentence that says so.
 
     Args:
         exit_code: Its exit code, above 128 for a signal; None where it is not known.
-        out_of_memory: Whether it was killed because it used more memory than it may.
     """
-    if out_of_memory:
-        return (
-            Reason.REPLICA_KILLED,
-            "The replica used more memory than it may (runner.resources.memory) and was killed for "
-            "it. Give it more, or let it use less.",
-        )
     if exit_code is None:
         return (
             Reason.REPLICA_LOST,
@@ -105,7 +98,7 @@ def crash_loop_message(last: ReplicaRecord, failures: int, pause: float) -> str:
         pause: Seconds until the next one is started.
     """
     code = "" if last.exit_code is None else f" Its last exit code: {last.exit_code}"
-    memory = " (out of memory)" if last.out_of_memory else ""
+    memory = " (out of memory)" if last.reason is Reason.OUT_OF_MEMORY else ""
     end = f"{code}{memory}." if code else ""
     return (
         f"It has failed {failures} times in a row and is in a crash loop; it is tried again "
@@ -175,7 +168,7 @@ def evidence_of(replica: ReplicaRecord) -> dict[str, str]:
         evidence["reason"] = replica.reason.value
     if replica.exit_code is not None:
         evidence["exitCode"] = str(replica.exit_code)
-    if replica.out_of_memory:
+    if replica.reason is Reason.OUT_OF_MEMORY:
         evidence["outOfMemory"] = "true"
     evidence["failures"] = str(replica.failures + 1)
     if replica.log_tail:

@@ -868,6 +868,7 @@ class ServingOptions(_message.Message):
     STOP_GRACE_FIELD_NUMBER: _builtins.int
     MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
     SAFE_TO_RETRY_FIELD_NUMBER: _builtins.int
+    EGRESS_FIELD_NUMBER: _builtins.int
     readiness_path: _builtins.str
     """The path that answers 2xx once a replica is ready. The runner's kind decides unless said:
     "/health" for vllm, else "/ready".
@@ -876,6 +877,10 @@ class ServingOptions(_message.Message):
     """How many calls one replica works on at once; unbounded unless said."""
     safe_to_retry: _builtins.bool
     """True where a call may be sent again although a replica may have seen it."""
+    egress: _builtins.bool
+    """True where a replica may open connections to the outside, as to load weights; an operator must
+    have allowed that. False unless said.
+    """
     @_builtins.property
     def start_timeout(self) -> _duration_pb2.Duration:
         """How long a replica may take from its start until it is ready; 60 s unless said."""
@@ -892,17 +897,22 @@ class ServingOptions(_message.Message):
         stop_grace: _duration_pb2.Duration | None = ...,
         max_concurrency: _builtins.int | None = ...,
         safe_to_retry: _builtins.bool | None = ...,
+        egress: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_concurrency", b"_max_concurrency", "_readiness_path", b"_readiness_path", "_safe_to_retry", b"_safe_to_retry", "max_concurrency", b"max_concurrency", "readiness_path", b"readiness_path", "safe_to_retry", b"safe_to_retry", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_egress", b"_egress", "_max_concurrency", b"_max_concurrency", "_readiness_path", b"_readiness_path", "_safe_to_retry", b"_safe_to_retry", "egress", b"egress", "max_concurrency", b"max_concurrency", "readiness_path", b"readiness_path", "safe_to_retry", b"safe_to_retry", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_concurrency", b"_max_concurrency", "_readiness_path", b"_readiness_path", "_safe_to_retry", b"_safe_to_retry", "max_concurrency", b"max_concurrency", "readiness_path", b"readiness_path", "safe_to_retry", b"safe_to_retry", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_egress", b"_egress", "_max_concurrency", b"_max_concurrency", "_readiness_path", b"_readiness_path", "_safe_to_retry", b"_safe_to_retry", "egress", b"egress", "max_concurrency", b"max_concurrency", "readiness_path", b"readiness_path", "safe_to_retry", b"safe_to_retry", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__egress: _TypeAlias = _typing.Literal["egress"]  # noqa: Y015
+    _WhichOneofArgType__egress: _TypeAlias = _typing.Literal["_egress", b"_egress"]  # noqa: Y015
     _WhichOneofReturnType__max_concurrency: _TypeAlias = _typing.Literal["max_concurrency"]  # noqa: Y015
     _WhichOneofArgType__max_concurrency: _TypeAlias = _typing.Literal["_max_concurrency", b"_max_concurrency"]  # noqa: Y015
     _WhichOneofReturnType__readiness_path: _TypeAlias = _typing.Literal["readiness_path"]  # noqa: Y015
     _WhichOneofArgType__readiness_path: _TypeAlias = _typing.Literal["_readiness_path", b"_readiness_path"]  # noqa: Y015
     _WhichOneofReturnType__safe_to_retry: _TypeAlias = _typing.Literal["safe_to_retry"]  # noqa: Y015
     _WhichOneofArgType__safe_to_retry: _TypeAlias = _typing.Literal["_safe_to_retry", b"_safe_to_retry"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__egress) -> _WhichOneofReturnType__egress | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_concurrency) -> _WhichOneofReturnType__max_concurrency | None: ...
     @_typing.overload

@@ -26,7 +26,6 @@ __all__ = [
     "ObservedReplica",
     "ReplicaDriver",
     "ReplicaStillRunningError",
-    "SeenGpu",
     "StartFailedError",
     "UnknownReplicaError",
 ]
@@ -91,8 +90,6 @@ class ObservedReplica:
     """Of an ended one: why, where the driver knows better than by the exit code."""
     message: str = ""
     """What belongs to `reason`, for people."""
-    out_of_memory: bool = False
-    """Of an ended one: whether it was killed because it used more memory than it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +108,6 @@ class LogChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class SeenGpu:
-    """A GPU as a driver sees it."""
-
-    id: str
-    """Its id as the node's declaration has it: an index or a UUID."""
-    memory_bytes: int = 0
-    """Its memory; 0 where that is not known."""
-    failure: str = ""
-    """Why it cannot be used, for people; empty where it can."""
-
-
-@dataclass(frozen=True, slots=True)
 class NodeFacts:
     """What a driver knows of a node."""
 
@@ -131,8 +116,10 @@ class NodeFacts:
     """The host at which its replicas are reached."""
     cpus: int
     memory_bytes: int
-    gpus: tuple[SeenGpu, ...] | None = None
-    """The GPUs that are there; None where the driver cannot tell."""
+    warnings: tuple[str, ...] = ()
+    """What differs from the node's declaration, or limits what it can do, for people."""
+    failed_gpus: tuple[str, ...] = ()
+    """The ids of declared GPUs that cannot be used now."""
 
 
 class ReplicaDriver(abc.ABC):
@@ -144,9 +131,15 @@ class ReplicaDriver(abc.ABC):
     """
 
     name: str
-    """The name that the settings use, as "process"."""
-    kind: str = ""
-    """What sessions ask for; the name where it is empty."""
+    """The driver's own name, as "process"; that of one for a single node ends with the node's, as
+    "docker/n1"."""
+    kind: str
+    """The name that the settings use, as "docker"; the driver's own name where it has one only."""
+
+    def __init_subclass__(cls, **keywords: object) -> None:
+        super().__init_subclass__(**keywords)
+        if "kind" not in cls.__dict__ and "name" in cls.__dict__:
+            cls.kind = cls.name
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
