@@ -46,10 +46,10 @@ def needs_text(needs: Needs) -> str:
     parts: list[str] = []
     if needs.gpus:
         each = " each" if needs.gpus > 1 else ""
-        memory = f" with {size_text(needs.gpu_memory_bytes)}{each}" if needs.gpu_memory_bytes else ""
-        parts.append(
-            f"{_count(needs.gpus, 'GPU')} {' or '.join(needs.hardware_types)}{memory}"
+        memory = (
+            f" with {size_text(needs.gpu_memory_bytes)}{each}" if needs.gpu_memory_bytes else ""
         )
+        parts.append(f"{_count(needs.gpus, 'GPU')} {' or '.join(needs.hardware_types)}{memory}")
     if needs.cpus:
         parts.append(_count(needs.cpus, "CPU"))
     if needs.memory_bytes:
@@ -134,9 +134,7 @@ def no_nodes_text(kind: str) -> str:
     """Say that a kind of driver reaches no node, and what to do."""
     if kind == "docker":
         return "no node is declared. Declare one: podbay node declare FILE."
-    return (
-        f"the driver {kind!r} is not on. Start the session manager with --drivers {kind}."
-    )
+    return f"the driver {kind!r} is not on. Start the session manager with --drivers {kind}."
 
 
 def _nearest_first(rooms: Iterable[NodeRoom], needs: Needs) -> list[NodeRoom]:

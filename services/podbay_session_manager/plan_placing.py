@@ -1,4 +1,4 @@
-"""Which waiting replicas are placed where, and which are moved from nodes that are emptied. Pure."""
+"""Which waiting replicas are placed where, and which move from nodes that are emptied. Pure."""
 
 from __future__ import annotations
 

@@ -82,9 +82,7 @@ class SessionPass:
             reason=Reason.NONE,
             message="",
         )
-        self._replicas[replica.id] = replace(
-            started, node=node.name, driver=node.driver, gpus=gpus
-        )
+        self._replicas[replica.id] = replace(started, node=node.name, driver=node.driver, gpus=gpus)
         self._plan.actions.append(StartReplica(replica.id, self.session.id, node.driver))
         self._plan.wake(started.deadline)
         if self.session.status == "Created":

@@ -98,12 +98,10 @@ class NodeRoom:
         cpus, memory = self.free_cpus - needs.cpus, self.free_memory - needs.memory_bytes
         if cpus < -_SLACK or memory < 0:
             return None
-        size, left, ids = 0, 0, ()
-        if needs.gpus:
-            chosen = self._choose(needs)
-            if chosen is None:
-                return None
-            size, left, ids = chosen
+        chosen = self._choose(needs)
+        if chosen is None:
+            return None
+        size, left, ids = chosen
         wasteful = not needs.gpus and bool(node.gpus)
         key = (wasteful, needs.spot and not node.spot, size, left, memory, cpus, node.name)
         return Fit(key, ids)
@@ -157,6 +155,8 @@ class NodeRoom:
         ]
 
     def _choose(self, needs: Needs) -> tuple[int, int, tuple[str, ...]] | None:
+        if not needs.gpus:
+            return 0, 0, ()
         if self.unverified:
             return None
         best: tuple[int, int, tuple[str, ...]] | None = None
@@ -164,9 +164,7 @@ class NodeRoom:
             usable = self.usable(needs, hardware_type)
             if len(usable) < needs.gpus:
                 continue
-            chosen = sorted(
-                usable[: needs.gpus], key=lambda gpu: self._positions[gpu.id]
-            )
+            chosen = sorted(usable[: needs.gpus], key=lambda gpu: self._positions[gpu.id])
             found = (
                 sum(gpu.memory_bytes for gpu in chosen),
                 len(self.free_gpus[hardware_type]) - needs.gpus,

@@ -129,9 +129,7 @@ def test_the_shortlist_finds_what_a_look_at_all_nodes_finds(
 
 @settings(max_examples=150, deadline=None)
 @given(NODES, ASKED)
-def test_the_same_is_decided_again(
-    nodes: list[NodeRecord], asked: list[tuple[int, Needs]]
-) -> None:
+def test_the_same_is_decided_again(nodes: list[NodeRecord], asked: list[tuple[int, Needs]]) -> None:
     def decide() -> list[Placement | None]:
         fleet = Fleet(nodes)
         return [fleet.place("docker", f"s{session}", needs) for session, needs in asked]
@@ -147,7 +145,7 @@ def test_the_same_is_decided_again(
 def test_a_large_one_is_not_starved_by_an_endless_stream_of_small_ones(
     large: int, stream: list[tuple[int, int]]
 ) -> None:
-    """Small ones come and go for ever; the large one gets its place after all that ran has ended."""
+    """Small ones come and go for ever; the large one gets its place as soon as all have gone."""
     nodes = [node("a", {T4: 4}), node("b", {T4: 4})]
     running: list[tuple[Placement, Needs, int]] = [
         (Placement(n, (gpu.id,)), gpus(1), 6) for n in nodes for gpu in n.gpus
@@ -163,13 +161,13 @@ def test_a_large_one_is_not_starved_by_an_endless_stream_of_small_ones(
             return
         fleet.keep_for("docker", gpus(large))
         still = []
-        for number, (needs, life) in enumerate(waiting):
+        for number, (needs, time) in enumerate(waiting):
             placed = fleet.place("docker", f"w{number}", needs)
             if placed is None:
                 fleet.keep_for("docker", needs)
-                still.append((needs, life))
+                still.append((needs, time))
             else:
-                running.append((placed, needs, life))
+                running.append((placed, needs, time))
         waiting = still
     raise AssertionError("the large one was starved")
 

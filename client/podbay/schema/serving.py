@@ -41,6 +41,7 @@ _KEYS = {
     f"{_DOMAIN}stop-grace": "stopGrace",
     f"{_DOMAIN}max-concurrency": "maxConcurrency",
     f"{_DOMAIN}safe-to-retry": "safeToRetry",
+    f"{_DOMAIN}egress": "egress",
 }
 
 
@@ -72,6 +73,8 @@ class ServingOptions(RequestModel):
     max_concurrency: Annotated[int, Field(ge=1, le=_INT32_MAX)] | None = None
     # Whether a call may be sent again although a replica may have seen it.
     safe_to_retry: bool | None = None
+    # Whether a replica may open connections to the outside, where the operator allows that.
+    egress: bool | None = None
 
     @classmethod
     def from_annotations(cls, annotations: Iterable[Annotation]) -> Self:
@@ -109,7 +112,7 @@ def _read(title: str, name: str, text: str) -> str | float | bool:
         if not _INTEGER.fullmatch(text):
             raise _refused(title, name, "the annotation is not a whole number")
         return int(text)
-    if name == "safeToRetry":
+    if name in {"safeToRetry", "egress"}:
         if text not in _BOOLEANS:
             raise _refused(title, name, "the annotation is neither true nor false")
         return _BOOLEANS[text]
