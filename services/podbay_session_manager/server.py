@@ -46,9 +46,10 @@ __all__ = ["DRIVERS", "Settings", "serving"]
 
 _LOG = logging.getLogger(__name__)
 
-DRIVERS: Final = ("process", "inprocess")
+DRIVERS: Final = ("process", "inprocess", "docker")
 """The names of the drivers that can be on."""
 
+_DOCKER: Final = "docker"
 _MAINTENANCE_SECONDS: Final = 3600.0
 _KEPT_LOGS_SECONDS: Final = 7 * 24 * 3600.0
 _DROP_SECONDS: Final = 600.0
@@ -109,7 +110,7 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
         url = sqlite_url(settings.data_dir / "session-manager.sqlite3")
         await asyncio.to_thread(migrate, url, "podbay_session_manager")
         database = Database(url)
-        drivers = DriverSet(_make_drivers(settings), settings.node_drivers)
+        drivers = DriverSet(_make_drivers(settings), _node_drivers(settings))
         registry = RegistryClient(settings.registry_endpoint, settings.service_token)
         try:
             async with _running(settings, clock, database, drivers, registry) as port:
@@ -183,9 +184,23 @@ def _make_drivers(settings: Settings) -> list[ReplicaDriver]:
             made.append(ProcessDriver(settings.data_dir / "replicas"))
         elif name == InProcessDriver.name:
             made.append(InProcessDriver(settings.data_dir / "replicas-inprocess"))
-        else:
+        elif name != _DOCKER:
             raise SettingsError(f"There is no driver {name!r}. There are: {', '.join(DRIVERS)}.")
     return made
+
+
+def _node_drivers(settings: Settings) -> NodeDriverFactory | None:
+    """Return what makes the drivers of declared nodes; None where none can be declared."""
+    if _DOCKER in settings.drivers and settings.node_drivers is None:
+        raise SettingsError(
+            "The driver for containers is not part of this installation. Leave docker out of "
+            "--drivers."
+        )
+    if settings.nodes and settings.node_drivers is None:
+        raise SettingsError(
+            "Nodes are declared, and no driver reaches them: add docker to --drivers."
+        )
+    return settings.node_drivers
 
 
 def _server(settings: Settings, parts: Parts) -> GrpcServer:

@@ -327,7 +327,8 @@ class SessionManagerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WithdrawNode(self, request, context):
-        """WithdrawNode removes a declared node on which nothing runs. Idempotent. Needs delete on nodes.
+        """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Needs
+        delete on nodes.
         Fails with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -118,7 +118,8 @@ class SessionManagerServiceStub:
     where no driver reaches declared nodes).
     """
     WithdrawNode: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.WithdrawNodeRequest, _session_manager_service_pb2.WithdrawNodeResponse]
-    """WithdrawNode removes a declared node on which nothing runs. Idempotent. Needs delete on nodes.
+    """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Needs
+    delete on nodes.
     Fails with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
     """
     WatchNodes: _grpc.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchNodesRequest, _session_manager_service_pb2.WatchNodesResponse]
@@ -232,7 +233,8 @@ class SessionManagerServiceAsyncStub(SessionManagerServiceStub):
     where no driver reaches declared nodes).
     """
     WithdrawNode: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.WithdrawNodeRequest, _session_manager_service_pb2.WithdrawNodeResponse]  # type: ignore[assignment]
-    """WithdrawNode removes a declared node on which nothing runs. Idempotent. Needs delete on nodes.
+    """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Needs
+    delete on nodes.
     Fails with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
     """
     WatchNodes: _aio.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchNodesRequest, _session_manager_service_pb2.WatchNodesResponse]  # type: ignore[assignment]
@@ -463,7 +465,8 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.WithdrawNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.WithdrawNodeResponse, _abc.Awaitable[_session_manager_service_pb2.WithdrawNodeResponse]]:
-        """WithdrawNode removes a declared node on which nothing runs. Idempotent. Needs delete on nodes.
+        """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Needs
+        delete on nodes.
         Fails with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
         """
 
