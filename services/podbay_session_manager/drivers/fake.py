@@ -52,6 +52,8 @@ class FakeEngine:
     replicas: dict[str, _Fake] = field(default_factory=dict)
     logs: dict[str, bytes] = field(default_factory=dict)
     next_port: int = 40000
+    port: int | None = None
+    """Where all replicas seem to serve; None for a port of each, on which nothing does."""
 
 
 class FakeDriver(ReplicaDriver):
@@ -113,7 +115,7 @@ class FakeDriver(ReplicaDriver):
             running=behaviour.exit_code is None,
             exit_code=behaviour.exit_code,
             host="127.0.0.1",
-            port=self.engine.next_port,
+            port=self.engine.port or self.engine.next_port,
             pid=self.engine.next_port,
             node=self.facts.name,
         )
