@@ -47,6 +47,7 @@ fmt: $(STAMP) ## Format the code and the protos
 
 bench: $(STAMP) ## Measure Podbay beside a direct call, Envoy, dyff-schema; writes docs/performance*.md
 	$(BIN)/python -m benchmarks.adapters
+	$(BIN)/python -m benchmarks.placement
 	$(BIN)/python -m benchmarks
 
 lock: ## Resolve pyproject.toml into requirements/dev.txt, with hashes and without addresses
