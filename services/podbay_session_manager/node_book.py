@@ -68,7 +68,7 @@ class NodeBook:
         self._stored = {node.name: node for node in await self._store.load()}
         for node in self._stored.values():
             if node.declared is not None and self._drivers.make is not None:
-                self._connect(node.declared)
+                self._connect(self._drivers.make(node.declared), node.name)
 
     async def refresh(self) -> None:
         """Ask the drivers for what their nodes have, where that was not done lately.
@@ -97,6 +97,8 @@ class NodeBook:
     def mark_unreachable(self, driver: str, why: str) -> None:
         """Note that a driver does not reach its nodes now; an empty text that it does again."""
         known = self._unreachable.get(driver)
+        if driver not in self._drivers:
+            return
         if not why:
             if known is not None:
                 del self._unreachable[driver]
@@ -133,11 +135,14 @@ class NodeBook:
         if known.declared is None:
             known = replace(known, cordoned=False, draining=False, origin=origin)
         changed = replace(known, declared=declared, origin=known.origin or origin)
+        if known.declared == declared:
+            await self._put(changed)
+            return
+        driver = self._drivers.make(declared)
         await self._put(changed)
-        if known.declared != declared:
-            replaced = self._connect(declared)
-            if replaced is not None:
-                await replaced.close()
+        replaced = self._connect(driver, declared.name)
+        if replaced is not None:
+            await _release(replaced)
 
     def check_withdrawal(
         self, name: str, holders: Sequence[ReplicaRecord], *, lost: bool = False
@@ -233,12 +238,9 @@ class NodeBook:
         self._stored[node.name] = node
         self._records = None
 
-    def _connect(self, declared: DeclaredNode) -> ReplicaDriver | None:
-        make = self._drivers.make
-        if make is None:
-            raise LookupError("declarations are refused where no driver reaches them")
-        driver = make(declared)
-        self._declared[driver.name] = declared.name
+    def _connect(self, driver: ReplicaDriver, node: str) -> ReplicaDriver | None:
+        """Put the driver of a declared node on, and return the one that it replaces."""
+        self._declared[driver.name] = node
         self._facts.pop(driver.name, None)
         self._next_ask.pop(driver.name, None)
         self._records = None
@@ -250,7 +252,7 @@ class NodeBook:
         self._records = None
         driver = self._drivers.take(name)
         if driver is not None:
-            await driver.close()
+            await _release(driver)
 
     async def _ask(self, driver: ReplicaDriver) -> None:
         pause = _AGAIN_SECONDS
@@ -287,3 +289,9 @@ class NodeBook:
             )
             for fact in facts or ()
         ]
+
+
+async def _release(driver: ReplicaDriver) -> None:
+    await driver.close()
+    # Who waits for its hints sees that it is off.
+    driver.changed.set()

@@ -119,7 +119,6 @@ class Reconciler:
         tails = await self._tails(observed)
         async with self._state.deciding:
             now = self._state.clock.now().timestamp()
-            silent = frozenset(sight.silent)
             world = self._world = World(
                 sessions=self._state.sessions,
                 replicas=self._state.replicas,
@@ -129,10 +128,11 @@ class Reconciler:
                 # What was on its way when the drivers were asked may not be in their answers.
                 starting=sight.starting | self._actor.starting,
                 drained=self._state.announcer.drained,
+                # What runs on a node must be seen before anything is placed there.
                 nodes=tuple(
-                    replace(node, unreachable=_SILENT)
-                    if node.driver in silent and not node.unreachable
-                    else node
+                    node
+                    if node.unreachable or node.driver in sight.listed
+                    else replace(node, unreachable=_SILENT)
                     for node in self._nodes.nodes
                 ),
                 halting=self._halting,

@@ -35,7 +35,8 @@ def session_status(
         revision: The revision that this shows.
     """
     known = list(replicas)
-    ready = sum(1 for r in known if r.phase is ReplicaPhase.READY and is_ready(r.id))
+    # While one moves to another node, two of an index may be ready.
+    ready = len({r.index for r in known if r.phase is ReplicaPhase.READY and is_ready(r.id)})
     status = common_pb2.Status(status=session.status)
     if session.status_reason is not None:
         status.reason = session.status_reason
