@@ -32,7 +32,8 @@ compares the proxies whatever stands in front of them.
   other languages.
 - **pieces** are answers of 50 server-sent events; their rate is in pieces.
 
-The adapters have [a page of their own](performance-adapters.md).
+The adapters have [a page of their own](performance-adapters.md), and
+[the planner](performance-placement.md) has, too.
 """
 
 
