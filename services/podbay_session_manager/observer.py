@@ -65,10 +65,10 @@ class Observer:
             starting: The replicas whose start is on its way now.
         """
         self._ask(starting)
-        if self._looks:
-            await asyncio.wait(
-                [look.task for look in self._looks.values()], timeout=_PATIENCE_SECONDS
-            )
+        # Those that are late already are not waited for again.
+        awaited = [look.task for look in self._looks.values() if not look.late]
+        if awaited:
+            await asyncio.wait(awaited, timeout=_PATIENCE_SECONDS)
         sight = Sight()
         before = set(starting)
         for name, look in list(self._looks.items()):

@@ -22,6 +22,7 @@ __all__ = [
 
 _UNITS: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _SHOWN_NODES: Final = 6
+_MOST: Final = 1500
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +126,11 @@ def waiting_text(
         if any(room.could_fit(needs) for room in rooms)
         else " No node that takes replicas now could hold it even if it were empty."
     )
+    head = f"It needs {needs_text(needs)}, and no node has room"
     if needs == Needs():
-        return f"No node takes it: {lines}{rest}."
-    return f"It needs {needs_text(needs)}, and no node has room: {lines}{rest}.{never}"
+        head, never = "No node takes it", ""
+    text = f"{head}: {lines}{rest}.{never}"
+    return text if not bounded or len(text) <= _MOST else f"{text[: _MOST - 1]}…"
 
 
 def no_nodes_text(kind: str) -> str:

@@ -283,6 +283,8 @@ def test_many_nodes_are_named_in_a_bounded_text_and_all_in_a_whole_one() -> None
     assert "and 494 more nodes" in text
     assert len(text) < 1000
     assert waiting_text("docker", rooms, gpus(2), bounded=False).count("such GPU") == 500
+    rooms = Fleet([node("a", unreachable="x" * 5000)]).of_kind("docker")
+    assert len(waiting_text("docker", rooms, gpus(2))) == 1500
 
 
 def test_needs_in_words() -> None:
