@@ -35,6 +35,8 @@ class Sight:
     """Drivers that have not answered yet."""
     starting: frozenset[str] = frozenset()
     """The replicas whose start was on its way when the drivers were asked."""
+    sources: dict[str, ReplicaDriver] = field(default_factory=dict)
+    """The drivers that answered."""
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class Observer:
                 continue
             del self._looks[name]
             before |= look.starting
+            sight.sources[name] = look.driver
             found = look.task.result()
             if isinstance(found, str):
                 sight.unreachable[name] = found

@@ -118,6 +118,10 @@ class Reconciler:
         observed = self._take_note(sight)
         tails = await self._tails(observed)
         async with self._state.deciding:
+            # What a driver told is worth nothing once another one reaches its node.
+            for name, driver in sight.sources.items():
+                if not self._drivers.holds(driver):
+                    observed[name] = None
             now = self._state.clock.now().timestamp()
             world = self._world = World(
                 sessions=self._state.sessions,
@@ -131,7 +135,7 @@ class Reconciler:
                 # What runs on a node must be seen before anything is placed there.
                 nodes=tuple(
                     node
-                    if node.unreachable or node.driver in sight.listed
+                    if node.unreachable or observed.get(node.driver) is not None
                     else replace(node, unreachable=_SILENT)
                     for node in self._nodes.nodes
                 ),

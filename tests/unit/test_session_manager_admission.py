@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from podbay.schema import platform, requests
-from podbay.schema.serving import ServingOptions
+from podbay.schema.serving import ServingOptions, default_readiness_path
 from podbay_kit.errors import ServiceError
 from podbay_kit.process import SettingsError
 from podbay_session_manager.admission import Admission, AdmissionRules, admit, build_session
@@ -287,6 +287,12 @@ def test_a_session_shows_the_endpoint_that_it_has() -> None:
     entity, record = build_session(request, of, decide(of), NOW)
     assert entity.inferenceService.interface.endpoint == "v1/completions"
     assert record.needs == Needs()
+
+
+@pytest.mark.parametrize("kind", sorted(DEFAULT_KINDS))
+def test_readiness_paths_are_those_that_clients_are_told(kind: str) -> None:
+    assert DEFAULT_KINDS[kind].readiness_path == default_readiness_path(kind)
+    assert kind in set(platform.InferenceServiceRunnerKind)
 
 
 def test_an_operator_changes_kinds_in_a_file(tmp_path: Path) -> None:

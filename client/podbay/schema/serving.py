@@ -44,10 +44,17 @@ _KEYS = {
     f"{_DOMAIN}egress": "egress",
 }
 
+# Unless an operator has changed how a kind is run.
+_READINESS_PATHS = {
+    "vllm": "/health",
+    "huggingface": "/health",
+    "bentoml_service_openllm": "/readyz",
+}
+
 
 def default_readiness_path(runner_kind: str) -> str:
     """Returns the path that says whether a replica is ready, by the kind of its runner."""
-    return "/health" if runner_kind == "vllm" else "/ready"
+    return _READINESS_PATHS.get(runner_kind, "/ready")
 
 
 class ServingOptions(RequestModel):

@@ -871,7 +871,8 @@ class ServingOptions(_message.Message):
     EGRESS_FIELD_NUMBER: _builtins.int
     readiness_path: _builtins.str
     """The path that answers 2xx once a replica is ready. The runner's kind decides unless said:
-    "/health" for vllm, else "/ready".
+    "/health" for vllm and huggingface, "/readyz" for bentoml_service_openllm, else "/ready"; an
+    operator may have changed that.
     """
     max_concurrency: _builtins.int
     """How many calls one replica works on at once; unbounded unless said."""
