@@ -153,7 +153,8 @@ def _refuse(
         raise unsupported(
             service,
             f"runner.image is missing, and the kind {name} has no image of its own",
-            "Name the image: its host, name and digest.",
+            "Name the image: its host, name and digest. Or let the operator choose one for the "
+            "kind (--runner-kinds).",
         )
     if runner.nodes > 1:
         raise unsupported(

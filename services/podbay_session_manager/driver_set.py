@@ -10,7 +10,8 @@ from podbay_session_manager.drivers.contract import ReplicaDriver
 __all__ = ["DriverSet", "NodeDriverFactory"]
 
 NodeDriverFactory = Callable[[DeclaredNode], ReplicaDriver]
-"""Makes the driver of a declared node; nothing is reached by that."""
+"""Makes the driver of a declared node; nothing is reached by that. Raises `SettingsError` where the
+declaration names no engine that it could reach."""
 
 
 class DriverSet(Mapping[str, ReplicaDriver]):

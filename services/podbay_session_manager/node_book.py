@@ -10,7 +10,8 @@ from typing import Final
 
 from podbay.v1 import errors_pb2
 from podbay_kit.clock import Clock
-from podbay_kit.errors import ServiceError
+from podbay_kit.errors import ServiceError, invalid
+from podbay_kit.process import SettingsError
 from podbay_session_manager.declared_nodes import DeclaredNode
 from podbay_session_manager.driver_set import DriverSet
 from podbay_session_manager.drivers.contract import (
@@ -121,7 +122,7 @@ class NodeBook:
             holders: The replicas that have a place on a node of this name.
 
         Raises:
-            ServiceError: UNSUPPORTED_SERVICE, NODE_NOT_DECLARED or NODE_IN_USE.
+            ServiceError: INVALID_REQUEST, UNSUPPORTED_SERVICE, NODE_NOT_DECLARED or NODE_IN_USE.
         """
         if self._drivers.make is None:
             raise ServiceError(
@@ -138,7 +139,10 @@ class NodeBook:
         if known.declared == declared:
             await self._put(changed)
             return
-        driver = self._drivers.make(declared)
+        try:
+            driver = self._drivers.make(declared)
+        except SettingsError as error:
+            raise invalid("node", str(error)) from error
         await self._put(changed)
         replaced = self._connect(driver, declared.name)
         if replaced is not None:

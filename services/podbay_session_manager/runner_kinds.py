@@ -24,7 +24,8 @@ class RunnerKind:
     """
 
     image: str = ""
-    """The image where the service names none; empty where it must."""
+    """The image where the service names none, by its digest; empty where it must name one. No kind
+    has one unless an operator chose it: an image is pinned by whoever vouches for it."""
     command: tuple[str, ...] = ()
     """The command where the service names none, before its args; empty for the image's own."""
     env: tuple[tuple[str, str], ...] = ()
@@ -48,7 +49,6 @@ DEFAULT_KINDS: Final[Mapping[str, RunnerKind]] = MappingProxyType(
         "container": RunnerKind(),
         "standalone": RunnerKind(model_path=_MODEL),
         "vllm": RunnerKind(
-            image="docker.io/vllm/vllm-openai:v0.11.0",
             command=(
                 *("vllm", "serve", "{model_path}", "--host", "0.0.0.0", "--port", "{port}"),
                 *("--served-model-name", "{model_name}"),
@@ -61,7 +61,6 @@ DEFAULT_KINDS: Final[Mapping[str, RunnerKind]] = MappingProxyType(
             endpoint="v1/completions",
         ),
         "huggingface": RunnerKind(
-            image="ghcr.io/huggingface/text-generation-inference:3.3.5",
             command=(
                 *("text-generation-launcher", "--model-id", "{model_path}"),
                 *("--hostname", "0.0.0.0", "--port", "{port}"),
@@ -74,7 +73,6 @@ DEFAULT_KINDS: Final[Mapping[str, RunnerKind]] = MappingProxyType(
             endpoint="generate",
         ),
         "bentoml_service_openllm": RunnerKind(
-            # Such services were built into an image each, with their model in it.
             model_path=_MODEL,
             readiness_path="/readyz",
             start_timeout=900.0,
@@ -90,7 +88,7 @@ class _Change(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
-    image: str | None = None
+    image: str | None = Field(default=None, pattern=r"^[^@\s]+/[^@\s]+@sha256:[0-9a-f]{64}$")
     command: list[str] | None = None
     env: dict[str, str] | None = None
     model_path: str | None = Field(default=None, pattern=r"^(/.*)?$")

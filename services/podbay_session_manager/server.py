@@ -110,7 +110,7 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
         url = sqlite_url(settings.data_dir / "session-manager.sqlite3")
         await asyncio.to_thread(migrate, url, "podbay_session_manager")
         database = Database(url)
-        drivers = DriverSet(_make_drivers(settings), _node_drivers(settings))
+        drivers = DriverSet(_make_drivers(settings))
         registry = RegistryClient(settings.registry_endpoint, settings.service_token)
         try:
             async with _running(settings, clock, database, drivers, registry) as port:
@@ -134,6 +134,7 @@ async def _running(
     table = RouteTable(time.time_ns() // 1_000_000)
     state = LiveState(store, Announcer(table, RouteAcks()), clock)
     await state.load()
+    drivers.make = _node_drivers(settings)
     nodes = NodeBook(drivers, store.nodes, clock)
     await nodes.load()
     if settings.nodes is not None:

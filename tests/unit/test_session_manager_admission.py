@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,17 @@ def gpu(count: int = 1, *types: str, **more: Any) -> dict[str, Any]:
     return {"kind": "GPU", "gpu": {"hardwareTypes": types or (T4,), "count": count, **more}}
 
 
+OPERATORS = f"mirror.example/vllm@sha256:{'1' * 64}"
+KINDS = {**DEFAULT_KINDS, "vllm": replace(DEFAULT_KINDS["vllm"], image=OPERATORS)}
+
+
 def decide(
     of: platform.InferenceService, *, allow_egress: bool = False, **session: Any
 ) -> Admission:
     request = requests.InferenceSessionCreateRequest.model_validate(
         {"account": "acme", "inferenceService": of.id, **session}
     )
-    rules = AdmissionRules(DRIVERS, DEFAULT_KINDS, allow_egress)
+    rules = AdmissionRules(DRIVERS, KINDS, allow_egress)
     return admit(request, of, rules, NOW)
 
 
@@ -142,7 +147,7 @@ def test_a_model_server_gets_image_command_and_endpoint_of_its_kind() -> None:
         )
     )
     spec = admission.service
-    assert spec.image == DEFAULT_KINDS["vllm"].image
+    assert spec.image == OPERATORS
     assert spec.command == (
         *("vllm", "serve", "/podbay/model", "--host", "0.0.0.0", "--port", "9000"),
         *("--served-model-name", "opt-125m"),
@@ -183,7 +188,7 @@ def test_a_model_of_the_hub_lies_in_its_snapshot() -> None:
             "huggingFaceCache": {"repoID": "facebook/opt-125m", "revision": "abc"},
         },
     }
-    command = decide(service("huggingface", model=cached)).service.command
+    command = decide(service("huggingface", model=cached, image=IMAGE)).service.command
     assert "/podbay/model/models--facebook--opt-125m/snapshots/abc" in command
 
 
@@ -200,6 +205,7 @@ def test_the_sessions_accelerator_wins_as_a_whole() -> None:
     [
         (service(image=None), {}, "runner.image is missing"),
         (service("vllm"), {}, "needs a model"),
+        (service("huggingface", model=MODEL), {}, "--runner-kinds"),
         (service("bentoml_service_openllm", model=MODEL), {}, "runner.image is missing"),
         (
             service(image=None, imageRef={"kind": "OCIArtifact", "id": "i"}),
@@ -299,12 +305,12 @@ def test_an_operator_changes_kinds_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "kinds.toml"
     file.write_text(
         "[kinds.vllm]\n"
-        'image = "mirror.example/vllm:1"\n'
+        f'image = "{OPERATORS}"\n'
         'command = ["run", "{model_path}", "{{literal}}"]\n'
         'env = {A = "{port}"}\n'
     )
     kinds = read_runner_kinds(file)
-    assert kinds["vllm"].image == "mirror.example/vllm:1"
+    assert kinds["vllm"].image == OPERATORS
     assert kinds["vllm"].env == (("A", "{port}"),)
     assert kinds["vllm"].readiness_path == "/health"
     assert kinds["container"] == DEFAULT_KINDS["container"]
@@ -321,6 +327,7 @@ def test_an_operator_changes_kinds_in_a_file(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("[kinds.mock]\n", "not 'mock'"),
+        ('[kinds.vllm]\nimage = "h.example/vllm:latest"\n', "kinds.vllm.image"),
         ('[kinds.vllm]\ncolour = "red"\n', "kinds.vllm.colour"),
         ('[kinds.vllm]\ncommand = ["{port.real}"]\n', "not {port.real}"),
         ('[kinds.vllm]\ncommand = ["{"]\n', "brace"),
