@@ -303,7 +303,9 @@ class _Reason:
 
 
 _SEE_LOGS: Final = "client.inferencesessions.logs(ID) has the whole log."
-_SEE_EXPLAIN: Final = "client.inferencesessions.explain(ID) says, node by node, what is free."
+_SEE_EXPLAIN: Final = (
+    "client.inferencesessions.explain_placement(ID) says, node by node, what is free."
+)
 _NEW_SESSION: Final = "Create a new session with client.inferencesessions.create(...)."
 _LATER: Final = "Try again in a moment."
 

@@ -133,11 +133,13 @@ def test_a_placement_is_explained_of_what_is_there_and_of_what_is_not(
     fake.sessions.handlers["ExplainPlacement"] = lambda request, context: (
         sessions.ExplainPlacementResponse(placement=explanation)
     )
-    placement = client.inferencesessions.explain("s1")
+    placement = client.inferencesessions.explain_placement("s1")
     assert (placement.desired, placement.placed) == (2, 1)
     assert placement.reason == "INSUFFICIENT_CAPACITY"
     assert placement.nodes[0].reasons == ("is cordoned",)
-    client.inferencesessions.explain({"account": "a", "inferenceService": "i", "replicas": 3})
+    client.inferencesessions.explain_placement(
+        {"account": "a", "inferenceService": "i", "replicas": 3}
+    )
     first, second = fake.sessions.asked("ExplainPlacement")
     assert first.id == "s1"
     assert (second.id, second.inference_session.replicas) == ("", 3)

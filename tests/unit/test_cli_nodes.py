@@ -146,17 +146,17 @@ def test_a_session_asks_for_gpus(run: Run, client: FakeClient):
 
 
 def test_a_dry_run_creates_nothing(run: Run, client: FakeClient):
-    client.inferencesessions.answers["explain"] = PLACEMENT
+    client.inferencesessions.answers["explain_placement"] = PLACEMENT
     text = run("session", "create", "5" * 32, "--dry-run").stdout
     assert "3 replicas: 1 have a place, 0 find one now, 2 wait (INSUFFICIENT_CAPACITY)" in text
     assert "n1: 1 of 2 such GPUs free, 2 needed" in text
-    assert [name for name, _, _ in client.calls] == ["inferencesessions.explain"]
+    assert [name for name, _, _ in client.calls] == ["inferencesessions.explain_placement"]
     as_json = json.loads(run("session", "create", "5" * 32, "--dry-run", "--json").stdout)
     assert as_json["nodes"][0]["fits"] is False
 
 
 def test_explain_looks_at_nodes_where_something_waits(run: Run, client: FakeClient):
-    client.inferencesessions.answers["explain"] = PLACEMENT
+    client.inferencesessions.answers["explain_placement"] = PLACEMENT
     waiting = make_replica(phase="Pending", node="", reason="INSUFFICIENT_CAPACITY")
     client.inferencesessions.answers["status"] = status_of(waiting)
     assert "one more replica, node by node:" in run("session", "explain", SESSION_ID).stdout
