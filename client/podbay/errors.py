@@ -304,7 +304,7 @@ class _Reason:
 
 _SEE_LOGS: Final = "client.inferencesessions.logs(ID) has the whole log."
 _SEE_EXPLAIN: Final = (
-    "client.inferencesessions.explain_placement(ID) says, node by node, what is free."
+    "client.inferencesessions.explain_placement(ID) says what is free, by node."
 )
 _NEW_SESSION: Final = "Create a new session with client.inferencesessions.create(...)."
 _LATER: Final = "Try again in a moment."
