@@ -303,9 +303,7 @@ class _Reason:
 
 
 _SEE_LOGS: Final = "client.inferencesessions.logs(ID) has the whole log."
-_SEE_EXPLAIN: Final = (
-    "client.inferencesessions.explain_placement(ID) says what is free, by node."
-)
+_SEE_EXPLAIN: Final = "client.inferencesessions.explain_placement(ID) says what is free, by node."
 _NEW_SESSION: Final = "Create a new session with client.inferencesessions.create(...)."
 _LATER: Final = "Try again in a moment."
 
@@ -422,8 +420,8 @@ REASONS: Final[Mapping[str, _Reason]] = {
         BusyError, "ABORTED", 503, "What came is kept: upload again to go on."
     ),
     "STORAGE_FULL": _Reason(ConflictError, "RESOURCE_EXHAUSTED", 507),
-    "INSUFFICIENT_CAPACITY": _Reason(UnavailableError, "UNAVAILABLE", 503, _SEE_EXPLAIN),
-    "NO_SUCH_GPU_TYPE": _Reason(UnavailableError, "UNAVAILABLE", 503, _SEE_EXPLAIN),
+    "INSUFFICIENT_CAPACITY": _Reason(BusyError, "UNAVAILABLE", 503, _SEE_EXPLAIN),
+    "NO_SUCH_GPU_TYPE": _Reason(BusyError, "UNAVAILABLE", 503, _SEE_EXPLAIN),
     "NODE_LOST": _Reason(ReplicaError, "UNAVAILABLE", 502),
     "GPU_FAILED": _Reason(ReplicaError, "UNAVAILABLE", 502),
     "CRASH_LOOP": _Reason(ReplicaError, "UNAVAILABLE", 502, _SEE_LOGS),
