@@ -48,6 +48,7 @@ fmt: $(STAMP) ## Format the code and the protos
 bench: $(STAMP) ## Measure Podbay beside a direct call, Envoy and the reference; writes docs/performance*.md
 	$(BIN)/python -m benchmarks.adapters
 	$(BIN)/python -m benchmarks.local
+	$(BIN)/python -m benchmarks.placement
 	$(BIN)/python -m benchmarks
 
 bench-peers: $(STAMP) ## Measure Podbay beside other model servers; writes docs/performance-peers.md

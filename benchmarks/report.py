@@ -69,8 +69,8 @@ sockets (`python -m benchmarks.inside`); the rest is what its process uses beyon
   Python client and the replica take their time from the same two cores there.
 
 The adapters have [a page of their own](performance-adapters.md), and so have
-[the local platform](performance-local.md) and the comparison with
-[other model servers](performance-peers.md).
+[the local platform](performance-local.md), [the planner](performance-placement.md) and the
+comparison with [other model servers](performance-peers.md).
 """
 
 

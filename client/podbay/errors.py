@@ -303,6 +303,7 @@ class _Reason:
 
 
 _SEE_LOGS: Final = "client.inferencesessions.logs(ID) has the whole log."
+_SEE_EXPLAIN: Final = "client.inferencesessions.explain_placement(ID) says what is free, by node."
 _NEW_SESSION: Final = "Create a new session with client.inferencesessions.create(...)."
 _LATER: Final = "Try again in a moment."
 
@@ -405,6 +406,7 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "STORE_UNAVAILABLE": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
     "SERVICE_STOPPING": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
     "INTERNAL": _Reason(InternalError, "INTERNAL", 500),
+    "OUT_OF_MEMORY": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424, _SEE_LOGS),
     "MODEL_NOT_READY": _Reason(
         ConflictError, "FAILED_PRECONDITION", 409, "client.models.logs(ID) tells how far it came."
     ),
@@ -423,6 +425,13 @@ REASONS: Final[Mapping[str, _Reason]] = {
         BusyError, "ABORTED", 503, "What came is kept: upload again to go on."
     ),
     "STORAGE_FULL": _Reason(ConflictError, "RESOURCE_EXHAUSTED", 507),
+    "INSUFFICIENT_CAPACITY": _Reason(BusyError, "UNAVAILABLE", 503, _SEE_EXPLAIN),
+    "NO_SUCH_GPU_TYPE": _Reason(BusyError, "UNAVAILABLE", 503, _SEE_EXPLAIN),
+    "NODE_LOST": _Reason(ReplicaError, "UNAVAILABLE", 502),
+    "GPU_FAILED": _Reason(ReplicaError, "UNAVAILABLE", 502),
+    "CRASH_LOOP": _Reason(ReplicaError, "UNAVAILABLE", 502, _SEE_LOGS),
+    "NODE_IN_USE": _Reason(ConflictError, "FAILED_PRECONDITION", 409),
+    "NODE_NOT_DECLARED": _Reason(ConflictError, "FAILED_PRECONDITION", 409),
 }
 """The catalogue: each reason with its error class, gRPC code, HTTP status and hint."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -16,7 +17,12 @@ __all__ = [
     "Installation",
     "LogLine",
     "ModelFile",
+    "NodeGpu",
     "NodeInfo",
+    "NodeVerdict",
+    "NodesChange",
+    "Placement",
+    "PlacementNeeds",
     "ReplicaStatus",
     "SessionExplanation",
     "SessionStatus",
@@ -68,6 +74,9 @@ class ReplicaStatus:
         transition_time: When its phase last changed.
         ready_time: When it was first ready.
         retry_time: When it will be tried again.
+        gpus: The GPUs of its node that are its alone, by their ids.
+        failures: How many replicas in a row failed at its index before it.
+        out_of_memory: Whether it was killed because it used more memory than it may.
     """
 
     id: str
@@ -86,6 +95,9 @@ class ReplicaStatus:
     transition_time: datetime | None
     ready_time: datetime | None
     retry_time: datetime | None
+    gpus: tuple[str, ...] = ()
+    failures: int = 0
+    out_of_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +165,46 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeGpu:
+    """A GPU of a node.
+
+    Attributes:
+        id: Its index or its UUID.
+        hardware_type: What sessions ask for, as "nvidia.com/gpu-t4".
+        memory_bytes: Its memory; 0 where that is not declared.
+        replica_id: The replica whose it is alone; None where it is free.
+        session_id: The session of this replica.
+        set_aside: Why it is not given out, where something is wrong with it.
+    """
+
+    id: str
+    hardware_type: str
+    memory_bytes: int
+    replica_id: str | None
+    session_id: str | None
+    set_aside: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeInfo:
     """A machine that runs replicas.
 
     Attributes:
         name: The name.
         driver: What reaches it, as "process".
-        state: "Ready", "Cordoned" or "Unreachable".
+        state: "Ready", "Cordoned", "Draining" or "Unreachable".
         message: Why the state is what it is.
         address: Where its replicas are reached.
         replicas: How many replicas live on it.
         cpus: Its processors.
         memory_bytes: Its memory.
+        gpus: Its GPUs.
+        spot: Whether it may be taken away at any time.
+        labels: Its labels.
+        engine: The address of its container engine; empty where it is not a declared node.
+        differences: How what is seen of it differs from what was declared.
+        free_cpus: The processors that are not set apart for a replica.
+        free_memory_bytes: The memory that is not set apart for a replica.
     """
 
     name: str
@@ -175,6 +215,91 @@ class NodeInfo:
     replicas: int
     cpus: int
     memory_bytes: int
+    gpus: tuple[NodeGpu, ...] = ()
+    spot: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    engine: str = ""
+    differences: tuple[str, ...] = ()
+    free_cpus: float = 0.0
+    free_memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodesChange:
+    """What happened to nodes.
+
+    Attributes:
+        snapshot: True where `nodes` are all there are.
+        nodes: The nodes that are new or changed, by name.
+        removed: The names of nodes that are gone.
+    """
+
+    snapshot: bool
+    nodes: tuple[NodeInfo, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementNeeds:
+    """What one replica needs of its node.
+
+    Attributes:
+        driver: The kind of driver that runs it, as "docker".
+        gpus: How many GPUs, all of one type.
+        hardware_types: The types that will do.
+        gpu_memory_bytes: The least memory of each GPU.
+        cpus: The processors that are set apart for it.
+        memory_bytes: The memory that is set apart for it.
+        spot: Whether a node that may be taken away will do.
+    """
+
+    driver: str
+    gpus: int
+    hardware_types: tuple[str, ...]
+    gpu_memory_bytes: int
+    cpus: float
+    memory_bytes: int
+    spot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NodeVerdict:
+    """Whether a replica fits on a node now.
+
+    Attributes:
+        node: The node.
+        fits: Whether it fits.
+        reasons: Everything that is in the way; empty where it fits.
+    """
+
+    node: str
+    fits: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the replicas of a session go, or why they wait.
+
+    Attributes:
+        needs: What one replica needs.
+        desired: How many replicas shall run.
+        placed: How many have a place.
+        fitting: How many of those that have none would get one now.
+        waiting_before: How many replicas of other sessions wait before them.
+        reason: Why they wait, as "INSUFFICIENT_CAPACITY"; None where none does.
+        summary: The same for people.
+        nodes: Every node, and whether one more replica fits there.
+    """
+
+    needs: PlacementNeeds
+    desired: int
+    placed: int
+    fitting: int
+    waiting_before: int
+    reason: str | None
+    summary: str
+    nodes: tuple[NodeVerdict, ...]
 
 
 @dataclass(frozen=True, slots=True)

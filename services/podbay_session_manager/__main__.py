@@ -16,6 +16,8 @@ from podbay_kit.process import (
     write_address_file,
 )
 from podbay_kit.serving import split_address
+from podbay_session_manager.operator_files import read_nodes, read_runner_kinds
+from podbay_session_manager.policy import Policy
 from podbay_session_manager.server import DRIVERS, Settings, serving
 
 __all__ = ["main"]
@@ -40,8 +42,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAMES",
         help="what runs replicas, by commas and in the order of preference: process (commands and "
         "mocks as processes of this user, with all that this user may do), inprocess (mocks within "
-        "this process), attached (mocks within the processes that made them). None unless given: "
-        "then no session can be created",
+        "this process), attached (mocks within the processes that made them), docker (containers "
+        "on declared nodes). None unless given: then no session can be created",
     )
     parser.add_argument(
         "--mock-hosts",
@@ -54,6 +56,32 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-process-driver-off-loopback",
         action="store_true",
         help="let the process driver run the commands of callers from other machines",
+    )
+    parser.add_argument(
+        "--nodes",
+        type=Path,
+        metavar="FILE",
+        help="a TOML file that declares the nodes for containers, as [[nodes]] tables; others can "
+        "be declared while the session manager runs (podbay node declare)",
+    )
+    parser.add_argument(
+        "--node-grace",
+        type=float,
+        default=Policy().node_grace,
+        metavar="SECONDS",
+        help="how long a node may be out of reach before its replicas are placed elsewhere "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--runner-kinds",
+        type=Path,
+        metavar="FILE",
+        help="a TOML file that changes how the kinds of runners are run, as [kinds.vllm] tables",
+    )
+    parser.add_argument(
+        "--allow-egress",
+        action="store_true",
+        help="let replicas open connections to the outside whose service asks for it",
     )
     parser.add_argument(
         "--stop-replicas-on-exit",
@@ -105,6 +133,10 @@ def main() -> int:
             mock_hosts=options.mock_hosts,
             stop_replicas_on_exit=options.stop_replicas_on_exit,
             drain_seconds=options.drain_seconds,
+            policy=Policy(node_grace=options.node_grace),
+            nodes=None if options.nodes is None else read_nodes(options.nodes),
+            runner_kinds=read_runner_kinds(options.runner_kinds),
+            allow_egress=options.allow_egress,
         )
         async with serving(settings) as port:
             if options.address_file is not None:

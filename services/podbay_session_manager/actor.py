@@ -55,7 +55,7 @@ class Actor:
         self._slots = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._starting: set[str] = set()
         self._busy: set[tuple[type, str]] = set()
-        self._failed: dict[str, dict[str, ObservedReplica]] = {name: {} for name in drivers}
+        self._failed: dict[str, dict[str, ObservedReplica]] = {}
 
     @property
     def starting(self) -> frozenset[str]:
@@ -64,23 +64,26 @@ class Actor:
 
     def failed_starts(self, driver: str) -> Mapping[str, ObservedReplica]:
         """Return the replicas that a driver could not start, as ended ones, until removed."""
-        return self._failed[driver]
+        return self._failed.get(driver, {})
 
     def act(self, actions: Iterable[Action]) -> None:
         """Begin to carry out actions; those that are under way already are left out."""
         for action in actions:
             key = (type(action), action.replica_id)
-            if key in self._busy or action.driver not in self._drivers:
+            driver = self._drivers.get(action.driver)
+            if key in self._busy or driver is None:
                 continue
             self._busy.add(key)
             if isinstance(action, StartReplica):
                 self._starting.add(action.replica_id)
             self._tasks.spawn(
-                f"{type(action).__name__}-{action.replica_id}", self._carry_out(action, key)
+                f"{type(action).__name__}-{action.replica_id}",
+                self._carry_out(driver, action, key),
             )
 
-    async def _carry_out(self, action: Action, key: tuple[type, str]) -> None:
-        driver = self._drivers[action.driver]
+    async def _carry_out(
+        self, driver: ReplicaDriver, action: Action, key: tuple[type, str]
+    ) -> None:
         done = False
         try:
             match action:
@@ -93,7 +96,7 @@ class Actor:
                 case RemoveReplica():
                     async with asyncio.timeout(_CALL_SECONDS):
                         await driver.remove(action.replica_id)
-                    self._failed[action.driver].pop(action.replica_id, None)
+                    self._failed.get(action.driver, {}).pop(action.replica_id, None)
                     done = True
         except (DriverUnreachableError, ReplicaStillRunningError, TimeoutError) as error:
             # The next pass sees what is, and tells it again.
@@ -111,7 +114,12 @@ class Actor:
             if replica is None or session is None or replica.phase is not ReplicaPhase.STARTING:
                 return
             spec = LaunchSpec(
-                replica.id, session.id, session.service, session.serving, replica.node
+                replica.id,
+                session.id,
+                session.service,
+                session.serving,
+                replica.node,
+                replica.gpus,
             )
             try:
                 async with asyncio.timeout(self._policy.start_limit):
@@ -130,7 +138,8 @@ class Actor:
                 )
 
     def _fail(self, action: StartReplica, reason: Reason, message: str) -> None:
-        self._failed[action.driver][action.replica_id] = ObservedReplica(
+        failed = self._failed.setdefault(action.driver, {})
+        failed[action.replica_id] = ObservedReplica(
             replica_id=action.replica_id,
             session_id=action.session_id,
             running=False,

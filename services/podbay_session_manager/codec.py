@@ -9,6 +9,7 @@ from typing import Any
 from podbay_session_manager.machine import ReplicaPhase, SessionState
 from podbay_session_manager.records import (
     DataMount,
+    Needs,
     Reason,
     ReplicaRecord,
     ScratchMount,
@@ -30,6 +31,7 @@ def read_session(text: str) -> SessionRecord:
     data: dict[str, Any] = json.loads(text)
     service: dict[str, Any] = data.pop("service")
     serving: dict[str, Any] = data.pop("serving")
+    needs: dict[str, Any] = data.pop("needs", {})
     return SessionRecord(
         **{
             **data,
@@ -38,6 +40,7 @@ def read_session(text: str) -> SessionRecord:
         },
         service=_read_service(service),
         serving=Serving(**serving),
+        needs=Needs(**{**needs, "hardware_types": tuple(needs.get("hardware_types", ()))}),
     )
 
 
@@ -63,4 +66,5 @@ def read_replica(text: str) -> ReplicaRecord:
     data["phase"] = ReplicaPhase(data["phase"])
     data["reason"] = Reason(data["reason"])
     data["log_tail"] = tuple(data["log_tail"])
+    data["gpus"] = tuple(data.get("gpus", ()))
     return ReplicaRecord(**data)

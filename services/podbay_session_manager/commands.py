@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Final
 
 from podbay_kit.errors import ServiceError
-from podbay_session_manager.machine import SessionState
-from podbay_session_manager.records import Reason, SessionRecord
+from podbay_session_manager.machine import ReplicaPhase, SessionState
+from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
 from podbay_session_manager.routes import reason_number
 
-__all__ = ["check_open", "delete", "revoke_tokens", "terminate"]
+__all__ = ["check_open", "delete", "lose_for_good", "revoke_tokens", "terminate"]
 
 _TERMINATED: Final = "The session was terminated by command. Create a new one to go on."
+_LOST: Final = "Its node was withdrawn as lost, with all that ran on it."
 _DELETED: Final = "The session was deleted. Create a new one to go on."
 
 
@@ -49,6 +50,16 @@ def delete(session: SessionRecord, now: float) -> SessionRecord:
 def revoke_tokens(session: SessionRecord, _now: float) -> SessionRecord:
     """Return the session with a new epoch, which ends all tokens that were made so far."""
     return replace(session, epoch=session.epoch + 1)
+
+
+def lose_for_good(replica: ReplicaRecord, now: float) -> ReplicaRecord:
+    """Return a replica as one that is gone with its machine, as people say."""
+    if replica.phase.ended:
+        return replace(replica, removed=True)
+    as_it_should = replica.phase is ReplicaPhase.DRAINING
+    phase = ReplicaPhase.STOPPED if as_it_should else ReplicaPhase.FAILED
+    lost = replica.moved(phase, now, reason=Reason.NODE_LOST, message=_LOST)
+    return replace(lost, removed=True)
 
 
 def check_open(session: SessionRecord) -> None:

@@ -66,6 +66,15 @@ class LiveState:
         """Return a replica of a session that lives."""
         return self._replicas.get(session_id, {}).get(replica_id)
 
+    def holders(self) -> dict[str, list[ReplicaRecord]]:
+        """Return the replicas that have a place on a node, by node."""
+        found: dict[str, list[ReplicaRecord]] = {}
+        for of_session in self._replicas.values():
+            for replica in of_session.values():
+                if replica.holds_node:
+                    found.setdefault(replica.node, []).append(replica)
+        return found
+
     async def load(self) -> None:
         """Read the store, and restore the routes."""
         now = self.clock.now().timestamp()

@@ -22,7 +22,7 @@ _CHUNK: Final = 256 * 1024
 _MAX_LINE: Final = 16 * 1024
 _TAIL_BYTES: Final = 16 * 1024
 _TAIL_LINES: Final = 50
-_TAIL_KEPT_BYTES: Final = 4096
+_TAIL_KEPT_BYTES: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)

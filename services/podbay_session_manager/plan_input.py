@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from podbay_session_manager.declared_nodes import DeclaredGpu, DeclaredNode
 from podbay_session_manager.drivers.contract import ObservedReplica
+from podbay_session_manager.policy import Policy
 from podbay_session_manager.records import ReplicaRecord, SessionRecord
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "Plan",
     "ProbeState",
     "RemoveReplica",
+    "Scene",
     "StartReplica",
     "StopReplica",
     "World",
@@ -44,10 +47,32 @@ class NodeRecord:
     """The driver that reaches it."""
     cordoned: bool = False
     address: str = ""
-    cpus: int = 0
+    cpus: float = 0.0
+    """The processors that replicas may use; 0 for no limit."""
     memory_bytes: int = 0
+    """The memory that replicas may use; 0 for no limit."""
     unreachable: str = ""
     """Why its driver does not reach it; empty where it does."""
+    kind: str = ""
+    """What sessions ask for; the driver's name where it is empty."""
+    unreachable_since: float | None = None
+    """When its driver was first found not to reach it; None where it does."""
+    draining: bool = False
+    """Whether its replicas shall move away, and no new ones come."""
+    gpus: tuple[DeclaredGpu, ...] = ()
+    set_aside: Mapping[str, str] = field(default_factory=dict)
+    """GPUs that are not given out because something is wrong with them, and what; by id."""
+    spot: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    differences: tuple[str, ...] = ()
+    """How what its driver sees differs from what was declared, for people."""
+    declared: DeclaredNode | None = None
+    """As it was declared; None for what a driver of this machine brings."""
+
+    @property
+    def runs(self) -> str:
+        """The kind of driver that sessions ask for."""
+        return self.kind or self.driver
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +95,39 @@ class World:
     nodes: tuple[NodeRecord, ...] = ()
     halting: bool = False
     """True where all replicas shall end and their sessions shall stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What all steps of one pass look at."""
+
+    world: World
+    now: float
+    """The time, in seconds since 1970."""
+    policy: Policy
+    lost: Mapping[str, NodeRecord]
+    """Nodes that were out of reach longer than their grace, by their driver."""
+    set_aside: Mapping[str, Mapping[str, str]]
+    """GPUs with which something is wrong, and what: by driver and id."""
+    draining: frozenset[tuple[str, str]]
+    """Nodes that are emptied, by driver and name."""
+
+    @classmethod
+    def of(cls, world: World, now: float, policy: Policy) -> Scene:
+        """Return the scene of a pass."""
+        return cls(
+            world,
+            now,
+            policy,
+            lost={
+                node.driver: node
+                for node in world.nodes
+                if node.unreachable_since is not None
+                and now - node.unreachable_since >= policy.node_grace
+            },
+            set_aside={node.driver: node.set_aside for node in world.nodes if node.set_aside},
+            draining=frozenset((node.driver, node.name) for node in world.nodes if node.draining),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,24 @@ from dataclasses import replace
 from podbay_session_manager.drivers.contract import ObservedReplica
 from podbay_session_manager.machine import ReplicaPhase
 from podbay_session_manager.plan_input import (
+    NodeRecord,
     Plan,
     ProbeState,
     RemoveReplica,
+    Scene,
     StartReplica,
     StopReplica,
-    World,
 )
-from podbay_session_manager.policy import Policy
 from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
-from podbay_session_manager.texts import exit_reason, never_ready_message, probe_failed_message
+from podbay_session_manager.texts import (
+    exit_reason,
+    gpu_failed_message,
+    never_ready_message,
+    node_lost_message,
+    probe_failed_message,
+)
 
-__all__ = ["step_replica"]
+__all__ = ["retire_replica", "step_replica"]
 
 _P = ReplicaPhase
 _NO_PROBE = ProbeState()
@@ -26,58 +32,65 @@ _FAILED_PROBES = 3
 
 
 def step_replica(
-    replica: ReplicaRecord,
-    session: SessionRecord,
-    world: World,
-    now: float,
-    policy: Policy,
-    plan: Plan,
-    *,
-    wanted: bool,
+    replica: ReplicaRecord, session: SessionRecord, scene: Scene, plan: Plan, *, wanted: bool
 ) -> ReplicaRecord:
     """Return the replica after what is seen and what is wanted; add actions to the plan.
 
     Args:
         replica: As it is stored.
         session: Its session.
-        world: What is seen.
-        now: The time.
-        policy: How patient to be.
+        scene: What is seen, when, and how patient to be.
         plan: Where the actions go.
         wanted: Whether it shall run; False where it shall end.
     """
-    listed = world.observed.get(replica.driver)
+    if replica.phase is _P.PENDING:
+        return replica if wanted else _never_started(replica, scene.now)
+    listed = scene.world.observed.get(replica.driver)
     known = listed is not None
     seen = listed.get(replica.id) if listed is not None else None
-    stepper = _Stepper(session, world, now, policy, plan)
-    if replica.phase is _P.PENDING:
-        if wanted:
-            return replica
-        stopped = replica.moved(_P.STOPPED, now, reason=Reason.REPLICA_STOPPED, message="")
-        return replace(stopped, removed=True)
+    stepper = _Stepper(session, scene, plan)
     if replica.phase.ended:
         return stepper.clear(replica, seen, known=known)
     if not known and wanted:
-        # Unknown is not gone: it stays as it is until its driver can be asked again.
-        return replica
+        # Unknown is not gone: it stays as it is until its driver can be asked again, or until
+        # that takes too long.
+        node = scene.lost.get(replica.driver)
+        return replica if node is None else stepper.lose(replica, node)
     if not wanted:
         replica = stepper.retire(replica)
     if known:
+        if replica.gpus and wanted:
+            replica = stepper.leave_failed_gpus(replica)
         replica = stepper.observe(replica, seen)
     plan.wake(replica.deadline)
     return replica
 
 
+def retire_replica(
+    replica: ReplicaRecord, session: SessionRecord, scene: Scene, plan: Plan
+) -> ReplicaRecord:
+    """Return a replica that shall end, one step nearer to its end."""
+    retired = _Stepper(session, scene, plan).retire(replica)
+    plan.wake(retired.deadline)
+    return retired
+
+
+def _never_started(replica: ReplicaRecord, now: float) -> ReplicaRecord:
+    stopped = replica.moved(_P.STOPPED, now, reason=Reason.REPLICA_STOPPED, message="")
+    return replace(stopped, removed=True)
+
+
 class _Stepper:
     """The steps of one replica with what they all look at."""
 
-    def __init__(
-        self, session: SessionRecord, world: World, now: float, policy: Policy, plan: Plan
-    ) -> None:
+    __slots__ = ("_now", "_plan", "_policy", "_scene", "_session", "_world")
+
+    def __init__(self, session: SessionRecord, scene: Scene, plan: Plan) -> None:
         self._session = session
-        self._world = world
-        self._now = now
-        self._policy = policy
+        self._scene = scene
+        self._world = scene.world
+        self._now = scene.now
+        self._policy = scene.policy
         self._plan = plan
 
     def retire(self, replica: ReplicaRecord) -> ReplicaRecord:
@@ -93,6 +106,35 @@ class _Stepper:
             )
         if replica.phase in {_P.STARTING, _P.PROBING}:
             return self._stopping(replica, Reason.REPLICA_STOPPED, "")
+        return replica
+
+    def lose(self, replica: ReplicaRecord, node: NodeRecord) -> ReplicaRecord:
+        """Give up a replica whose node is lost; its place there stays taken until it is seen."""
+        if replica.phase is _P.STOPPING:
+            return self._final(replica)
+        # What was about to end as it should has no other way to.
+        phase = _P.STOPPED if replica.phase is _P.DRAINING else _P.FAILED
+        message = node_lost_message(node.name, node.unreachable, self._policy.node_grace)
+        return replica.moved(phase, self._now, reason=Reason.NODE_LOST, message=message)
+
+    def leave_failed_gpus(self, replica: ReplicaRecord) -> ReplicaRecord:
+        """Let a replica end that has a GPU with which something is wrong."""
+        failed = self._scene.set_aside.get(replica.driver, {})
+        for gpu in replica.gpus:
+            if gpu not in failed:
+                continue
+            message = gpu_failed_message(replica.node, gpu, failed[gpu])
+            if replica.phase in {_P.READY, _P.UNREADY}:
+                return replica.moved(
+                    _P.DRAINING,
+                    self._now,
+                    deadline=self._now + self._policy.drain,
+                    reason=Reason.GPU_FAILED,
+                    message=message,
+                    log_tail=self._tail(replica),
+                )
+            if replica.phase in {_P.STARTING, _P.PROBING}:
+                return self._stopping(replica, Reason.GPU_FAILED, message)
         return replica
 
     def observe(self, replica: ReplicaRecord, seen: ObservedReplica | None) -> ReplicaRecord:

@@ -7,7 +7,7 @@ from typing import Final
 
 from podbay_session_manager.records import Reason
 
-__all__ = ["HOPELESS", "Policy"]
+__all__ = ["BLAMELESS", "HOPELESS", "Policy"]
 
 HOPELESS: Final = frozenset(
     {
@@ -20,6 +20,9 @@ HOPELESS: Final = frozenset(
     }
 )
 """What stays as it is until somebody changes the service or the node."""
+
+BLAMELESS: Final = frozenset({Reason.NODE_LOST, Reason.GPU_FAILED})
+"""What a replica ends by through no fault of its own: it does not count as its failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,10 @@ class Policy:
     orphan_attempts: int = 8
     """How often a session that was ready is tried whose mock's process has ended: for about a
     minute, in which the process may be started again."""
+    crash_loop: int = 3
+    """After how many failures in a row a replica is said to be in a crash loop."""
+    node_grace: float = 60.0
+    """How long a node may be out of reach before its replicas are placed elsewhere."""
     kept_replicas: int = 3
     """How many ended replicas are kept for each index, with their logs."""
 

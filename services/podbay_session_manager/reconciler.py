@@ -6,19 +6,18 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 from podbay_kit.errors import ServiceError
 from podbay_kit.tasks import TaskSet
 from podbay_session_manager.actor import Actor
-from podbay_session_manager.drivers.contract import (
-    DriverUnreachableError,
-    ObservedReplica,
-    ReplicaDriver,
-)
+from podbay_session_manager.driver_set import DriverSet
+from podbay_session_manager.drivers.contract import ObservedReplica, ReplicaDriver
 from podbay_session_manager.live_state import LiveState
 from podbay_session_manager.logs import read_tail
 from podbay_session_manager.machine import ReplicaPhase
 from podbay_session_manager.node_book import NodeBook
+from podbay_session_manager.observer import Observer, Sight
 from podbay_session_manager.plan import plan_pass
 from podbay_session_manager.plan_input import Plan, World
 from podbay_session_manager.policy import Policy
@@ -29,10 +28,12 @@ __all__ = ["Reconciler"]
 
 _LOG = logging.getLogger(__name__)
 _TIMER_SECONDS = 1.0
-_LIST_SECONDS = 10.0
+_TAIL_SECONDS = 2.0
 # Hints that come together are looked at together.
 _COALESCE_SECONDS = 0.003
 _PROBED = frozenset({ReplicaPhase.PROBING, ReplicaPhase.READY, ReplicaPhase.UNREADY})
+
+_SILENT = "it has not answered yet"
 
 Observed = dict[str, dict[str, ObservedReplica] | None]
 
@@ -50,7 +51,7 @@ class Reconciler:
     def __init__(
         self,
         state: LiveState,
-        drivers: Mapping[str, ReplicaDriver],
+        drivers: DriverSet,
         nodes: NodeBook,
         policy: Policy,
     ) -> None:
@@ -60,10 +61,25 @@ class Reconciler:
         self._policy = policy
         self._hinted = asyncio.Event()
         self._tasks = TaskSet()
+        self._observer = Observer(drivers, self.hint)
         self._prober = Prober(self.hint)
         self._actor = Actor(state, drivers, policy, self._tasks, self.hint)
         self._halting = False
         self._halted = asyncio.Event()
+        self._world: World | None = None
+        self.passed = asyncio.Event()
+        """Set after the next pass, and then replaced by another one."""
+
+    @property
+    def world(self) -> World:
+        """What was seen last, with what is wanted and stored now."""
+        seen = self._world or World({}, {}, {})
+        return replace(
+            seen,
+            sessions=self._state.sessions,
+            replicas=self._state.replicas,
+            nodes=self._nodes.nodes,
+        )
 
     def hint(self) -> None:
         """Ask for a pass soon: something may have changed."""
@@ -71,8 +87,7 @@ class Reconciler:
 
     def start(self) -> None:
         """Begin to reconcile, in the background."""
-        for name, driver in self._drivers.items():
-            self._tasks.spawn(f"hints-{name}", self._forward_hints(driver))
+        self._drivers.listen(self._follow)
         self._tasks.spawn_forever("reconcile", self.run)
 
     async def run(self) -> None:
@@ -98,21 +113,32 @@ class Reconciler:
             ServiceError: STORE_UNAVAILABLE; nothing was decided.
         """
         self._hinted.clear()
-        starting = self._actor.starting
-        observed = await self._observe()
+        await self._nodes.refresh()
+        sight = await self._observer.look(self._actor.starting)
+        observed = self._take_note(sight)
         tails = await self._tails(observed)
         async with self._state.deciding:
+            # What a driver told is worth nothing once another one reaches its node.
+            for name, driver in sight.sources.items():
+                if not self._drivers.holds(driver):
+                    observed[name] = None
             now = self._state.clock.now().timestamp()
-            world = World(
+            world = self._world = World(
                 sessions=self._state.sessions,
                 replicas=self._state.replicas,
                 observed=observed,
                 probes=self._prober.states,
                 tails=tails,
                 # What was on its way when the drivers were asked may not be in their answers.
-                starting=starting | self._actor.starting,
+                starting=sight.starting | self._actor.starting,
                 drained=self._state.announcer.drained,
-                nodes=self._nodes.nodes,
+                # What runs on a node must be seen before anything is placed there.
+                nodes=tuple(
+                    node
+                    if node.unreachable or observed.get(node.driver) is not None
+                    else replace(node, unreachable=_SILENT)
+                    for node in self._nodes.nodes
+                ),
                 halting=self._halting,
             )
             plan = plan_pass(world, now, self._policy)
@@ -126,6 +152,8 @@ class Reconciler:
                 self.hint()
         self._actor.act(plan.actions)
         self._follow_up(plan, observed, now)
+        passed, self.passed = self.passed, asyncio.Event()
+        passed.set()
         return plan.wake_at
 
     async def halt(self) -> None:
@@ -139,24 +167,16 @@ class Reconciler:
         """Stop reconciling; replicas go on where their driver lets them."""
         await self._prober.close()
         await self._tasks.close()
+        await self._observer.close()
 
-    async def _observe(self) -> Observed:
-        await self._nodes.refresh()
-        observed: Observed = {}
-        for name, driver in self._drivers.items():
-            try:
-                async with asyncio.timeout(_LIST_SECONDS):
-                    listed = await driver.list()
-            except (DriverUnreachableError, TimeoutError) as error:
-                why = str(error) or f"it did not answer within {_LIST_SECONDS:g} s"
-                self._nodes.mark_unreachable(name, why)
-                observed[name] = None
-                continue
+    def _take_note(self, sight: Sight) -> Observed:
+        """Note which drivers reach their nodes, and return what each holds."""
+        for name, why in sight.unreachable.items():
+            self._nodes.mark_unreachable(name, why)
+        observed: Observed = dict.fromkeys([*sight.unreachable, *sight.silent])
+        for name, listed in sight.listed.items():
             self._nodes.mark_unreachable(name, "")
-            observed[name] = {
-                **self._actor.failed_starts(name),
-                **{seen.replica_id: seen for seen in listed},
-            }
+            observed[name] = {**self._actor.failed_starts(name), **listed}
         return observed
 
     async def _tails(self, observed: Observed) -> dict[str, tuple[str, ...]]:
@@ -169,9 +189,19 @@ class Reconciler:
             if _may_fail(replica, observed.get(replica.driver), now)
         ]
         tails = await asyncio.gather(
-            *(read_tail(self._drivers[replica.driver], replica.id) for replica in failing)
+            *(self._tail(replica.driver, replica.id) for replica in failing)
         )
         return {replica.id: tail for replica, tail in zip(failing, tails, strict=True)}
+
+    async def _tail(self, name: str, replica_id: str) -> tuple[str, ...]:
+        driver = self._drivers.get(name)
+        if driver is None:
+            return ()
+        try:
+            async with asyncio.timeout(_TAIL_SECONDS):
+                return await read_tail(driver, replica_id)
+        except TimeoutError:
+            return ()
 
     def _follow_up(self, plan: Plan, observed: Observed, now: float) -> None:
         """Probe what runs, and see whether all has come to its end."""
@@ -180,8 +210,8 @@ class Reconciler:
         for session_id, replicas in self._state.replicas.items():
             path = self._state.sessions[session_id].serving.readiness_path
             for replica in replicas.values():
-                # What a driver that is off holds cannot be ended here.
-                mine = replica.driver in self._drivers
+                # What a driver holds that is off or out of reach cannot be ended here.
+                mine = observed.get(replica.driver) is not None
                 left = left or (mine and not (replica.phase.ended and replica.removed))
                 if replica.phase in _PROBED and replica.port:
                     targets[replica.id] = ProbeTarget(
@@ -208,8 +238,11 @@ class Reconciler:
                 pause = min(pause, max(0.0, given_up - now))
         return pause
 
+    def _follow(self, driver: ReplicaDriver) -> None:
+        self._tasks.spawn(f"hints-{driver.name}", self._forward_hints(driver))
+
     async def _forward_hints(self, driver: ReplicaDriver) -> None:
-        while True:
+        while self._drivers.holds(driver):
             await driver.changed.wait()
             driver.changed.clear()
             self.hint()

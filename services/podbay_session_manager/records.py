@@ -22,6 +22,7 @@ __all__ = [
     "LOCAL_NODE",
     "PORT_VARIABLE",
     "DataMount",
+    "Needs",
     "Reason",
     "ReplicaRecord",
     "ScratchMount",
@@ -61,6 +62,12 @@ class Reason(StrEnum):
     NO_NODE_AVAILABLE = "NO_NODE_AVAILABLE"
     REPLICA_STOPPED = "REPLICA_STOPPED"
     MOCK_PROCESS_ENDED = "MOCK_PROCESS_ENDED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    INSUFFICIENT_CAPACITY = "INSUFFICIENT_CAPACITY"
+    NO_SUCH_GPU_TYPE = "NO_SUCH_GPU_TYPE"
+    NODE_LOST = "NODE_LOST"
+    GPU_FAILED = "GPU_FAILED"
+    CRASH_LOOP = "CRASH_LOOP"
 
     @property
     def camel(self) -> str:
@@ -146,6 +153,24 @@ class Serving:
 
 
 @dataclass(frozen=True, slots=True)
+class Needs:
+    """What one replica needs of its node."""
+
+    gpus: int = 0
+    """How many GPUs, all of one type."""
+    hardware_types: tuple[str, ...] = ()
+    """The types that will do, as "nvidia.com/gpu-t4"; any of them."""
+    gpu_memory_bytes: int = 0
+    """The least memory of each GPU."""
+    cpus: float = 0.0
+    """The processors that are set apart for it; 0 for none."""
+    memory_bytes: int = 0
+    """The memory that is set apart for it; 0 for none."""
+    spot: bool = True
+    """Whether a node that may be taken away will do; it is then preferred."""
+
+
+@dataclass(frozen=True, slots=True)
 class SessionRecord:
     """A session as the planner sees it."""
 
@@ -154,7 +179,7 @@ class SessionRecord:
     service: ServiceSpec
     serving: Serving
     driver: str
-    """The driver that runs its replicas."""
+    """The kind of the drivers that run its replicas."""
     desired: int
     """How many replicas shall run."""
     created_at: float
@@ -174,6 +199,8 @@ class SessionRecord:
     """Why it failed, in parts: "reason", "exitCode", "log"."""
     ended_at: float | None = None
     """When it was decided that it ends."""
+    needs: Needs = Needs()
+    """What each of its replicas needs of a node."""
 
     def ending(
         self,
@@ -213,9 +240,12 @@ class ReplicaRecord:
     index: int
     attempt: int
     driver: str
+    """The driver that holds it; before it is placed, the kind of driver that will."""
     created_at: float
     transition_at: float
     node: str = ""
+    gpus: tuple[str, ...] = ()
+    """The GPUs of its node that are its alone, until it is verifiably gone."""
     phase: ReplicaPhase = ReplicaPhase.PENDING
     deadline: float | None = None
     """When a passing phase must be over."""
@@ -234,6 +264,11 @@ class ReplicaRecord:
     """How many replicas in a row failed at its index before it."""
     removed: bool = False
     """Whether its driver holds nothing of it any more, except its log."""
+
+    @property
+    def holds_node(self) -> bool:
+        """Whether its place on its node is taken: from its placing until it is verifiably gone."""
+        return self.phase is not ReplicaPhase.PENDING and not self.removed
 
     @property
     def address(self) -> str:

@@ -17,12 +17,15 @@ from podbay.v1.session_manager_service_pb2_grpc import (
     add_SessionManagerServiceServicer_to_server,
 )
 from podbay_kit.clock import Clock, SystemClock
+from podbay_kit.errors import ServiceError
 from podbay_kit.process import SettingsError
 from podbay_kit.serving import GrpcServer, ServiceRegistration
 from podbay_kit.storage import Database, migrate, sqlite_url
 from podbay_kit.tasks import TaskSet
 from podbay_session_manager.announcer import Announcer
 from podbay_session_manager.auth import RegistryAuthenticator
+from podbay_session_manager.declared_nodes import DeclaredNode
+from podbay_session_manager.driver_set import DriverSet, NodeDriverFactory
 from podbay_session_manager.drivers.attached import AttachedDriver
 from podbay_session_manager.drivers.contract import DriverUnreachableError, ReplicaDriver
 from podbay_session_manager.drivers.inprocess import InProcessDriver
@@ -34,6 +37,7 @@ from podbay_session_manager.reconciler import Reconciler
 from podbay_session_manager.registry_client import RegistryClient
 from podbay_session_manager.route_acks import RouteAcks
 from podbay_session_manager.routes import RouteTable
+from podbay_session_manager.runner_kinds import DEFAULT_KINDS, RunnerKind
 from podbay_session_manager.servicer import SERVICE_NAME, SessionManagerServicer
 from podbay_session_manager.servicer_base import Parts
 from podbay_session_manager.store import SessionStore
@@ -43,11 +47,13 @@ __all__ = ["DRIVERS", "Settings", "serving"]
 
 _LOG = logging.getLogger(__name__)
 
-DRIVERS: Final = ("process", "inprocess", "attached")
+DRIVERS: Final = ("process", "inprocess", "attached", "docker")
 """The names of the drivers that can be on."""
 
+_DOCKER: Final = "docker"
 _MAINTENANCE_SECONDS: Final = 3600.0
 _KEPT_LOGS_SECONDS: Final = 7 * 24 * 3600.0
+_DROP_SECONDS: Final = 600.0
 # What may come on top of the longest stop grace until the last replica is gone.
 _HALT_SLACK_SECONDS: Final = 15.0
 
@@ -68,6 +74,10 @@ class Settings:
         drain_seconds: How long calls may finish at the end.
         progress_interval: Seconds after which an idle watch sends progress.
         policy: How patient to be.
+        nodes: The nodes that a file declares; None where there is no file.
+        node_drivers: Makes the drivers of declared nodes; None where none can be declared.
+        runner_kinds: How the kinds of runners are run, by kind.
+        allow_egress: Whether replicas may open connections to the outside that ask for it.
     """
 
     listen: str
@@ -80,6 +90,10 @@ class Settings:
     drain_seconds: float = 10.0
     progress_interval: float = 5.0
     policy: Policy = field(default_factory=Policy)
+    nodes: Sequence[DeclaredNode] | None = None
+    node_drivers: NodeDriverFactory | None = None
+    runner_kinds: Mapping[str, RunnerKind] = field(default_factory=lambda: DEFAULT_KINDS)
+    allow_egress: bool = False
 
 
 @asynccontextmanager
@@ -89,7 +103,8 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
     Replicas go on afterwards where their driver lets them, unless the settings say otherwise.
 
     Raises:
-        SettingsError: Another session manager uses the data directory.
+        SettingsError: Another session manager uses the data directory, or a node of the file is
+            declared in a way that does not fit the replicas on it.
         DatabaseUnusableError: The database is damaged or of a newer version.
         ListenError: The address cannot be had.
     """
@@ -99,14 +114,13 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
         url = sqlite_url(settings.data_dir / "session-manager.sqlite3")
         await asyncio.to_thread(migrate, url, "podbay_session_manager")
         database = Database(url)
-        drivers = _make_drivers(settings)
+        drivers = DriverSet(_make_drivers(settings))
         registry = RegistryClient(settings.registry_endpoint, settings.service_token)
         try:
             async with _running(settings, clock, database, drivers, registry) as port:
                 yield port
         finally:
-            for driver in drivers.values():
-                await driver.close()
+            await drivers.close()
             await registry.close()
             await database.close()
 
@@ -116,7 +130,7 @@ async def _running(
     settings: Settings,
     clock: Clock,
     database: Database,
-    drivers: Mapping[str, ReplicaDriver],
+    drivers: DriverSet,
     registry: RegistryClient,
 ) -> AsyncIterator[int]:
     store = SessionStore(database, progress_interval=settings.progress_interval)
@@ -124,8 +138,14 @@ async def _running(
     table = RouteTable(time.time_ns() // 1_000_000)
     state = LiveState(store, Announcer(table, RouteAcks()), clock)
     await state.load()
-    nodes = NodeBook(drivers, store, clock)
+    drivers.make = _node_drivers(settings)
+    nodes = NodeBook(drivers, store.nodes, clock)
     await nodes.load()
+    if settings.nodes is not None:
+        try:
+            await nodes.sync_file(settings.nodes, state.holders())
+        except ServiceError as error:
+            raise SettingsError(f"The file of nodes cannot be used: {error.message}") from error
     await nodes.refresh()
     reconciler = Reconciler(state, drivers, nodes, settings.policy)
     keys = await store.signing_keys(lambda: make_key(clock.now().timestamp()))
@@ -140,6 +160,8 @@ async def _running(
         signer=TokenSigner(await store.installation_id(), keys),
         clock=clock,
         stopping=stopping,
+        kinds=settings.runner_kinds,
+        allow_egress=settings.allow_egress,
     )
     server = _server(settings, parts)
     tasks = TaskSet(clock=clock)
@@ -155,23 +177,38 @@ async def _running(
         stopping.set()
         await server.stop(settings.drain_seconds)
         await reconciler.close()
+        await nodes.close()
         await tasks.close()
 
 
-def _make_drivers(settings: Settings) -> dict[str, ReplicaDriver]:
+def _make_drivers(settings: Settings) -> list[ReplicaDriver]:
     # Each has a folder of its own: what lies there is its own.
-    made: dict[str, ReplicaDriver] = {}
+    made: list[ReplicaDriver] = []
     for name in settings.drivers:
         if name == ProcessDriver.name:
-            made[name] = ProcessDriver(settings.data_dir / "replicas")
+            made.append(ProcessDriver(settings.data_dir / "replicas"))
         elif name == InProcessDriver.name:
-            made[name] = InProcessDriver(settings.data_dir / "replicas-inprocess")
+            made.append(InProcessDriver(settings.data_dir / "replicas-inprocess"))
         elif name == AttachedDriver.name:
             hosts = settings.mock_hosts or settings.data_dir / "mock-hosts"
-            made[name] = AttachedDriver(settings.data_dir / "replicas-attached", hosts)
-        else:
+            made.append(AttachedDriver(settings.data_dir / "replicas-attached", hosts))
+        elif name != _DOCKER:
             raise SettingsError(f"There is no driver {name!r}. There are: {', '.join(DRIVERS)}.")
     return made
+
+
+def _node_drivers(settings: Settings) -> NodeDriverFactory | None:
+    """Return what makes the drivers of declared nodes; None where none can be declared."""
+    if _DOCKER in settings.drivers and settings.node_drivers is None:
+        raise SettingsError(
+            "The driver for containers is not part of this installation. Leave docker out of "
+            "--drivers."
+        )
+    if settings.nodes and settings.node_drivers is None:
+        raise SettingsError(
+            "Nodes are declared, and no driver reaches them: add docker to --drivers."
+        )
+    return settings.node_drivers
 
 
 def _server(settings: Settings, parts: Parts) -> GrpcServer:
@@ -203,12 +240,16 @@ async def _maintain(parts: Parts) -> None:
     now = parts.clock.now()
     await parts.store.maintain(now)
     keep = await parts.store.replica_ids_since(now.timestamp() - _KEPT_LOGS_SECONDS)
-    for driver in parts.drivers.values():
-        try:
-            await driver.drop_logs(keep)
-        except DriverUnreachableError as error:
-            _LOG.warning("old logs are kept for now: %s", error)
+    await asyncio.gather(*(_drop_logs(driver, keep) for driver in parts.drivers.values()))
     await parts.clock.sleep(_MAINTENANCE_SECONDS)
+
+
+async def _drop_logs(driver: ReplicaDriver, keep: frozenset[str]) -> None:
+    try:
+        async with asyncio.timeout(_DROP_SECONDS):
+            await driver.drop_logs(keep)
+    except (DriverUnreachableError, TimeoutError) as error:
+        _LOG.warning("old logs of %s are kept for now: %s", driver.name, error)
 
 
 @contextmanager

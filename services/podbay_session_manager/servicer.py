@@ -6,6 +6,7 @@ from typing import Final
 
 from podbay.v1 import session_manager_service_pb2 as pb
 from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceServicer
+from podbay_session_manager.servicer_explain import ExplainServicer
 from podbay_session_manager.servicer_nodes import NodeServicer
 from podbay_session_manager.servicer_routes import RouteServicer
 from podbay_session_manager.servicer_sessions import SessionServicer
@@ -18,6 +19,11 @@ SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["SessionManagerService"].fu
 
 
 class SessionManagerServicer(  # type: ignore[misc] # the stubs know no streams by context.write()
-    SessionServicer, StatusServicer, NodeServicer, RouteServicer, SessionManagerServiceServicer
+    SessionServicer,
+    StatusServicer,
+    ExplainServicer,
+    NodeServicer,
+    RouteServicer,
+    SessionManagerServiceServicer,
 ):
     """Every RPC of the session manager."""

@@ -9,16 +9,18 @@ from typing import Any, Final
 
 import grpc
 
-from podbay.schema import platform
+from podbay.schema import platform, requests
 from podbay.v1 import errors_pb2
 from podbay_kit.auth import current_principal, require
 from podbay_kit.clock import Clock
 from podbay_kit.errors import ServiceError
-from podbay_session_manager.drivers.contract import ReplicaDriver
+from podbay_session_manager.admission import Admission, AdmissionRules, admit
+from podbay_session_manager.driver_set import DriverSet
 from podbay_session_manager.live_state import LiveState
 from podbay_session_manager.node_book import NodeBook
 from podbay_session_manager.reconciler import Reconciler
 from podbay_session_manager.registry_client import RegistryClient
+from podbay_session_manager.runner_kinds import RunnerKind
 from podbay_session_manager.store import SessionStore
 from podbay_session_manager.tokens import TokenSigner
 
@@ -38,12 +40,27 @@ class Parts:
     state: LiveState
     reconciler: Reconciler
     nodes: NodeBook
-    drivers: Mapping[str, ReplicaDriver]
+    drivers: DriverSet
     registry: RegistryClient
     signer: TokenSigner
     clock: Clock
     stopping: asyncio.Event
     """Set when the service is about to stop: long streams end."""
+    kinds: Mapping[str, RunnerKind]
+    """How the kinds of runners are run."""
+    allow_egress: bool
+    """Whether replicas may open connections to the outside that ask for it."""
+
+    def rules(self) -> AdmissionRules:
+        """Return what the installation can do now."""
+        drivers = self.drivers.by_kind
+        return AdmissionRules(
+            drivers=drivers,
+            kinds=self.kinds,
+            allow_egress=self.allow_egress,
+            lacks_nodes=self.drivers.make is not None
+            and not any(node.declared for node in self.nodes.nodes),
+        )
 
 
 class ServicerBase:
@@ -62,6 +79,24 @@ class ServicerBase:
         principal = current_principal()
         require(principal, PLURAL, function, account=entity.account, entity=entity.id)
         return entity
+
+    async def _admitted(
+        self, wanted: requests.InferenceSessionCreateRequest
+    ) -> tuple[platform.InferenceService, Admission]:
+        """Return the service of a new session, and how it is run.
+
+        Raises:
+            ServiceError: INFERENCE_SERVICE_NOT_FOUND, PERMISSION_DENIED, and those of `admit`.
+        """
+        service = await self._parts.registry.get_service(wanted.inferenceService)
+        require(
+            current_principal(),
+            "inferenceservices",
+            "consume",
+            account=service.account,
+            entity=service.id,
+        )
+        return service, admit(wanted, service, self._parts.rules(), self._parts.clock.now())
 
 
 def stopping_error() -> ServiceError:

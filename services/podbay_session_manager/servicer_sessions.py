@@ -16,7 +16,7 @@ from podbay_kit.resource_messages import filter_of, read_creatable, read_valid
 from podbay_kit.resource_pages import page_query
 from podbay_kit.resources import RequestKey
 from podbay_session_manager import commands
-from podbay_session_manager.admission import admit, build_session
+from podbay_session_manager.admission import build_session
 from podbay_session_manager.kinds import SESSIONS
 from podbay_session_manager.records import SessionRecord
 from podbay_session_manager.servicer_base import PLURAL, Context, ServicerBase
@@ -41,17 +41,8 @@ class SessionServicer(ServicerBase):
         key = RequestKey.of(wanted.account, request.request_id, message)
         made = await parts.store.replay(key, parts.clock.now()) if key is not None else None
         if made is None:
-            service = await parts.registry.get_service(wanted.inferenceService)
-            require(
-                principal,
-                "inferenceservices",
-                "consume",
-                account=service.account,
-                entity=service.id,
-            )
-            now = parts.clock.now()
-            driver = admit(wanted, service, list(parts.drivers.values()), now)
-            entity, record = build_session(wanted, service, driver, now)
+            service, admission = await self._admitted(wanted)
+            entity, record = build_session(wanted, service, admission, parts.clock.now())
             made = await parts.state.create(entity, record, key)
             parts.reconciler.hint()
         session, _ = await parts.state.find(made.id)

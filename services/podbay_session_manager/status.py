@@ -1,4 +1,4 @@
-"""What people are told of sessions, replicas and nodes. Pure."""
+"""What people are told of sessions and replicas. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from google.protobuf import timestamp_pb2
 
 from podbay.v1 import common_pb2, inference_session_pb2
 from podbay_session_manager.machine import ReplicaPhase
-from podbay_session_manager.plan_input import NodeRecord
 from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
 from podbay_session_manager.routes import reason_number
 from podbay_session_manager.texts import explanation, whole_message
 
-__all__ = ["node_messages", "replica_message", "session_status"]
+__all__ = ["replica_message", "session_status"]
 
-_TAIL_LINES: Final = 20
+_TAIL_LINES: Final = 50
 
 
 def session_status(
@@ -38,7 +37,8 @@ def session_status(
         failing: How the calls of a replica fail although it is ready; "" where they do not.
     """
     known = list(replicas)
-    ready = sum(1 for r in known if r.phase is ReplicaPhase.READY and is_ready(r.id))
+    # While one moves to another node, two of an index may be ready.
+    ready = len({r.index for r in known if r.phase is ReplicaPhase.READY and is_ready(r.id)})
     status = common_pb2.Status(status=session.status)
     if session.status_reason is not None:
         status.reason = session.status_reason
@@ -91,6 +91,9 @@ def replica_message(replica: ReplicaRecord, failing: str = "") -> inference_sess
         process_id=replica.pid,
         creation_time=_timestamp(replica.created_at),
         transition_time=_timestamp(replica.transition_at),
+        gpus=replica.gpus,
+        failures=replica.failures,
+        out_of_memory=replica.reason is Reason.OUT_OF_MEMORY,
     )
     if failing and replica.phase is ReplicaPhase.READY:
         message.reason = reason_number(Reason.REPLICA_FAILING)
@@ -100,46 +103,6 @@ def replica_message(replica: ReplicaRecord, failing: str = "") -> inference_sess
     if replica.retry_at is not None:
         message.retry_time.CopyFrom(_timestamp(replica.retry_at))
     return message
-
-
-def node_messages(
-    nodes: Iterable[NodeRecord], replicas: Iterable[ReplicaRecord]
-) -> list[inference_session_pb2.Node]:
-    """Return the nodes by name; one that several drivers reach is one node."""
-    living = [r for r in replicas if not r.phase.ended and r.phase is not ReplicaPhase.PENDING]
-    by_name: dict[str, list[NodeRecord]] = {}
-    for node in nodes:
-        by_name.setdefault(node.name, []).append(node)
-    return [
-        _node_message(name, records, sum(1 for r in living if r.node == name))
-        for name, records in sorted(by_name.items())
-    ]
-
-
-def _node_message(
-    name: str, records: Sequence[NodeRecord], replicas: int
-) -> inference_session_pb2.Node:
-    state = inference_session_pb2.NODE_STATE_READY
-    message = ""
-    unreachable = [f"{node.driver}: {node.unreachable}" for node in records if node.unreachable]
-    if unreachable:
-        state = inference_session_pb2.NODE_STATE_UNREACHABLE
-        message = (
-            f"It cannot be reached ({'; '.join(unreachable)}). What runs on it is left as it is."
-        )
-    elif records[0].cordoned:
-        state = inference_session_pb2.NODE_STATE_CORDONED
-        message = f"It takes no new replicas. Allow them again: podbay node uncordon {name}"
-    return inference_session_pb2.Node(
-        name=name,
-        driver=",".join(node.driver for node in records),
-        state=state,
-        message=message,
-        address=records[0].address,
-        replicas=replicas,
-        cpus=records[0].cpus,
-        memory_bytes=records[0].memory_bytes,
-    )
 
 
 def _timestamp(seconds: float) -> timestamp_pb2.Timestamp:

@@ -21,10 +21,11 @@ from podbay_kit.storage import Database
 from podbay_session_manager.codec import read_replica, read_session, write_record
 from podbay_session_manager.kinds import SESSIONS as SESSION_KIND
 from podbay_session_manager.machine import SessionState
+from podbay_session_manager.node_store import NodeStore, free_leases, put_leases
 from podbay_session_manager.records import ReplicaRecord, SessionRecord
 from podbay_session_manager.tables import (
+    GPU_LEASES,
     INSTALLATION,
-    NODES,
     REPLICAS,
     RESOURCES,
     SESSIONS,
@@ -61,6 +62,7 @@ class SessionStore:
         self.database = database
         self.resources = ResourceStore(RESOURCES)
         self.feed = ChangeFeed(database, self.resources, progress_interval=progress_interval)
+        self.nodes = NodeStore(database)
 
     async def load_live(
         self,
@@ -192,13 +194,17 @@ class SessionStore:
         forgotten: Iterable[str] = (),
         now: datetime,
     ) -> None:
-        """Store what was decided, as one transaction.
+        """Store what was decided, as one transaction, with the GPUs that replicas have.
 
         Args:
             sessions: Sessions that changed; their resources follow.
             replicas: Replicas that changed or are new.
             forgotten: The ids of replicas that are kept no longer.
             now: The time of the change.
+
+        Raises:
+            sqlalchemy.exc.IntegrityError: A GPU was to be given to two replicas, which is a
+                defect; nothing of the decision is stored.
         """
         sessions, replicas, forgotten = list(sessions), list(replicas), list(forgotten)
 
@@ -207,28 +213,13 @@ class SessionStore:
                 self._put_session(conn, session, now)
             for replica in replicas:
                 _put_replica(conn, replica)
+            # What is given back in this step may be given out in it.
+            free_leases(conn, [*(r.id for r in replicas if not r.holds_node), *forgotten])
+            put_leases(conn, replicas)
             if forgotten:
                 conn.execute(sa.delete(REPLICAS).where(REPLICAS.c.id.in_(forgotten)))
 
         await self.feed.write(write)
-
-    async def cordoned(self) -> frozenset[str]:
-        """Return the names of the nodes that take no new replicas."""
-
-        def load(conn: sa.Connection) -> frozenset[str]:
-            rows = conn.execute(sa.select(NODES.c.name).where(NODES.c.cordoned.is_(True)))
-            return frozenset(row.name for row in rows)
-
-        return await self.database.read(load)
-
-    async def set_cordoned(self, name: str, cordoned: bool) -> None:
-        """Remember whether a node takes new replicas."""
-
-        def write(conn: sa.Connection) -> None:
-            conn.execute(sa.delete(NODES).where(NODES.c.name == name))
-            conn.execute(sa.insert(NODES).values(name=name, cordoned=cordoned))
-
-        await self.database.write(write)
 
     async def signing_keys(self, make: Callable[[], SigningKeyRow]) -> list[SigningKeyRow]:
         """Return the keys that sign and verify, newest first; make the first where there is none.
@@ -287,6 +278,8 @@ class SessionStore:
                 SESSIONS.c.state == SessionState.ENDED.value,
                 ~sa.exists().where(RESOURCES.resources.c.id == SESSIONS.c.id),
             )
+            replicas = sa.select(REPLICAS.c.id).where(REPLICAS.c.session_id.in_(gone))
+            conn.execute(sa.delete(GPU_LEASES).where(GPU_LEASES.c.replica_id.in_(replicas)))
             conn.execute(sa.delete(REPLICAS).where(REPLICAS.c.session_id.in_(gone)))
             conn.execute(sa.delete(SESSIONS).where(SESSIONS.c.id.in_(gone)))
 

@@ -6,7 +6,16 @@ import sqlalchemy as sa
 
 from podbay_kit.resource_tables import define_resource_tables
 
-__all__ = ["INSTALLATION", "METADATA", "NODES", "REPLICAS", "RESOURCES", "SESSIONS", "SIGNING_KEYS"]
+__all__ = [
+    "GPU_LEASES",
+    "INSTALLATION",
+    "METADATA",
+    "NODES",
+    "REPLICAS",
+    "RESOURCES",
+    "SESSIONS",
+    "SIGNING_KEYS",
+]
 
 METADATA = sa.MetaData()
 
@@ -42,6 +51,22 @@ NODES = sa.Table(
     # What people decided about a node; what a node is, its driver tells.
     sa.Column("name", sa.String(253), primary_key=True),
     sa.Column("cordoned", sa.Boolean, nullable=False),
+    sa.Column("draining", sa.Boolean, nullable=False, server_default=sa.false()),
+    # A declared_nodes.DeclaredNode as JSON text; null for a node that was not declared.
+    sa.Column("declaration", sa.Text),
+    # Where it was declared: "file" or "api"; null for a node that was not declared.
+    sa.Column("origin", sa.String(8)),
+)
+
+GPU_LEASES = sa.Table(
+    "gpu_leases",
+    METADATA,
+    # The key lets nobody have a GPU that another one has.
+    sa.Column("node", sa.String(253), primary_key=True),
+    sa.Column("gpu", sa.String(253), primary_key=True),
+    sa.Column("replica_id", sa.Text, nullable=False),
+    sa.ForeignKeyConstraint(["replica_id"], ["replicas.id"], name="fk_gpu_leases_replica"),
+    sa.Index("ix_gpu_leases_replica", "replica_id"),
 )
 
 SIGNING_KEYS = sa.Table(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from podbay_session_manager.machine import ReplicaPhase
 from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
 
 __all__ = [
     "bounded_tail",
+    "crash_loop_message",
     "evidence_of",
     "exit_reason",
     "explanation",
     "failure_message",
+    "gpu_failed_message",
     "never_ready_message",
+    "node_lost_message",
     "probe_failed_message",
     "whole_message",
 ]
@@ -66,6 +69,40 @@ def exit_reason(exit_code: int | None) -> tuple[Reason, str]:
             f"The replica's process ended with exit code {exit_code}. The last lines of its log "
             "tell more; the whole log: podbay logs SESSION."
         ),
+    )
+
+
+def node_lost_message(node: str, why: str, grace: float) -> str:
+    """Say that a replica was given up because its node is out of reach."""
+    return (
+        f"Its node {node} could not be reached for {grace:g} s ({why}), so that another replica "
+        "takes its place elsewhere. What it held there is not given out again before the node "
+        "tells that it is gone."
+    )
+
+
+def gpu_failed_message(node: str, gpu: str, why: str) -> str:
+    """Say that a replica must leave a GPU."""
+    return (
+        f"GPU {gpu} of node {node} was set aside: {why}. The replica is stopped, and another one "
+        "takes its place with other GPUs."
+    )
+
+
+def crash_loop_message(last: ReplicaRecord, failures: int, pause: float) -> str:
+    """Say that a replica fails again and again.
+
+    Args:
+        last: The one that failed last.
+        failures: How many failed in a row.
+        pause: Seconds until the next one is started.
+    """
+    code = "" if last.exit_code is None else f" Its last exit code: {last.exit_code}"
+    memory = " (out of memory)" if last.reason is Reason.OUT_OF_MEMORY else ""
+    end = f"{code}{memory}." if code else ""
+    return (
+        f"It has failed {failures} times in a row and is in a crash loop; it is tried again "
+        f"{pause:g} s after the last failure.{end}"
     )
 
 
@@ -133,6 +170,9 @@ def evidence_of(replica: ReplicaRecord) -> dict[str, str]:
         evidence["reason"] = replica.reason.value
     if replica.exit_code is not None:
         evidence["exitCode"] = str(replica.exit_code)
+    if replica.reason is Reason.OUT_OF_MEMORY:
+        evidence["outOfMemory"] = "true"
+    evidence["failures"] = str(replica.failures + 1)
     if replica.log_tail:
         evidence["log"] = "\n".join(bounded_tail(replica.log_tail))
     return evidence
@@ -162,7 +202,12 @@ def explanation(session: SessionRecord, replicas: Sequence[ReplicaRecord]) -> st
     """
     if session.ended_reason is not Reason.NONE:
         return session.status_message or ""
-    live: Mapping[int, ReplicaRecord] = {r.index: r for r in replicas if not r.phase.ended}
+    live: dict[int, ReplicaRecord] = {}
+    for replica in replicas:
+        # While one moves to another node there are two at its index; the one that serves counts.
+        known = live.get(replica.index)
+        if not replica.phase.ended and (known is None or not known.phase.serves):
+            live[replica.index] = replica
     ready = sum(1 for r in live.values() if r.phase is ReplicaPhase.READY)
     if ready >= session.desired:
         return ""

@@ -76,6 +76,75 @@ def test_the_installation_is_asked_once(client: Any, fake: FakeInstallation) -> 
     assert {token for _, _, token in fake.registry.requests} == {"api-token"}
 
 
+def test_nodes_are_declared_drained_watched_and_withdrawn(
+    client: Any, fake: FakeInstallation
+) -> None:
+    node = inference_session_pb2.Node(
+        name="n1",
+        state=4,
+        gpus=[inference_session_pb2.NodeGpu(id="0", hardware_type="t", replica_id="r")],
+        labels={"zone": "a"},
+    )
+    handlers = fake.sessions.handlers
+    handlers["DeclareNode"] = lambda request, context: sessions.DeclareNodeResponse(node=node)
+    handlers["DrainNode"] = lambda request, context: sessions.DrainNodeResponse(node=node)
+    handlers["UndrainNode"] = lambda request, context: sessions.UndrainNodeResponse(node=node)
+    handlers["WithdrawNode"] = lambda request, context: sessions.WithdrawNodeResponse()
+    handlers["WatchNodes"] = lambda request, context: iter(
+        [
+            sessions.WatchNodesResponse(snapshot=True, nodes=[node]),
+            sessions.WatchNodesResponse(),
+            sessions.WatchNodesResponse(removed=["n1"]),
+        ]
+    )
+    declared = client.nodes.declare(
+        {"name": "n1", "engine": "unix:///e", "gpus": [{"id": "0", "hardwareType": "t"}], "cpu": 4}
+    )
+    (request,) = fake.sessions.asked("DeclareNode")
+    assert (request.node.cpu, request.node.gpus[0].hardware_type) == ("4", "t")
+    assert (declared.state, declared.labels) == ("Draining", {"zone": "a"})
+    assert [(gpu.id, gpu.replica_id, gpu.session_id) for gpu in declared.gpus] == [("0", "r", None)]
+    assert client.nodes.drain("n1") == client.nodes.undrain("n1") == declared
+    changes = []
+    for change in client.nodes.watch():
+        changes.append(change)
+        if change.removed:
+            break
+    assert [(c.snapshot, len(c.nodes), c.removed) for c in changes] == [
+        (True, 1, ()),
+        (False, 0, ("n1",)),
+    ]
+    client.nodes.withdraw("n1", lost=True)
+    (withdrawn,) = fake.sessions.asked("WithdrawNode")
+    assert (withdrawn.name, withdrawn.lost) == ("n1", True)
+    with pytest.raises(errors.InvalidRequestError, match="engine"):
+        client.nodes.declare({"name": "n1", "engine": "http://x"})
+
+
+def test_a_placement_is_explained_of_what_is_there_and_of_what_is_not(
+    client: Any, fake: FakeInstallation
+) -> None:
+    explanation = inference_session_pb2.PlacementExplanation(
+        desired=2,
+        placed=1,
+        reason=150,
+        nodes=[inference_session_pb2.NodeVerdict(node="n1", reasons=["is cordoned"])],
+    )
+    fake.sessions.handlers["ExplainPlacement"] = lambda request, context: (
+        sessions.ExplainPlacementResponse(placement=explanation)
+    )
+    placement = client.inferencesessions.explain_placement("s1")
+    assert (placement.desired, placement.placed) == (2, 1)
+    assert placement.reason == "INSUFFICIENT_CAPACITY"
+    assert placement.nodes[0].reasons == ("is cordoned",)
+    client.inferencesessions.explain_placement(
+        {"account": "a", "inferenceService": "i", "replicas": 3}
+    )
+    first, second = fake.sessions.asked("ExplainPlacement")
+    assert first.id == "s1"
+    assert (second.id, second.inference_session.replicas) == ("", 3)
+
+
 def test_get_and_documentation(client: Any, fake: FakeInstallation) -> None:
     fake.registry.handlers["GetModel"] = lambda request, context: registry.GetModelResponse(
         model=model(request.id, metadata={"documentation": {"title": "T"}})

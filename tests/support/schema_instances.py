@@ -14,6 +14,7 @@ from pydantic import BaseModel, HttpUrl, StringConstraints
 from pydantic.fields import FieldInfo
 
 from podbay.schema import platform, requests
+from podbay.schema.nodes import GpuDeclaration, NodeDeclaration
 from podbay.schema.serving import ServingOptions
 
 _INT32 = st.integers(-(2**31), 2**31 - 1)
@@ -33,12 +34,19 @@ _URLS = st.sampled_from(["https://example.com", "http://h:81/a?b=c#d", "https://
 # The wire counts times from the year 1 on, in microseconds here.
 _TIMES = st.datetimes(timezones=st.just(UTC))
 
+_NODE_SIZES = st.sampled_from(["1", "+8Gi", "64000", "1e3"])
+
 # What the types alone do not tell.
 _FIELDS: dict[tuple[type[BaseModel], str], SearchStrategy[Any]] = {
     (platform.File, "path"): _PATH,
     (platform.File, "size"): st.integers(-(2**63), 2**63 - 1),
     (platform.InferenceServiceRunner, "nodes"): st.integers(1, 2**31 - 1),
     (platform.ContainerImageSource, "host"): st.sampled_from(["", "localhost:5000", "é.example"]),
+    (NodeDeclaration, "cpu"): st.sampled_from(["1", "+.5", "500m"]),
+    (NodeDeclaration, "memory"): _NODE_SIZES,
+    (NodeDeclaration, "address"): st.sampled_from(["10.0.0.1", "n1.example"]),
+    (NodeDeclaration, "labels"): st.dictionaries(st.text(min_size=1, max_size=5), _TEXT),
+    (GpuDeclaration, "memory"): _NODE_SIZES,
     (ServingOptions, "readinessPath"): st.from_regex("/[!-~]{0,9}", fullmatch=True),
     # Whole nanoseconds, as the wire has them.
     (ServingOptions, "startTimeout"): st.integers(1, 86_400_000).map(lambda ms: ms / 1000),
@@ -84,10 +92,24 @@ def _repair_service_request(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "runner": runner}
 
 
+def _repair_node(data: dict[str, Any]) -> dict[str, Any]:
+    """Keep the rules that bind several fields; an empty list is one that is not there."""
+    given = {**data, "engine": "unix:///run/docker.sock", "tls": None}
+    ids = [gpu["id"] for gpu in given.get("gpus") or []]
+    if not ids or len(set(ids)) < len(ids):
+        given.pop("gpus", None)
+    if given.get("tls") is None:
+        given.pop("tls")
+    if not given.get("labels"):
+        given.pop("labels", None)
+    return given
+
+
 _REPAIRS: dict[type[BaseModel], Callable[[dict[str, Any]], dict[str, Any]]] = {
     ServingOptions: _repair_serving,
     platform.VolumeMount: _repair_mount,
     requests.InferenceServiceCreateRequest: _repair_service_request,
+    NodeDeclaration: _repair_node,
 }
 
 
@@ -157,6 +179,8 @@ _PATTERNED: list[tuple[str, SearchStrategy[str]]] = [
     ("abc.de/F-1", _LABEL_KEYS),
     (f"sha256:{'0' * 64}", st.sampled_from([f"sha256:{'0' * 64}", f"sha256:{'af' * 32}"])),
     ("1.5Gi", _QUANTITIES),
+    ("node-1.rack", st.sampled_from(["n", "node-1", "a.b"])),
+    ("GPU-1/0", st.sampled_from(["0", "GPU-8a", "nvidia.com/gpu-t4"])),
 ]
 
 

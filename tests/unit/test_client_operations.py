@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
-from podbay._core import create_ops, model_data_ops, platform_ops, session_ops
+from podbay._core import create_ops, model_data_ops, node_ops, platform_ops, session_ops
 from podbay._core.log_reading import LogReading
 from podbay._core.operations import Operation, StreamOperation, UploadOperation
 from podbay._core.reading import decoded
@@ -54,10 +54,17 @@ def everything() -> list[Every]:
         platform_ops.create_api_token("a", "n", (), None),
         platform_ops.list_api_tokens("a", ""),
         platform_ops.revoke_api_token("i"),
-        platform_ops.list_nodes(),
-        platform_ops.get_node("n"),
-        platform_ops.cordon_node("n"),
-        platform_ops.uncordon_node("n"),
+        node_ops.list_nodes(),
+        node_ops.get_node("n"),
+        node_ops.cordon_node("n"),
+        node_ops.uncordon_node("n"),
+        node_ops.drain_node("n"),
+        node_ops.undrain_node("n"),
+        node_ops.declare_node({"name": "n", "engine": "unix:///e"}),
+        node_ops.withdraw_node("n", True),
+        node_ops.watch_nodes(),
+        node_ops.explain_placement("s"),
+        node_ops.explain_request({"account": "a", "inferenceService": "i"}),
         session_ops.terminate("s"),
         session_ops.create_token("s", None),
         session_ops.revoke_tokens("s"),
@@ -127,7 +134,7 @@ def test_types_are_those_of_the_protos(operation: Any) -> None:
 
 def test_calls_that_are_not_idempotent_are_not_safe() -> None:
     unsafe = {o.method for o in everything() if isinstance(o, Operation) and not o.safe}
-    assert unsafe == {"CreateAccount", "CreateApiToken", "RevokeSessionTokens"}
+    assert unsafe == {"CreateAccount", "CreateApiToken", "RevokeSessionTokens", "WithdrawNode"}
 
 
 def test_an_answer_that_breaks_rules_is_explained() -> None:

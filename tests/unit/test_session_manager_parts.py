@@ -47,7 +47,8 @@ from podbay_session_manager.records import (
 )
 from podbay_session_manager.registry_client import RegistryUnavailableError
 from podbay_session_manager.routes import reason_number
-from podbay_session_manager.status import node_messages, session_status
+from podbay_session_manager.status import session_status
+from podbay_session_manager.status_nodes import node_messages
 from podbay_session_manager.tables import METADATA
 from podbay_session_manager.texts import bounded_tail, exit_reason, explanation, whole_message
 from podbay_session_manager.tokens import TokenSigner, make_key
@@ -292,7 +293,8 @@ def test_a_status_counts_what_takes_calls() -> None:
 def test_a_node_of_two_drivers_is_one_node() -> None:
     nodes = [NodeRecord("local", "process"), NodeRecord("local", "inprocess", unreachable="away")]
     placed = dataclasses.replace(REPLICA, phase=ReplicaPhase.PROBING, node="local")
-    (message,) = node_messages(nodes, [placed])
+    world = World({"s1": SESSION}, {"s1": {"r1": placed}}, {}, nodes=tuple(nodes))
+    (message,) = node_messages(world)
     assert message.driver == "process,inprocess"
     assert message.state == inference_session_pb2.NODE_STATE_UNREACHABLE
     assert "away" in message.message

@@ -43,6 +43,8 @@ def _replica(replica: ReplicaStatus, now: datetime) -> Iterator[str]:
     if replica.reason:
         yield f"  {replica.reason}"
     yield from (f"  {line}" for line in replica.message.splitlines())
+    if replica.gpus:
+        yield f"  GPUs {', '.join(replica.gpus)}"
     if replica.exit_code is not None:
         signal = f" (signal {replica.exit_code - 128})" if replica.exit_code > 128 else ""
         yield f"  exit code {replica.exit_code}{signal}"

@@ -1,4 +1,4 @@
-"""The installation, accounts, API tokens and nodes: what is asked, and what comes back."""
+"""The installation, accounts and API tokens: what is asked, and what comes back."""
 
 from __future__ import annotations
 
@@ -9,22 +9,17 @@ from typing import Any
 from podbay._core.arguments import text
 from podbay._core.operations import Operation, Page, Service
 from podbay._core.times import optional_time, to_timestamp
-from podbay.types import Account, ApiToken, ApiTokenAndSecret, Grant, Installation, NodeInfo
-from podbay.v1 import account_pb2, common_pb2, inference_session_pb2
+from podbay.types import Account, ApiToken, ApiTokenAndSecret, Grant, Installation
+from podbay.v1 import account_pb2, common_pb2
 from podbay.v1 import registry_service_pb2 as registry
-from podbay.v1 import session_manager_service_pb2 as sessions
 
 __all__ = [
-    "cordon_node",
     "create_account",
     "create_api_token",
     "get_installation",
-    "get_node",
     "list_accounts",
     "list_api_tokens",
-    "list_nodes",
     "revoke_api_token",
-    "uncordon_node",
 ]
 
 
@@ -129,54 +124,6 @@ def revoke_api_token(token_id: str) -> Operation[ApiToken]:
     )
 
 
-def list_nodes() -> Operation[list[NodeInfo]]:
-    """Ask for the nodes."""
-    return Operation(
-        service=Service.SESSION_MANAGER,
-        method="ListNodes",
-        what="list the nodes",
-        request=sessions.ListNodesRequest(),
-        response=sessions.ListNodesResponse,
-        decode=lambda answer: [_node(item) for item in answer.nodes],
-    )
-
-
-def get_node(name: str) -> Operation[NodeInfo]:
-    """Ask for a node."""
-    return Operation(
-        service=Service.SESSION_MANAGER,
-        method="GetNode",
-        what="get the node",
-        request=sessions.GetNodeRequest(name=text(name, "name")),
-        response=sessions.GetNodeResponse,
-        decode=lambda answer: _node(answer.node),
-    )
-
-
-def cordon_node(name: str) -> Operation[NodeInfo]:
-    """Stop new replicas on a node."""
-    return Operation(
-        service=Service.SESSION_MANAGER,
-        method="CordonNode",
-        what="cordon the node",
-        request=sessions.CordonNodeRequest(name=text(name, "name")),
-        response=sessions.CordonNodeResponse,
-        decode=lambda answer: _node(answer.node),
-    )
-
-
-def uncordon_node(name: str) -> Operation[NodeInfo]:
-    """Allow new replicas on a node again."""
-    return Operation(
-        service=Service.SESSION_MANAGER,
-        method="UncordonNode",
-        what="uncordon the node",
-        request=sessions.UncordonNodeRequest(name=text(name, "name")),
-        response=sessions.UncordonNodeResponse,
-        decode=lambda answer: _node(answer.node),
-    )
-
-
 def _page(items: list[Any], answer: Any) -> Page[Any]:
     return Page(items, answer.page.next_page_token, answer.page.revision)
 
@@ -202,18 +149,4 @@ def _api_token(token: account_pb2.ApiToken) -> ApiToken:
         creation_time=optional_time(token, "creation_time"),
         expires=optional_time(token, "expires"),
         revoked=optional_time(token, "revoked"),
-    )
-
-
-def _node(node: inference_session_pb2.Node) -> NodeInfo:
-    state = inference_session_pb2.NodeState.Name(node.state)
-    return NodeInfo(
-        name=node.name,
-        driver=node.driver,
-        state=state.removeprefix("NODE_STATE_").capitalize(),
-        message=node.message,
-        address=node.address,
-        replicas=node.replicas,
-        cpus=node.cpus,
-        memory_bytes=node.memory_bytes,
     )

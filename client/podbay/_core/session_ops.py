@@ -197,4 +197,7 @@ def _replica(replica: inference_session_pb2.Replica) -> ReplicaStatus:
         transition_time=optional_time(replica, "transition_time"),
         ready_time=optional_time(replica, "ready_time"),
         retry_time=optional_time(replica, "retry_time"),
+        gpus=tuple(replica.gpus),
+        failures=replica.failures,
+        out_of_memory=replica.out_of_memory,
     )

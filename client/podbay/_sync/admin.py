@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any
 
-from podbay._core import platform_ops
+from podbay._core import node_ops, platform_ops
 from podbay._core.session_tokens import inspect_unverified
 from podbay._sync.transport import Transport
-from podbay.types import Account, ApiToken, ApiTokenAndSecret, Grant, NodeInfo
+from podbay.schema.nodes import NodeDeclaration
+from podbay.types import Account, ApiToken, ApiTokenAndSecret, Grant, NodeInfo, NodesChange
 
 __all__ = ["Accounts", "Nodes", "Tokens"]
 
@@ -91,16 +92,61 @@ class Nodes:
 
     def list(self, *, timeout: float | None = None) -> builtins.list[NodeInfo]:
         """Return the nodes by name."""
-        return self._transport.run(platform_ops.list_nodes(), timeout)
+        return self._transport.run(node_ops.list_nodes(), timeout)
 
     def get(self, name: str, *, timeout: float | None = None) -> NodeInfo:
         """Return a node."""
-        return self._transport.run(platform_ops.get_node(name), timeout)
+        return self._transport.run(node_ops.get_node(name), timeout)
 
     def cordon(self, name: str, *, timeout: float | None = None) -> NodeInfo:
         """Stop new replicas on a node; those on it go on."""
-        return self._transport.run(platform_ops.cordon_node(name), timeout)
+        return self._transport.run(node_ops.cordon_node(name), timeout)
 
     def uncordon(self, name: str, *, timeout: float | None = None) -> NodeInfo:
         """Allow new replicas on a node again."""
-        return self._transport.run(platform_ops.uncordon_node(name), timeout)
+        return self._transport.run(node_ops.uncordon_node(name), timeout)
+
+    def drain(self, name: str, *, timeout: float | None = None) -> NodeInfo:
+        """Move all replicas away from a node, one by one, and let no new ones come."""
+        return self._transport.run(node_ops.drain_node(name), timeout)
+
+    def undrain(self, name: str, *, timeout: float | None = None) -> NodeInfo:
+        """End the draining of a node; what has moved does not come back."""
+        return self._transport.run(node_ops.undrain_node(name), timeout)
+
+    def declare(
+        self, node: NodeDeclaration | Mapping[str, Any], *, timeout: float | None = None
+    ) -> NodeInfo:
+        """Add a node, or change what is declared of one.
+
+        Args:
+            node: What it is and has, or its JSON form.
+            timeout: How long the call may take, in seconds, further tries included.
+
+        Raises:
+            InvalidRequestError: The declaration breaks a rule.
+            ConflictError: Replicas on it have what it would lose.
+        """
+        return self._transport.run(node_ops.declare_node(node), timeout)
+
+    def withdraw(self, name: str, *, lost: bool = False, timeout: float | None = None) -> None:
+        """Remove a declared node on which nothing runs.
+
+        Args:
+            name: Its name.
+            lost: Says that the machine is gone for good, with all that ran on it. Never say so of
+                a machine that may come back: what runs on it would go on.
+            timeout: How long the call may take, in seconds.
+
+        Raises:
+            ConflictError: Replicas are on it.
+        """
+        self._transport.run(node_ops.withdraw_node(name, lost), timeout)
+
+    def watch(self, *, timeout: float | None = None) -> Generator[NodesChange, None, None]:
+        """Yield all nodes, and then what changes; after a lost connection all of them again.
+
+        Args:
+            timeout: How long to go on, in seconds; without end unless given.
+        """
+        return self._transport.follow(node_ops.watch_nodes, timeout)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Unpack
 from weakref import WeakSet
 
-from podbay._core import create_ops, resource_ops, session_ops
+from podbay._core import create_ops, node_ops, resource_ops, session_ops
 from podbay._core.channels import is_bare_deadline
 from podbay._core.explaining import explained
 from podbay._core.filters import SessionFilter
@@ -32,7 +32,7 @@ from podbay.schema.platform import (
     WorkflowLogsResponse,
 )
 from podbay.schema.requests import InferenceSessionCreateRequest
-from podbay.types import Change, LogLine, SessionExplanation, SessionStatus
+from podbay.types import Change, LogLine, Placement, SessionExplanation, SessionStatus
 
 __all__ = ["InferenceSessions"]
 
@@ -102,6 +102,23 @@ class InferenceSessions(Resources[InferenceSession]):
         """Say why a session stands where it stands; `str()` of the answer is for people."""
         status = self.status(session_id, timeout=timeout)
         return explained(status, datetime.now(UTC))
+
+    def explain_placement(
+        self,
+        session: str | InferenceSessionCreateRequest | Mapping[str, Any],
+        *,
+        timeout: float | None = None,
+    ) -> Placement:
+        """Say where the replicas of a session go: what they need, and node by node what is free.
+
+        Args:
+            session: The id of a session; or the specification of one, or its JSON form, which is
+                not created by this.
+            timeout: How long the call may take, in seconds, further tries included.
+        """
+        if isinstance(session, str):
+            return self._transport.run(node_ops.explain_placement(session), timeout)
+        return self._transport.run(node_ops.explain_request(session), timeout)
 
     def watch_status(
         self, session_id: str, *, timeout: float | None = None

@@ -96,6 +96,12 @@ def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
         arguments += ["--advertise-host", settings.advertised_host]
     if settings.workers:
         arguments += ["--workers", str(settings.workers)]
+    if settings.nodes is not None:
+        arguments += ["--nodes", str(settings.nodes.absolute())]
+    if settings.runner_kinds is not None:
+        arguments += ["--runner-kinds", str(settings.runner_kinds.absolute())]
+    if settings.allow_egress:
+        arguments += ["--allow-egress"]
     if settings.drivers is not None:
         arguments += ["--drivers", ",".join(settings.drivers)]
     if settings.enable_process_driver:

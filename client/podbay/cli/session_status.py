@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from podbay.cli.invocation import Invocation
-from podbay.cli.output import age, details, table, write_json
+from podbay.cli.output import age, details, entity_json, table, write_json
+from podbay.cli.session_placement import placement_lines
 
 if TYPE_CHECKING:
-    from podbay.types import SessionStatus
+    from podbay.types import Placement, SessionStatus
 
 __all__ = ["explain_status", "progress_text", "show_status"]
 
@@ -65,12 +66,24 @@ def show_status(invocation: Invocation, status: SessionStatus) -> None:
         )
 
 
-def explain_status(invocation: Invocation, status: SessionStatus) -> None:
-    """Write why a session stands where it stands: as JSON, or in words."""
+def explain_status(
+    invocation: Invocation, status: SessionStatus, placement: Placement | None = None
+) -> None:
+    """Write why a session stands where it stands: as JSON, or in words.
+
+    Args:
+        invocation: The invocation.
+        status: The session's status.
+        placement: Where its replicas go; None where all have a place.
+    """
     if invocation.json:
-        write_json(status)
+        write_json({**entity_json(status), "placement": placement and entity_json(placement)})
         return
     from podbay._core.explaining import explanation  # noqa: PLC0415 # other commands do without
 
     for line in explanation(status, datetime.now(UTC)):
         click.echo(line)
+    if placement is not None:
+        click.echo()
+        for line in placement_lines(placement):
+            click.echo(line)

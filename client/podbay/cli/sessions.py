@@ -20,6 +20,7 @@ from podbay.cli.invocation import Invocation, account_of, json_option, pass_invo
 from podbay.cli.lazy import Noun
 from podbay.cli.output import age, progress, table, write_json
 from podbay.cli.session_logs import logs
+from podbay.cli.session_placement import gpu_options, read_accelerator, show_placement
 from podbay.cli.session_status import explain_status, progress_text, show_status
 
 if TYPE_CHECKING:
@@ -56,19 +57,27 @@ _wait_timeout = click.option(
     metavar="1h|TIME",
     help="When it ends by itself: a duration as 1h30m, or a time in RFC 3339.",
 )
+@gpu_options
 @click.option("--account", help="The account; that of the token unless said.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Create nothing; say node by node whether its replicas would find room.",
+)
 @click.option("--wait", is_flag=True, help="Return when it takes calls, or cannot.")
 @_wait_timeout
 @json_option
 @pass_invocation
 def create(
     invocation: Invocation,
+    /,
+    *,
     service_id: str,
-    replicas: int | None,
-    expires: datetime | None,
     account: str | None,
+    dry_run: bool,
     wait: bool,
     timeout: float | None,
+    **options: Any,
 ) -> None:
     """Start a session of a service.
 
@@ -76,13 +85,23 @@ def create(
     """
     from podbay.schema.requests import InferenceSessionCreateRequest  # noqa: PLC0415 # takes long
 
-    options = {"replicas": replicas, "expires": expires}
+    given = {
+        "replicas": options["replicas"],
+        "expires": options["expires"],
+        "useSpotPods": options["spot"],
+        "accelerator": read_accelerator(
+            options["gpus"], options["gpu_types"], options["gpu_memory"]
+        ),
+    }
     with invocation.client() as client:
         request = InferenceSessionCreateRequest(
             account=account_of(client, account),
             inferenceService=service_id,
-            **{key: value for key, value in options.items() if value is not None},
+            **{key: value for key, value in given.items() if value is not None},
         )
+        if dry_run:
+            show_placement(invocation, client.inferencesessions.explain_placement(request))
+            return
         made = client.inferencesessions.create(request)
         name = made.inferencesession.id
         if not invocation.json:
@@ -173,9 +192,15 @@ def status(invocation: Invocation, session_id: str) -> None:
 @json_option
 @pass_invocation
 def explain(invocation: Invocation, session_id: str) -> None:
-    """Say why a session stands where it stands, with the evidence."""
+    """Say why a session stands where it stands, with the evidence.
+
+    Where replicas wait for room: what they need, and node by node what is free.
+    """
     with invocation.client() as client:
-        explain_status(invocation, client.inferencesessions.status(session_id))
+        found = client.inferencesessions.status(session_id)
+        waits = any(replica.phase == "Pending" for replica in found.replicas)
+        placement = client.inferencesessions.explain_placement(session_id) if waits else None
+    explain_status(invocation, found, placement)
 
 
 @session.command()

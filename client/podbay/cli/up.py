@@ -28,6 +28,7 @@ __all__ = ["up"]
 
 
 _PORT = click.IntRange(0, 65535)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def _size(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
@@ -80,13 +81,28 @@ def _size(_ctx: click.Context, _parameter: click.Parameter, text: str | None) ->
 @click.option("--workers", type=click.IntRange(min=1), help="How many processes the router has.")
 @click.option(
     "--drivers",
-    metavar="process,inprocess,attached",
+    metavar="process,inprocess,attached,docker",
     help="What runs replicas; what is safe on the host unless said.",
 )
 @click.option(
     "--enable-process-driver",
     is_flag=True,
     help="Run commands as your user although others can reach the services.",
+)
+@click.option(
+    "--nodes",
+    type=_FILE,
+    help="A TOML file that declares the nodes for containers; see `podbay node declare`.",
+)
+@click.option(
+    "--runner-kinds",
+    type=_FILE,
+    help="A TOML file that changes how the kinds of runners are run, as vllm.",
+)
+@click.option(
+    "--allow-egress",
+    is_flag=True,
+    help="Let replicas open connections to the outside whose service asks for it.",
 )
 @click.option(
     "--drain",
@@ -139,14 +155,14 @@ def up(
 
 
 def _drivers(text: str | None) -> tuple[str, ...] | None:
-    from podbay.local.plan import DRIVERS  # noqa: PLC0415 # takes long
+    from podbay.local.plan import ALL_DRIVERS  # noqa: PLC0415 # takes long
 
     if text is None:
         return None
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
-        if name not in DRIVERS:
-            raise click.BadParameter(f"--drivers knows {', '.join(DRIVERS)}, not {name!r}")
+        if name not in ALL_DRIVERS:
+            raise click.BadParameter(f"--drivers knows {', '.join(ALL_DRIVERS)}, not {name!r}")
     if not names:
         raise click.BadParameter("--drivers needs at least one name")
     return names

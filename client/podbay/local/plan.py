@@ -10,9 +10,17 @@ from podbay.local import ports
 from podbay.local.faults import LocalError
 from podbay.local.state import DataDir
 
-__all__ = ["DRIVERS", "ServiceSpec", "UpSettings", "check_ports", "plan_services"]
+__all__ = [
+    "ALL_DRIVERS",
+    "DRIVERS",
+    "ServiceSpec",
+    "UpSettings",
+    "check_ports",
+    "plan_services",
+]
 
 DRIVERS = ("process", "inprocess", "attached")
+ALL_DRIVERS = (*DRIVERS, "docker")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _ROUTER_CONFIRMATIONS = 6
 _WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -36,6 +44,9 @@ class UpSettings:
             the disk holds.
         no_fetch: Whether models from hubs and Git are registered only.
         hub_token_file: A token for the Hugging Face Hub; None for none.
+        nodes: A TOML file that declares nodes; None for none.
+        runner_kinds: A TOML file that changes how kinds of runners are run; None for none.
+        allow_egress: Let replicas open connections to the outside that ask for it.
     """
 
     registry_port: int = 7101
@@ -50,6 +61,9 @@ class UpSettings:
     model_quota: str | None = None
     no_fetch: bool = False
     hub_token_file: Path | None = None
+    nodes: Path | None = None
+    runner_kinds: Path | None = None
+    allow_egress: bool = False
 
     @property
     def loopback(self) -> bool:
@@ -78,7 +92,9 @@ class UpSettings:
         """
         process_allowed = self.loopback or self.enable_process_driver
         if self.drivers is None:
-            return DRIVERS if process_allowed else ("inprocess",)
+            local = DRIVERS if process_allowed else ("inprocess",)
+            # Who declares nodes wants containers.
+            return local if self.nodes is None else (*local, "docker")
         if "process" in self.drivers and not process_allowed:
             raise LocalError(
                 "PROCESS_DRIVER_NOT_ALLOWED",
@@ -132,6 +148,15 @@ def _model_options(settings: UpSettings) -> tuple[str, ...]:
         *(("--no-fetch",) if settings.no_fetch else ()),
         *(("--hub-token-file", str(token_file.absolute())) if token_file else ()),
     )
+
+
+def _container_options(settings: UpSettings) -> tuple[str, ...]:
+    options: tuple[str, ...] = ()
+    if settings.nodes is not None:
+        options += ("--nodes", str(settings.nodes.absolute()))
+    if settings.runner_kinds is not None:
+        options += ("--runner-kinds", str(settings.runner_kinds.absolute()))
+    return (*options, "--allow-egress") if settings.allow_egress else options
 
 
 def check_ports(settings: UpSettings) -> UpSettings:
@@ -200,6 +225,7 @@ def plan_services(
             *("--mock-hosts", str(data.mock_hosts)),
             "--stop-replicas-on-exit",
             *(() if settings.loopback else _off_loopback(settings)),
+            *_container_options(settings),
         ),
         (
             *("--session-manager-endpoint", local[1]),

@@ -17,6 +17,7 @@ from podbay.schema._base import RequestModel
 from podbay.schema._common import Labels
 from podbay.schema._wire import read_model, refused, write_model
 from podbay.schema._wire_values import WireError, read_json, read_time, write_json, write_time
+from podbay.schema.nodes import NodeDeclaration
 from podbay.schema.serving import ServingOptions
 from podbay.v1 import (
     common_pb2,
@@ -59,6 +60,7 @@ PAIRS: Mapping[type[BaseModel], type[Message]] = {
     ),
     requests.InferenceSessionCreateRequest: inference_session_pb2.InferenceSessionCreateRequest,
     ServingOptions: inference_service_pb2.ServingOptions,
+    NodeDeclaration: inference_session_pb2.NodeDeclaration,
 }
 """The models that have a message of their own, with the same fields by their JSON names."""
 
@@ -101,6 +103,8 @@ def to_proto(
 ) -> inference_session_pb2.InferenceSessionCreateRequest: ...
 @overload
 def to_proto(entity: ServingOptions) -> inference_service_pb2.ServingOptions: ...
+@overload
+def to_proto(entity: NodeDeclaration) -> inference_session_pb2.NodeDeclaration: ...
 def to_proto(entity: Any) -> Any:
     """Returns the message of an entity or a request.
 
@@ -148,6 +152,8 @@ def from_proto(
 ) -> requests.InferenceSessionCreateRequest: ...
 @overload
 def from_proto(message: inference_service_pb2.ServingOptions) -> ServingOptions: ...
+@overload
+def from_proto(message: inference_session_pb2.NodeDeclaration) -> NodeDeclaration: ...
 def from_proto(message: Any) -> Any:
     """Returns the entity or request of a message, checked by all rules of its model.
 

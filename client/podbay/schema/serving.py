@@ -45,12 +45,20 @@ _KEYS = {
     f"{_DOMAIN}queue-length": "queueLength",
     f"{_DOMAIN}queue-timeout": "queueTimeout",
     f"{_DOMAIN}hedge-after": "hedgeAfter",
+    f"{_DOMAIN}egress": "egress",
+}
+
+# Unless an operator has changed how a kind is run.
+_READINESS_PATHS = {
+    "vllm": "/health",
+    "huggingface": "/health",
+    "bentoml_service_openllm": "/readyz",
 }
 
 
 def default_readiness_path(runner_kind: str) -> str:
     """Returns the path that says whether a replica is ready, by the kind of its runner."""
-    return "/health" if runner_kind == "vllm" else "/ready"
+    return _READINESS_PATHS.get(runner_kind, "/ready")
 
 
 class ServingOptions(RequestModel):
@@ -85,6 +93,8 @@ class ServingOptions(RequestModel):
     # Seconds without an answer after which a call is sent to a second replica, too, and the first
     # answer is taken; never where it is left out.
     hedge_after: Annotated[float, Field(gt=0, le=_HOUR, allow_inf_nan=False)] | None = None
+    # Whether a replica may open connections to the outside, where the operator allows that.
+    egress: bool | None = None
 
     @model_validator(mode="after")
     def _hedge_only_what_may_run_twice(self) -> Self:
@@ -130,7 +140,7 @@ def _read(title: str, name: str, text: str) -> str | float | bool:
         if not _INTEGER.fullmatch(text):
             raise _refused(title, name, "the annotation is not a whole number")
         return int(text)
-    if name == "safeToRetry":
+    if name in {"safeToRetry", "egress"}:
         if text not in _BOOLEANS:
             raise _refused(title, name, "the annotation is neither true nor false")
         return _BOOLEANS[text]

@@ -149,6 +149,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The service is about to stop."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 125
     """A defect in Podbay. The metadata hold the id under which the service logged it."""
+    ERROR_REASON_OUT_OF_MEMORY: _ErrorReason.ValueType  # 134
+    """The replica needed more memory than it may use, and was killed for it."""
     ERROR_REASON_MODEL_NOT_READY: _ErrorReason.ValueType  # 140
     """The files of the model are not there yet, or never will be; the metadata tell where it stands."""
     ERROR_REASON_MODEL_NOT_UPLOADABLE: _ErrorReason.ValueType  # 141
@@ -167,6 +169,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The transfer stalled, or another one took its place. What came is kept: go on."""
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 148
     """The quota for model files, or the disk, is full."""
+    ERROR_REASON_INSUFFICIENT_CAPACITY: _ErrorReason.ValueType  # 150
+    """No node has room for the replica now."""
+    ERROR_REASON_NO_SUCH_GPU_TYPE: _ErrorReason.ValueType  # 151
+    """No node has a GPU of a type that would do."""
+    ERROR_REASON_NODE_LOST: _ErrorReason.ValueType  # 152
+    """The replica's node was out of reach for longer than its grace."""
+    ERROR_REASON_GPU_FAILED: _ErrorReason.ValueType  # 153
+    """Something is wrong with a GPU of the replica."""
+    ERROR_REASON_CRASH_LOOP: _ErrorReason.ValueType  # 154
+    """The replica fails again and again; it is tried again in ever longer pauses."""
+    ERROR_REASON_NODE_IN_USE: _ErrorReason.ValueType  # 155
+    """The node cannot be withdrawn or changed in this way: replicas are on it."""
+    ERROR_REASON_NODE_NOT_DECLARED: _ErrorReason.ValueType  # 156
+    """The node is not one that was declared, so that it cannot be withdrawn or declared."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is why something failed, for programs. docs/errors.md says for each what it means,
@@ -293,6 +309,8 @@ ERROR_REASON_SERVICE_STOPPING: ErrorReason.ValueType  # 124
 """The service is about to stop."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 125
 """A defect in Podbay. The metadata hold the id under which the service logged it."""
+ERROR_REASON_OUT_OF_MEMORY: ErrorReason.ValueType  # 134
+"""The replica needed more memory than it may use, and was killed for it."""
 ERROR_REASON_MODEL_NOT_READY: ErrorReason.ValueType  # 140
 """The files of the model are not there yet, or never will be; the metadata tell where it stands."""
 ERROR_REASON_MODEL_NOT_UPLOADABLE: ErrorReason.ValueType  # 141
@@ -311,6 +329,20 @@ ERROR_REASON_TRANSFER_INTERRUPTED: ErrorReason.ValueType  # 147
 """The transfer stalled, or another one took its place. What came is kept: go on."""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 148
 """The quota for model files, or the disk, is full."""
+ERROR_REASON_INSUFFICIENT_CAPACITY: ErrorReason.ValueType  # 150
+"""No node has room for the replica now."""
+ERROR_REASON_NO_SUCH_GPU_TYPE: ErrorReason.ValueType  # 151
+"""No node has a GPU of a type that would do."""
+ERROR_REASON_NODE_LOST: ErrorReason.ValueType  # 152
+"""The replica's node was out of reach for longer than its grace."""
+ERROR_REASON_GPU_FAILED: ErrorReason.ValueType  # 153
+"""Something is wrong with a GPU of the replica."""
+ERROR_REASON_CRASH_LOOP: ErrorReason.ValueType  # 154
+"""The replica fails again and again; it is tried again in ever longer pauses."""
+ERROR_REASON_NODE_IN_USE: ErrorReason.ValueType  # 155
+"""The node cannot be withdrawn or changed in this way: replicas are on it."""
+ERROR_REASON_NODE_NOT_DECLARED: ErrorReason.ValueType  # 156
+"""The node is not one that was declared, so that it cannot be withdrawn or declared."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -874,9 +874,11 @@ class ServingOptions(_message.Message):
     QUEUE_LENGTH_FIELD_NUMBER: _builtins.int
     QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
     HEDGE_AFTER_FIELD_NUMBER: _builtins.int
+    EGRESS_FIELD_NUMBER: _builtins.int
     readiness_path: _builtins.str
     """The path that answers 2xx once a replica is ready. The runner's kind decides unless said:
-    "/health" for vllm, else "/ready".
+    "/health" for vllm and huggingface, "/readyz" for bentoml_service_openllm, else "/ready"; an
+    operator may have changed that.
     """
     max_concurrency: _builtins.int
     """How many calls one replica works on at once; unbounded unless said."""
@@ -887,6 +889,10 @@ class ServingOptions(_message.Message):
     queue_length: _builtins.int
     """How many calls of a session may wait for a replica; the router's setting unless said. 0 refuses
     what cannot run at once.
+    """
+    egress: _builtins.bool
+    """True where a replica may open connections to the outside, as to load weights; an operator must
+    have allowed that. False unless said.
     """
     @_builtins.property
     def start_timeout(self) -> _duration_pb2.Duration:
@@ -918,11 +924,14 @@ class ServingOptions(_message.Message):
         queue_length: _builtins.int | None = ...,
         queue_timeout: _duration_pb2.Duration | None = ...,
         hedge_after: _duration_pb2.Duration | None = ...,
+        egress: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_concurrency", b"_max_concurrency", "_max_in_flight", b"_max_in_flight", "_queue_length", b"_queue_length", "_readiness_path", b"_readiness_path", "_safe_to_retry", b"_safe_to_retry", "hedge_after", b"hedge_after", "max_concurrency", b"max_concurrency", "max_in_flight", b"max_in_flight", "queue_length", b"queue_length", "queue_timeout", b"queue_timeout", "readiness_path", b"readiness_path", "safe_to_retry", b"safe_to_retry", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_egress", b"_egress", "_max_concurrency", b"_max_concurrency", "_max_in_flight", b"_max_in_flight", "_queue_length", b"_queue_length", "_readiness_path", b"_readiness_path", "_safe_to_retry", b"_safe_to_retry", "egress", b"egress", "hedge_after", b"hedge_after", "max_concurrency", b"max_concurrency", "max_in_flight", b"max_in_flight", "queue_length", b"queue_length", "queue_timeout", b"queue_timeout", "readiness_path", b"readiness_path", "safe_to_retry", b"safe_to_retry", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_concurrency", b"_max_concurrency", "_max_in_flight", b"_max_in_flight", "_queue_length", b"_queue_length", "_readiness_path", b"_readiness_path", "_safe_to_retry", b"_safe_to_retry", "hedge_after", b"hedge_after", "max_concurrency", b"max_concurrency", "max_in_flight", b"max_in_flight", "queue_length", b"queue_length", "queue_timeout", b"queue_timeout", "readiness_path", b"readiness_path", "safe_to_retry", b"safe_to_retry", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_egress", b"_egress", "_max_concurrency", b"_max_concurrency", "_max_in_flight", b"_max_in_flight", "_queue_length", b"_queue_length", "_readiness_path", b"_readiness_path", "_safe_to_retry", b"_safe_to_retry", "egress", b"egress", "hedge_after", b"hedge_after", "max_concurrency", b"max_concurrency", "max_in_flight", b"max_in_flight", "queue_length", b"queue_length", "queue_timeout", b"queue_timeout", "readiness_path", b"readiness_path", "safe_to_retry", b"safe_to_retry", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__egress: _TypeAlias = _typing.Literal["egress"]  # noqa: Y015
+    _WhichOneofArgType__egress: _TypeAlias = _typing.Literal["_egress", b"_egress"]  # noqa: Y015
     _WhichOneofReturnType__max_concurrency: _TypeAlias = _typing.Literal["max_concurrency"]  # noqa: Y015
     _WhichOneofArgType__max_concurrency: _TypeAlias = _typing.Literal["_max_concurrency", b"_max_concurrency"]  # noqa: Y015
     _WhichOneofReturnType__max_in_flight: _TypeAlias = _typing.Literal["max_in_flight"]  # noqa: Y015
@@ -933,6 +942,8 @@ class ServingOptions(_message.Message):
     _WhichOneofArgType__readiness_path: _TypeAlias = _typing.Literal["_readiness_path", b"_readiness_path"]  # noqa: Y015
     _WhichOneofReturnType__safe_to_retry: _TypeAlias = _typing.Literal["safe_to_retry"]  # noqa: Y015
     _WhichOneofArgType__safe_to_retry: _TypeAlias = _typing.Literal["_safe_to_retry", b"_safe_to_retry"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__egress) -> _WhichOneofReturnType__egress | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_concurrency) -> _WhichOneofReturnType__max_concurrency | None: ...
     @_typing.overload

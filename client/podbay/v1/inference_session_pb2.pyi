@@ -89,6 +89,8 @@ class _NodeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeState.V
     """It takes no new replicas; those on it go on."""
     NODE_STATE_UNREACHABLE: _NodeState.ValueType  # 3
     """It cannot be reached; what runs on it is unknown."""
+    NODE_STATE_DRAINING: _NodeState.ValueType  # 4
+    """It takes no new replicas, and those on it move to other nodes one by one."""
 
 class NodeState(_NodeState, metaclass=_NodeStateEnumTypeWrapper):
     """NodeState is whether a node takes replicas."""
@@ -101,6 +103,8 @@ NODE_STATE_CORDONED: NodeState.ValueType  # 2
 """It takes no new replicas; those on it go on."""
 NODE_STATE_UNREACHABLE: NodeState.ValueType  # 3
 """It cannot be reached; what runs on it is unknown."""
+NODE_STATE_DRAINING: NodeState.ValueType  # 4
+"""It takes no new replicas, and those on it move to other nodes one by one."""
 Global___NodeState: _TypeAlias = NodeState  # noqa: Y015
 
 @_typing.final
@@ -418,6 +422,9 @@ class Replica(_message.Message):
     TRANSITION_TIME_FIELD_NUMBER: _builtins.int
     READY_TIME_FIELD_NUMBER: _builtins.int
     RETRY_TIME_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    OUT_OF_MEMORY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. The id."""
     session_id: _builtins.str
@@ -442,6 +449,10 @@ class Replica(_message.Message):
     """Output only. The address it serves on, as "127.0.0.1:8000"."""
     process_id: _builtins.int
     """Output only. The id of its process on its node, where it has one."""
+    failures: _builtins.int
+    """Output only. How many replicas in a row failed at its index before it."""
+    out_of_memory: _builtins.bool
+    """Output only. Whether it was killed because it used more memory than it may."""
     @_builtins.property
     def log_tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Output only. The last lines of its log, where it failed."""
@@ -461,6 +472,10 @@ class Replica(_message.Message):
     @_builtins.property
     def retry_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When it will be tried again, where it failed."""
+
+    @_builtins.property
+    def gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Output only. The GPUs of its node that are its alone, by their ids."""
 
     def __init__(
         self,
@@ -482,10 +497,13 @@ class Replica(_message.Message):
         transition_time: _timestamp_pb2.Timestamp | None = ...,
         ready_time: _timestamp_pb2.Timestamp | None = ...,
         retry_time: _timestamp_pb2.Timestamp | None = ...,
+        gpus: _abc.Iterable[_builtins.str] | None = ...,
+        failures: _builtins.int = ...,
+        out_of_memory: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_process_id", b"_process_id", "_ready_time", b"_ready_time", "_retry_time", b"_retry_time", "creation_time", b"creation_time", "exit_code", b"exit_code", "process_id", b"process_id", "ready_time", b"ready_time", "retry_time", b"retry_time", "transition_time", b"transition_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_process_id", b"_process_id", "_ready_time", b"_ready_time", "_retry_time", b"_retry_time", "address", b"address", "attempt", b"attempt", "creation_time", b"creation_time", "driver", b"driver", "exit_code", b"exit_code", "id", b"id", "index", b"index", "log_tail", b"log_tail", "message", b"message", "node", b"node", "phase", b"phase", "process_id", b"process_id", "ready_time", b"ready_time", "reason", b"reason", "retry_time", b"retry_time", "session_id", b"session_id", "transition_time", b"transition_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_process_id", b"_process_id", "_ready_time", b"_ready_time", "_retry_time", b"_retry_time", "address", b"address", "attempt", b"attempt", "creation_time", b"creation_time", "driver", b"driver", "exit_code", b"exit_code", "failures", b"failures", "gpus", b"gpus", "id", b"id", "index", b"index", "log_tail", b"log_tail", "message", b"message", "node", b"node", "out_of_memory", b"out_of_memory", "phase", b"phase", "process_id", b"process_id", "ready_time", b"ready_time", "reason", b"reason", "retry_time", b"retry_time", "session_id", b"session_id", "transition_time", b"transition_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
@@ -628,6 +646,26 @@ class Node(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     DRIVER_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -636,6 +674,13 @@ class Node(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     CPUS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    SPOT_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    FREE_CPUS_FIELD_NUMBER: _builtins.int
+    FREE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. The name."""
     driver: _builtins.str
@@ -649,9 +694,29 @@ class Node(_message.Message):
     replicas: _builtins.int
     """Output only. How many replicas live on it."""
     cpus: _builtins.int
-    """Output only. Its processors."""
+    """Output only. Its processors, in whole numbers."""
     memory_bytes: _builtins.int
     """Output only. Its memory in bytes."""
+    spot: _builtins.bool
+    """Output only. Whether it may be taken away at any time."""
+    engine: _builtins.str
+    """Output only. The address of its container engine; empty where it is not a declared node."""
+    free_cpus: _builtins.float
+    """Output only. The processors that are not set apart for a replica."""
+    free_memory_bytes: _builtins.int
+    """Output only. The memory in bytes that is not set apart for a replica."""
+    @_builtins.property
+    def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeGpu]:
+        """Output only. Its GPUs."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Output only. Its labels."""
+
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Output only. How what is seen of it differs from what was declared; empty where nothing does."""
+
     def __init__(
         self,
         *,
@@ -663,11 +728,353 @@ class Node(_message.Message):
         replicas: _builtins.int = ...,
         cpus: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
+        gpus: _abc.Iterable[Global___NodeGpu] | None = ...,
+        spot: _builtins.bool = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        engine: _builtins.str = ...,
+        differences: _abc.Iterable[_builtins.str] | None = ...,
+        free_cpus: _builtins.float = ...,
+        free_memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cpus", b"cpus", "driver", b"driver", "memory_bytes", b"memory_bytes", "message", b"message", "name", b"name", "replicas", b"replicas", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cpus", b"cpus", "differences", b"differences", "driver", b"driver", "engine", b"engine", "free_cpus", b"free_cpus", "free_memory_bytes", b"free_memory_bytes", "gpus", b"gpus", "labels", b"labels", "memory_bytes", b"memory_bytes", "message", b"message", "name", b"name", "replicas", b"replicas", "spot", b"spot", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class NodeGpu(_message.Message):
+    """NodeGpu is a GPU of a node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    HARDWARE_TYPE_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Output only. How the engine knows it: its index or its UUID."""
+    hardware_type: _builtins.str
+    """Output only. What sessions ask for, as "nvidia.com/gpu-t4"."""
+    memory_bytes: _builtins.int
+    """Output only. Its memory in bytes; 0 where that is not declared."""
+    replica_id: _builtins.str
+    """Output only. The replica whose it is alone; empty where it is free."""
+    session_id: _builtins.str
+    """Output only. The session of this replica."""
+    set_aside: _builtins.str
+    """Output only. Why it is not given out, where something is wrong with it."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        hardware_type: _builtins.str = ...,
+        memory_bytes: _builtins.int = ...,
+        replica_id: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        set_aside: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hardware_type", b"hardware_type", "id", b"id", "memory_bytes", b"memory_bytes", "replica_id", b"replica_id", "session_id", b"session_id", "set_aside", b"set_aside"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeGpu: _TypeAlias = NodeGpu  # noqa: Y015
+
+@_typing.final
+class NodeDeclaration(_message.Message):
+    """NodeDeclaration says what a node is and has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    TLS_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    CPU_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    SPOT_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. The name."""
+    engine: _builtins.str
+    """Required. The address of its container engine: "unix:///run/docker.sock", "ssh://user@host" or
+    "tcp://host:2376".
+    """
+    address: _builtins.str
+    """The host at which its replicas are reached; the containers' own addresses unless said."""
+    cpu: _builtins.str
+    """The processors that replicas may use, as a quantity; what the engine tells unless said."""
+    memory: _builtins.str
+    """The memory that replicas may use, as a quantity; what the engine tells unless said."""
+    spot: _builtins.bool
+    """Whether it may be taken away at any time."""
+    @_builtins.property
+    def tls(self) -> Global___EngineTls:
+        """The files of a TLS connection; required for "tcp://" to another machine."""
+
+    @_builtins.property
+    def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuDeclaration]:
+        """Its GPUs."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Its labels."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        engine: _builtins.str = ...,
+        tls: Global___EngineTls | None = ...,
+        address: _builtins.str | None = ...,
+        gpus: _abc.Iterable[Global___GpuDeclaration] | None = ...,
+        cpu: _builtins.str | None = ...,
+        memory: _builtins.str | None = ...,
+        spot: _builtins.bool | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_address", b"_address", "_cpu", b"_cpu", "_memory", b"_memory", "_spot", b"_spot", "address", b"address", "cpu", b"cpu", "memory", b"memory", "spot", b"spot", "tls", b"tls"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_address", b"_address", "_cpu", b"_cpu", "_memory", b"_memory", "_spot", b"_spot", "address", b"address", "cpu", b"cpu", "engine", b"engine", "gpus", b"gpus", "labels", b"labels", "memory", b"memory", "name", b"name", "spot", b"spot", "tls", b"tls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__address: _TypeAlias = _typing.Literal["address"]  # noqa: Y015
+    _WhichOneofArgType__address: _TypeAlias = _typing.Literal["_address", b"_address"]  # noqa: Y015
+    _WhichOneofReturnType__cpu: _TypeAlias = _typing.Literal["cpu"]  # noqa: Y015
+    _WhichOneofArgType__cpu: _TypeAlias = _typing.Literal["_cpu", b"_cpu"]  # noqa: Y015
+    _WhichOneofReturnType__memory: _TypeAlias = _typing.Literal["memory"]  # noqa: Y015
+    _WhichOneofArgType__memory: _TypeAlias = _typing.Literal["_memory", b"_memory"]  # noqa: Y015
+    _WhichOneofReturnType__spot: _TypeAlias = _typing.Literal["spot"]  # noqa: Y015
+    _WhichOneofArgType__spot: _TypeAlias = _typing.Literal["_spot", b"_spot"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__address) -> _WhichOneofReturnType__address | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu) -> _WhichOneofReturnType__cpu | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory) -> _WhichOneofReturnType__memory | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__spot) -> _WhichOneofReturnType__spot | None: ...
+
+Global___NodeDeclaration: _TypeAlias = NodeDeclaration  # noqa: Y015
+
+@_typing.final
+class EngineTls(_message.Message):
+    """EngineTls names the files of a TLS connection, on the session manager's machine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CA_FIELD_NUMBER: _builtins.int
+    CERT_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    ca: _builtins.str
+    """Required. The certificate authority's certificate."""
+    cert: _builtins.str
+    """Required. The session manager's certificate."""
+    key: _builtins.str
+    """Required. Its key."""
+    def __init__(
+        self,
+        *,
+        ca: _builtins.str = ...,
+        cert: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca", b"ca", "cert", b"cert", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineTls: _TypeAlias = EngineTls  # noqa: Y015
+
+@_typing.final
+class GpuDeclaration(_message.Message):
+    """GpuDeclaration says what a GPU is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    HARDWARE_TYPE_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Required. How the engine knows it: its index, as "0", or its UUID, as "GPU-..."."""
+    hardware_type: _builtins.str
+    """Required. What sessions ask for, as "nvidia.com/gpu-t4"."""
+    memory: _builtins.str
+    """Its memory, as a quantity."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        hardware_type: _builtins.str = ...,
+        memory: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory", b"_memory", "memory", b"memory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory", b"_memory", "hardware_type", b"hardware_type", "id", b"id", "memory", b"memory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__memory: _TypeAlias = _typing.Literal["memory"]  # noqa: Y015
+    _WhichOneofArgType__memory: _TypeAlias = _typing.Literal["_memory", b"_memory"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory) -> _WhichOneofReturnType__memory | None: ...
+
+Global___GpuDeclaration: _TypeAlias = GpuDeclaration  # noqa: Y015
+
+@_typing.final
+class PlacementNeeds(_message.Message):
+    """PlacementNeeds is what one replica needs of its node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRIVER_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    HARDWARE_TYPES_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    CPUS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    SPOT_FIELD_NUMBER: _builtins.int
+    driver: _builtins.str
+    """The kind of driver that runs it, as "docker"."""
+    gpus: _builtins.int
+    """How many GPUs, all of one type."""
+    gpu_memory_bytes: _builtins.int
+    """The least memory of each GPU, in bytes."""
+    cpus: _builtins.float
+    """The processors that are set apart for it."""
+    memory_bytes: _builtins.int
+    """The memory in bytes that is set apart for it."""
+    spot: _builtins.bool
+    """Whether a node that may be taken away will do."""
+    @_builtins.property
+    def hardware_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The types that will do."""
+
+    def __init__(
+        self,
+        *,
+        driver: _builtins.str = ...,
+        gpus: _builtins.int = ...,
+        hardware_types: _abc.Iterable[_builtins.str] | None = ...,
+        gpu_memory_bytes: _builtins.int = ...,
+        cpus: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+        spot: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "driver", b"driver", "gpu_memory_bytes", b"gpu_memory_bytes", "gpus", b"gpus", "hardware_types", b"hardware_types", "memory_bytes", b"memory_bytes", "spot", b"spot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacementNeeds: _TypeAlias = PlacementNeeds  # noqa: Y015
+
+@_typing.final
+class NodeVerdict(_message.Message):
+    """NodeVerdict says whether a replica fits on a node now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    FITS_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """The node."""
+    fits: _builtins.bool
+    """Whether it fits."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Everything that is in the way, for people; empty where it fits."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        fits: _builtins.bool = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fits", b"fits", "node", b"node", "reasons", b"reasons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeVerdict: _TypeAlias = NodeVerdict  # noqa: Y015
+
+@_typing.final
+class PlacementExplanation(_message.Message):
+    """PlacementExplanation says where the replicas of a session go, or why they wait."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEEDS_FIELD_NUMBER: _builtins.int
+    DESIRED_FIELD_NUMBER: _builtins.int
+    PLACED_FIELD_NUMBER: _builtins.int
+    FITTING_FIELD_NUMBER: _builtins.int
+    WAITING_BEFORE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    desired: _builtins.int
+    """How many replicas shall run."""
+    placed: _builtins.int
+    """How many have a place."""
+    fitting: _builtins.int
+    """How many of those that have none would get one now."""
+    waiting_before: _builtins.int
+    """How many replicas of other sessions wait before them."""
+    reason: _errors_pb2.ErrorReason.ValueType
+    """Why they wait; unspecified where none does."""
+    summary: _builtins.str
+    """The same for people, in one paragraph."""
+    @_builtins.property
+    def needs(self) -> Global___PlacementNeeds:
+        """What one replica needs."""
+
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeVerdict]:
+        """Every node, and whether one more replica fits there."""
+
+    def __init__(
+        self,
+        *,
+        needs: Global___PlacementNeeds | None = ...,
+        desired: _builtins.int = ...,
+        placed: _builtins.int = ...,
+        fitting: _builtins.int = ...,
+        waiting_before: _builtins.int = ...,
+        reason: _errors_pb2.ErrorReason.ValueType = ...,
+        summary: _builtins.str = ...,
+        nodes: _abc.Iterable[Global___NodeVerdict] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["needs", b"needs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "fitting", b"fitting", "needs", b"needs", "nodes", b"nodes", "placed", b"placed", "reason", b"reason", "summary", b"summary", "waiting_before", b"waiting_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacementExplanation: _TypeAlias = PlacementExplanation  # noqa: Y015

@@ -119,6 +119,36 @@ class SessionManagerServiceStub(object):
                 request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.UncordonNodeRequest.SerializeToString,
                 response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.UncordonNodeResponse.FromString,
                 _registered_method=True)
+        self.DrainNode = channel.unary_unary(
+                '/podbay.v1.SessionManagerService/DrainNode',
+                request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.DrainNodeRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.DrainNodeResponse.FromString,
+                _registered_method=True)
+        self.UndrainNode = channel.unary_unary(
+                '/podbay.v1.SessionManagerService/UndrainNode',
+                request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.UndrainNodeRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.UndrainNodeResponse.FromString,
+                _registered_method=True)
+        self.DeclareNode = channel.unary_unary(
+                '/podbay.v1.SessionManagerService/DeclareNode',
+                request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.DeclareNodeRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.DeclareNodeResponse.FromString,
+                _registered_method=True)
+        self.WithdrawNode = channel.unary_unary(
+                '/podbay.v1.SessionManagerService/WithdrawNode',
+                request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.WithdrawNodeRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.WithdrawNodeResponse.FromString,
+                _registered_method=True)
+        self.WatchNodes = channel.unary_stream(
+                '/podbay.v1.SessionManagerService/WatchNodes',
+                request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.WatchNodesRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.WatchNodesResponse.FromString,
+                _registered_method=True)
+        self.ExplainPlacement = channel.unary_unary(
+                '/podbay.v1.SessionManagerService/ExplainPlacement',
+                request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ExplainPlacementRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ExplainPlacementResponse.FromString,
+                _registered_method=True)
         self.WatchRoutes = channel.unary_stream(
                 '/podbay.v1.SessionManagerService/WatchRoutes',
                 request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.WatchRoutesRequest.SerializeToString,
@@ -274,6 +304,60 @@ class SessionManagerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainNode(self, request, context):
+        """DrainNode stops new replicas on a node and moves those on it to other nodes, one by one: the new
+        one is started first where there is room, and last where there is none. Idempotent. Needs edit
+        on nodes. Fails with NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainNode(self, request, context):
+        """UndrainNode ends the draining of a node; what has moved does not come back. Idempotent. Needs
+        edit on nodes. Fails with NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeclareNode(self, request, context):
+        """DeclareNode adds a node, or changes what is declared of one. Idempotent. Needs create on nodes.
+        Fails with FAILED_PRECONDITION (NODE_IN_USE where the engine changes or GPUs go that replicas
+        have, NODE_NOT_DECLARED for a node that a driver of this machine brings, UNSUPPORTED_SERVICE
+        where no driver reaches declared nodes).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawNode(self, request, context):
+        """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Needs
+        delete on nodes.
+        Fails with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchNodes(self, request, context):
+        """WatchNodes sends all nodes and then those that change. It ends by cancel or with UNAVAILABLE
+        (SERVICE_STOPPING). Needs query on nodes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainPlacement(self, request, context):
+        """ExplainPlacement says what the replicas of a session need, and node by node what is free and
+        why one does not fit; of a session that is there, or of one that is not created by this.
+        Idempotent. Needs get on the session; for one that is not there what CreateInferenceSession
+        needs, and fails like it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchRoutes(self, request, context):
         """WatchRoutes sends routers a snapshot of all routes and then every change. It ends only by
         cancel or with UNAVAILABLE (SERVICE_STOPPING): the router keeps its table and watches again.
@@ -383,6 +467,36 @@ def add_SessionManagerServiceServicer_to_server(servicer, server):
                     servicer.UncordonNode,
                     request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.UncordonNodeRequest.FromString,
                     response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.UncordonNodeResponse.SerializeToString,
+            ),
+            'DrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainNode,
+                    request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.DrainNodeRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.DrainNodeResponse.SerializeToString,
+            ),
+            'UndrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainNode,
+                    request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.UndrainNodeRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.UndrainNodeResponse.SerializeToString,
+            ),
+            'DeclareNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeclareNode,
+                    request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.DeclareNodeRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.DeclareNodeResponse.SerializeToString,
+            ),
+            'WithdrawNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawNode,
+                    request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.WithdrawNodeRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.WithdrawNodeResponse.SerializeToString,
+            ),
+            'WatchNodes': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchNodes,
+                    request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.WatchNodesRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.WatchNodesResponse.SerializeToString,
+            ),
+            'ExplainPlacement': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPlacement,
+                    request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ExplainPlacementRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ExplainPlacementResponse.SerializeToString,
             ),
             'WatchRoutes': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRoutes,
@@ -837,6 +951,168 @@ class SessionManagerService(object):
             '/podbay.v1.SessionManagerService/UncordonNode',
             podbay_dot_v1_dot_session__manager__service__pb2.UncordonNodeRequest.SerializeToString,
             podbay_dot_v1_dot_session__manager__service__pb2.UncordonNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.SessionManagerService/DrainNode',
+            podbay_dot_v1_dot_session__manager__service__pb2.DrainNodeRequest.SerializeToString,
+            podbay_dot_v1_dot_session__manager__service__pb2.DrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.SessionManagerService/UndrainNode',
+            podbay_dot_v1_dot_session__manager__service__pb2.UndrainNodeRequest.SerializeToString,
+            podbay_dot_v1_dot_session__manager__service__pb2.UndrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeclareNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.SessionManagerService/DeclareNode',
+            podbay_dot_v1_dot_session__manager__service__pb2.DeclareNodeRequest.SerializeToString,
+            podbay_dot_v1_dot_session__manager__service__pb2.DeclareNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.SessionManagerService/WithdrawNode',
+            podbay_dot_v1_dot_session__manager__service__pb2.WithdrawNodeRequest.SerializeToString,
+            podbay_dot_v1_dot_session__manager__service__pb2.WithdrawNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchNodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/podbay.v1.SessionManagerService/WatchNodes',
+            podbay_dot_v1_dot_session__manager__service__pb2.WatchNodesRequest.SerializeToString,
+            podbay_dot_v1_dot_session__manager__service__pb2.WatchNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPlacement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.SessionManagerService/ExplainPlacement',
+            podbay_dot_v1_dot_session__manager__service__pb2.ExplainPlacementRequest.SerializeToString,
+            podbay_dot_v1_dot_session__manager__service__pb2.ExplainPlacementResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -102,6 +102,36 @@ class SessionManagerServiceStub:
     """UncordonNode allows new replicas on a node again. Idempotent. Needs edit on nodes. Fails with
     NOT_FOUND.
     """
+    DrainNode: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.DrainNodeRequest, _session_manager_service_pb2.DrainNodeResponse]
+    """DrainNode stops new replicas on a node and moves those on it to other nodes, one by one: the new
+    one is started first where there is room, and last where there is none. Idempotent. Needs edit
+    on nodes. Fails with NOT_FOUND.
+    """
+    UndrainNode: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.UndrainNodeRequest, _session_manager_service_pb2.UndrainNodeResponse]
+    """UndrainNode ends the draining of a node; what has moved does not come back. Idempotent. Needs
+    edit on nodes. Fails with NOT_FOUND.
+    """
+    DeclareNode: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.DeclareNodeRequest, _session_manager_service_pb2.DeclareNodeResponse]
+    """DeclareNode adds a node, or changes what is declared of one. Idempotent. Needs create on nodes.
+    Fails with FAILED_PRECONDITION (NODE_IN_USE where the engine changes or GPUs go that replicas
+    have, NODE_NOT_DECLARED for a node that a driver of this machine brings, UNSUPPORTED_SERVICE
+    where no driver reaches declared nodes).
+    """
+    WithdrawNode: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.WithdrawNodeRequest, _session_manager_service_pb2.WithdrawNodeResponse]
+    """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Needs
+    delete on nodes.
+    Fails with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
+    """
+    WatchNodes: _grpc.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchNodesRequest, _session_manager_service_pb2.WatchNodesResponse]
+    """WatchNodes sends all nodes and then those that change. It ends by cancel or with UNAVAILABLE
+    (SERVICE_STOPPING). Needs query on nodes.
+    """
+    ExplainPlacement: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.ExplainPlacementRequest, _session_manager_service_pb2.ExplainPlacementResponse]
+    """ExplainPlacement says what the replicas of a session need, and node by node what is free and
+    why one does not fit; of a session that is there, or of one that is not created by this.
+    Idempotent. Needs get on the session; for one that is not there what CreateInferenceSession
+    needs, and fails like it.
+    """
     WatchRoutes: _grpc.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchRoutesRequest, _session_manager_service_pb2.WatchRoutesResponse]
     """WatchRoutes sends routers a snapshot of all routes and then every change. It ends only by
     cancel or with UNAVAILABLE (SERVICE_STOPPING): the router keeps its table and watches again.
@@ -191,6 +221,36 @@ class SessionManagerServiceAsyncStub(SessionManagerServiceStub):
     UncordonNode: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.UncordonNodeRequest, _session_manager_service_pb2.UncordonNodeResponse]  # type: ignore[assignment]
     """UncordonNode allows new replicas on a node again. Idempotent. Needs edit on nodes. Fails with
     NOT_FOUND.
+    """
+    DrainNode: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.DrainNodeRequest, _session_manager_service_pb2.DrainNodeResponse]  # type: ignore[assignment]
+    """DrainNode stops new replicas on a node and moves those on it to other nodes, one by one: the new
+    one is started first where there is room, and last where there is none. Idempotent. Needs edit
+    on nodes. Fails with NOT_FOUND.
+    """
+    UndrainNode: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.UndrainNodeRequest, _session_manager_service_pb2.UndrainNodeResponse]  # type: ignore[assignment]
+    """UndrainNode ends the draining of a node; what has moved does not come back. Idempotent. Needs
+    edit on nodes. Fails with NOT_FOUND.
+    """
+    DeclareNode: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.DeclareNodeRequest, _session_manager_service_pb2.DeclareNodeResponse]  # type: ignore[assignment]
+    """DeclareNode adds a node, or changes what is declared of one. Idempotent. Needs create on nodes.
+    Fails with FAILED_PRECONDITION (NODE_IN_USE where the engine changes or GPUs go that replicas
+    have, NODE_NOT_DECLARED for a node that a driver of this machine brings, UNSUPPORTED_SERVICE
+    where no driver reaches declared nodes).
+    """
+    WithdrawNode: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.WithdrawNodeRequest, _session_manager_service_pb2.WithdrawNodeResponse]  # type: ignore[assignment]
+    """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Needs
+    delete on nodes.
+    Fails with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
+    """
+    WatchNodes: _aio.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchNodesRequest, _session_manager_service_pb2.WatchNodesResponse]  # type: ignore[assignment]
+    """WatchNodes sends all nodes and then those that change. It ends by cancel or with UNAVAILABLE
+    (SERVICE_STOPPING). Needs query on nodes.
+    """
+    ExplainPlacement: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.ExplainPlacementRequest, _session_manager_service_pb2.ExplainPlacementResponse]  # type: ignore[assignment]
+    """ExplainPlacement says what the replicas of a session need, and node by node what is free and
+    why one does not fit; of a session that is there, or of one that is not created by this.
+    Idempotent. Needs get on the session; for one that is not there what CreateInferenceSession
+    needs, and fails like it.
     """
     WatchRoutes: _aio.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchRoutesRequest, _session_manager_service_pb2.WatchRoutesResponse]  # type: ignore[assignment]
     """WatchRoutes sends routers a snapshot of all routes and then every change. It ends only by
@@ -374,6 +434,72 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_manager_service_pb2.UncordonNodeResponse, _abc.Awaitable[_session_manager_service_pb2.UncordonNodeResponse]]:
         """UncordonNode allows new replicas on a node again. Idempotent. Needs edit on nodes. Fails with
         NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def DrainNode(
+        self,
+        request: _session_manager_service_pb2.DrainNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_manager_service_pb2.DrainNodeResponse, _abc.Awaitable[_session_manager_service_pb2.DrainNodeResponse]]:
+        """DrainNode stops new replicas on a node and moves those on it to other nodes, one by one: the new
+        one is started first where there is room, and last where there is none. Idempotent. Needs edit
+        on nodes. Fails with NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def UndrainNode(
+        self,
+        request: _session_manager_service_pb2.UndrainNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_manager_service_pb2.UndrainNodeResponse, _abc.Awaitable[_session_manager_service_pb2.UndrainNodeResponse]]:
+        """UndrainNode ends the draining of a node; what has moved does not come back. Idempotent. Needs
+        edit on nodes. Fails with NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def DeclareNode(
+        self,
+        request: _session_manager_service_pb2.DeclareNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_manager_service_pb2.DeclareNodeResponse, _abc.Awaitable[_session_manager_service_pb2.DeclareNodeResponse]]:
+        """DeclareNode adds a node, or changes what is declared of one. Idempotent. Needs create on nodes.
+        Fails with FAILED_PRECONDITION (NODE_IN_USE where the engine changes or GPUs go that replicas
+        have, NODE_NOT_DECLARED for a node that a driver of this machine brings, UNSUPPORTED_SERVICE
+        where no driver reaches declared nodes).
+        """
+
+    @_abc_1.abstractmethod
+    def WithdrawNode(
+        self,
+        request: _session_manager_service_pb2.WithdrawNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_manager_service_pb2.WithdrawNodeResponse, _abc.Awaitable[_session_manager_service_pb2.WithdrawNodeResponse]]:
+        """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Needs
+        delete on nodes.
+        Fails with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchNodes(
+        self,
+        request: _session_manager_service_pb2.WatchNodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_manager_service_pb2.WatchNodesResponse], _abc.AsyncIterator[_session_manager_service_pb2.WatchNodesResponse]]:
+        """WatchNodes sends all nodes and then those that change. It ends by cancel or with UNAVAILABLE
+        (SERVICE_STOPPING). Needs query on nodes.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainPlacement(
+        self,
+        request: _session_manager_service_pb2.ExplainPlacementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_manager_service_pb2.ExplainPlacementResponse, _abc.Awaitable[_session_manager_service_pb2.ExplainPlacementResponse]]:
+        """ExplainPlacement says what the replicas of a session need, and node by node what is free and
+        why one does not fit; of a session that is there, or of one that is not created by this.
+        Idempotent. Needs get on the session; for one that is not there what CreateInferenceSession
+        needs, and fails like it.
         """
 
     @_abc_1.abstractmethod

@@ -116,6 +116,10 @@ class NodeFacts:
     """The host at which its replicas are reached."""
     cpus: int
     memory_bytes: int
+    warnings: tuple[str, ...] = ()
+    """What differs from the node's declaration, or limits what it can do, for people."""
+    failed_gpus: tuple[str, ...] = ()
+    """The ids of declared GPUs that cannot be used now."""
 
 
 class ReplicaDriver(abc.ABC):
@@ -127,7 +131,15 @@ class ReplicaDriver(abc.ABC):
     """
 
     name: str
-    """The name that the settings use, as "process"."""
+    """The driver's own name, as "process"; that of one for a single node ends with the node's, as
+    "docker/n1"."""
+    kind: str
+    """The name that the settings use, as "docker"; the driver's own name where it has one only."""
+
+    def __init_subclass__(cls, **keywords: object) -> None:
+        super().__init_subclass__(**keywords)
+        if "kind" not in cls.__dict__ and "name" in cls.__dict__:
+            cls.kind = cls.name
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()

@@ -41,6 +41,7 @@ class Behaviour:
 class _Fake:
     seen: ObservedReplica
     behaviour: Behaviour
+    gpus: tuple[str, ...] = ()
     kill_at: float | None = None
 
 
@@ -51,6 +52,8 @@ class FakeEngine:
     replicas: dict[str, _Fake] = field(default_factory=dict)
     logs: dict[str, bytes] = field(default_factory=dict)
     next_port: int = 40000
+    port: int | None = None
+    """Where all replicas seem to serve; None for a port of each, on which nothing does."""
 
 
 class FakeDriver(ReplicaDriver):
@@ -60,6 +63,9 @@ class FakeDriver(ReplicaDriver):
         now: The time in seconds, for graces.
         engine: What an earlier fake left running; a new one unless given.
         behaviours: How services behave, by name; those that are not named just run.
+        facts: The one node that it reaches.
+        kind: What sessions ask for; of any other kind than "fake" it runs every service, and its
+            name ends with the node's, as "docker/n1".
     """
 
     name = "fake"
@@ -70,8 +76,14 @@ class FakeDriver(ReplicaDriver):
         *,
         engine: FakeEngine | None = None,
         behaviours: Mapping[str, Behaviour] | None = None,
+        facts: NodeFacts | None = None,
+        kind: str = "fake",
     ) -> None:
         super().__init__()
+        self.facts = facts or NodeFacts(LOCAL_NODE, "127.0.0.1", 1, 1 << 30)
+        if kind != self.kind:
+            self.kind = kind
+            self.name = f"{kind}/{self.facts.name}"
         self.engine = engine or FakeEngine()
         self.behaviours = dict(behaviours or {})
         self.unreachable = False
@@ -79,13 +91,14 @@ class FakeDriver(ReplicaDriver):
         self._now = now
 
     def supports(self, service: ServiceSpec) -> str | None:
-        """Return None for the kind "mock"."""
-        return None if service.kind == "mock" else f"it does not run the kind {service.kind!r}"
+        """Return None for the kind "mock", and for every service of a node of its own."""
+        mine = service.kind == "mock" or self.kind != "fake"
+        return None if mine else f"it does not run the kind {service.kind!r}"
 
     async def nodes(self) -> Sequence[NodeFacts]:
         """Return one node."""
         self._reach()
-        return [NodeFacts(LOCAL_NODE, "127.0.0.1", 1, 1 << 30)]
+        return [self.facts]
 
     async def start(self, spec: LaunchSpec) -> None:
         """Make an entry, or fail as scripted."""
@@ -102,11 +115,11 @@ class FakeDriver(ReplicaDriver):
             running=behaviour.exit_code is None,
             exit_code=behaviour.exit_code,
             host="127.0.0.1",
-            port=self.engine.next_port,
+            port=self.engine.port or self.engine.next_port,
             pid=self.engine.next_port,
-            node=LOCAL_NODE,
+            node=self.facts.name,
         )
-        self.engine.replicas[spec.replica_id] = _Fake(seen, behaviour)
+        self.engine.replicas[spec.replica_id] = _Fake(seen, behaviour, spec.gpus)
         self.engine.logs[spec.replica_id] = behaviour.log.encode()
         self.changed.set()
 

@@ -1,0 +1,100 @@
+"""Where the replicas of one session go, or why they wait: node by node. Pure."""
+
+from __future__ import annotations
+
+from podbay.v1 import inference_session_pb2
+from podbay_session_manager.machine import ReplicaPhase
+from podbay_session_manager.placement import Fleet
+from podbay_session_manager.placement_texts import judge, needs_text, waiting_text, why_waiting
+from podbay_session_manager.plan_input import World
+from podbay_session_manager.plan_placing import fleet_of, queue_key
+from podbay_session_manager.records import ReplicaRecord, SessionRecord
+from podbay_session_manager.routes import reason_number
+
+__all__ = ["explain_placement"]
+
+
+def explain_placement(
+    world: World, session: SessionRecord, now: float
+) -> inference_session_pb2.PlacementExplanation:
+    """Say what the replicas of a session need, and node by node why one more does not fit.
+
+    Args:
+        world: What is wanted, stored and seen.
+        session: The session; it need not be one of the world's.
+        now: The time, in seconds since 1970.
+    """
+    mine = world.replicas.get(session.id, {})
+    live = [r for r in mine.values() if not r.phase.ended]
+    placed = len({r.index for r in live if r.phase is not ReplicaPhase.PENDING})
+    unplaced = max(0, session.desired - placed)
+    fleet = fleet_of(world, world.sessions, world.replicas)
+    before = _place_those_before(fleet, world, session, now)
+    kind, needs = session.driver, session.needs
+    rooms = fleet.of_kind(kind)
+    # Looked at before the session's own replicas are placed: what one more of them finds.
+    verdicts = [judge(room, needs) for room in rooms]
+    fitting = 0
+    while fitting < unplaced and fleet.place(kind, session.id, needs) is not None:
+        fitting += 1
+    message = inference_session_pb2.PlacementExplanation(
+        needs=inference_session_pb2.PlacementNeeds(
+            driver=kind,
+            gpus=needs.gpus,
+            hardware_types=needs.hardware_types,
+            gpu_memory_bytes=needs.gpu_memory_bytes,
+            cpus=needs.cpus,
+            memory_bytes=needs.memory_bytes,
+            spot=needs.spot,
+        ),
+        desired=session.desired,
+        placed=placed,
+        fitting=fitting,
+        waiting_before=before,
+        nodes=[
+            inference_session_pb2.NodeVerdict(
+                node=verdict.node, fits=not verdict.reasons, reasons=verdict.reasons
+            )
+            for verdict in sorted(verdicts, key=lambda v: v.node)
+        ],
+    )
+    if fitting == unplaced:
+        message.summary = f"Each replica needs {needs_text(needs)}. " + (
+            f"All {placed} replicas have a place."
+            if not unplaced
+            else f"{_replicas(unplaced)} without a place would get one now."
+        )
+        return message
+    rest = unplaced - fitting
+    message.reason = reason_number(why_waiting(rooms, needs))
+    message.summary = (
+        f"{_replicas(rest)} of {session.desired} would wait. {waiting_text(kind, rooms, needs)}"
+    )
+    return message
+
+
+def _place_those_before(fleet: Fleet, world: World, session: SessionRecord, now: float) -> int:
+    """Place what waits longer than a session; return how many of them have no room."""
+    me = (session.created_at, session.id, -1)
+    queue: list[tuple[SessionRecord, ReplicaRecord]] = sorted(
+        (
+            (world.sessions[key], replica)
+            for key, of_session in world.replicas.items()
+            for replica in of_session.values()
+            if key != session.id
+            and replica.phase is ReplicaPhase.PENDING
+            and (replica.retry_at or 0.0) <= now
+            and queue_key(world.sessions[key], replica) < me
+        ),
+        key=lambda entry: queue_key(*entry),
+    )
+    waiting = 0
+    for other, _ in queue:
+        if fleet.place(other.driver, other.id, other.needs) is None:
+            waiting += 1
+            fleet.keep_for(other.driver, other.needs)
+    return waiting
+
+
+def _replicas(number: int) -> str:
+    return "1 replica" if number == 1 else f"{number} replicas"
