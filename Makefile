@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PROTOS := $(wildcard protos/podbay/v1/*.proto)
 GENERATED := client/podbay/v1
 
-.PHONY: help demo test test-all lint gen bench lock fmt clean
+.PHONY: help demo test test-all test-docker lint gen bench lock fmt clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ test: $(STAMP) ## Run the suite; what needs a missing tool is skipped with a lin
 
 test-all: $(STAMP) ## Run the suite; a missing tool is a failure
 	PODBAY_TEST_REQUIRE_ALL=1 $(BIN)/python -m pytest
+
+test-docker: $(STAMP) ## Run the tests with real Docker Engines; it is a failure where none can be had
+	PODBAY_TEST_REQUIRE_ALL=1 $(BIN)/python -m pytest -m needs_docker
 
 gen: $(STAMP) ## Generate the code of client/podbay/v1 from protos/
 	$(BIN)/python protos/generate.py

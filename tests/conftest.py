@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from tests.support.docker.needs import missing_engine
 from tests.support.reference import ReferenceUnavailableError, reference_python
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "needs_grpcurl": _no_grpcurl,
     "needs_reference": partial(_no_reference, "reference"),
     "needs_reference_client": partial(_no_reference, "reference-client"),
+    "needs_docker": missing_engine,
 }
 
 

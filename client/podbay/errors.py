@@ -394,6 +394,14 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "STORE_UNAVAILABLE": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
     "SERVICE_STOPPING": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
     "INTERNAL": _Reason(InternalError, "INTERNAL", 500),
+    "IMAGE_NOT_FOUND": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
+    "IMAGE_DIGEST_NOT_FOUND": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
+    "REGISTRY_UNREACHABLE": _Reason(SessionFailedError, "UNAVAILABLE", 503),
+    "IMAGE_PULL_DENIED": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
+    "OUT_OF_MEMORY": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424, _SEE_LOGS),
+    "DISK_FULL": _Reason(SessionFailedError, "UNAVAILABLE", 503),
+    "GPU_UNAVAILABLE": _Reason(SessionFailedError, "UNAVAILABLE", 503),
+    "DATA_UNAVAILABLE": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
 }
 """The catalogue: each reason with its error class, gRPC code, HTTP status and hint."""
 

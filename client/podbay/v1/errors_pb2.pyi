@@ -143,6 +143,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The service is about to stop."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 125
     """A defect in Podbay. The metadata hold the id under which the service logged it."""
+    ERROR_REASON_IMAGE_NOT_FOUND: _ErrorReason.ValueType  # 130
+    """The registry of the service's image has no image of this name."""
+    ERROR_REASON_IMAGE_DIGEST_NOT_FOUND: _ErrorReason.ValueType  # 131
+    """The registry of the service's image has no image of this digest."""
+    ERROR_REASON_REGISTRY_UNREACHABLE: _ErrorReason.ValueType  # 132
+    """The registry of the service's image does not answer."""
+    ERROR_REASON_IMAGE_PULL_DENIED: _ErrorReason.ValueType  # 133
+    """The registry of the service's image does not let the node pull it."""
+    ERROR_REASON_OUT_OF_MEMORY: _ErrorReason.ValueType  # 134
+    """The replica needed more memory than it may use, and was killed for it."""
+    ERROR_REASON_DISK_FULL: _ErrorReason.ValueType  # 135
+    """The node has no room left on its disk."""
+    ERROR_REASON_GPU_UNAVAILABLE: _ErrorReason.ValueType  # 136
+    """The node's engine cannot give the replica its GPUs."""
+    ERROR_REASON_DATA_UNAVAILABLE: _ErrorReason.ValueType  # 137
+    """Files or space that the replica mounts cannot be had on the node."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is why something failed, for programs. docs/errors.md says for each what it means,
@@ -263,6 +279,22 @@ ERROR_REASON_SERVICE_STOPPING: ErrorReason.ValueType  # 124
 """The service is about to stop."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 125
 """A defect in Podbay. The metadata hold the id under which the service logged it."""
+ERROR_REASON_IMAGE_NOT_FOUND: ErrorReason.ValueType  # 130
+"""The registry of the service's image has no image of this name."""
+ERROR_REASON_IMAGE_DIGEST_NOT_FOUND: ErrorReason.ValueType  # 131
+"""The registry of the service's image has no image of this digest."""
+ERROR_REASON_REGISTRY_UNREACHABLE: ErrorReason.ValueType  # 132
+"""The registry of the service's image does not answer."""
+ERROR_REASON_IMAGE_PULL_DENIED: ErrorReason.ValueType  # 133
+"""The registry of the service's image does not let the node pull it."""
+ERROR_REASON_OUT_OF_MEMORY: ErrorReason.ValueType  # 134
+"""The replica needed more memory than it may use, and was killed for it."""
+ERROR_REASON_DISK_FULL: ErrorReason.ValueType  # 135
+"""The node has no room left on its disk."""
+ERROR_REASON_GPU_UNAVAILABLE: ErrorReason.ValueType  # 136
+"""The node's engine cannot give the replica its GPUs."""
+ERROR_REASON_DATA_UNAVAILABLE: ErrorReason.ValueType  # 137
+"""Files or space that the replica mounts cannot be had on the node."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -27,6 +27,7 @@ __all__ = [
     "ReplicaDriver",
     "ReplicaStillRunningError",
     "StartFailedError",
+    "StartProgress",
     "UnknownReplicaError",
 ]
 
@@ -116,6 +117,23 @@ class NodeFacts:
     """The host at which its replicas are reached."""
     cpus: int
     memory_bytes: int
+    warnings: tuple[str, ...] = ()
+    """What differs from the node's declaration, or limits what it can do, for people."""
+    failed_gpus: tuple[str, ...] = ()
+    """The ids of declared GPUs that cannot be used now."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartProgress:
+    """How far a start has come that takes long."""
+
+    doing: str
+    """What is done now, for people, as "pulling the image"."""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    """How many there are as far as is known; 0 where that is not known."""
+    moved_at: float = 0.0
+    """When it last came further, in seconds of a monotonic clock (the event loop's)."""
 
 
 class ReplicaDriver(abc.ABC):
@@ -127,7 +145,15 @@ class ReplicaDriver(abc.ABC):
     """
 
     name: str
-    """The name that the settings use, as "process"."""
+    """The driver's own name, as "process"; that of one for a single node ends with the node's, as
+    "docker/n1"."""
+    kind: str
+    """The name that the settings use, as "docker"; the driver's own name where it has one only."""
+
+    def __init_subclass__(cls, **keywords: object) -> None:
+        super().__init_subclass__(**keywords)
+        if "kind" not in cls.__dict__ and "name" in cls.__dict__:
+            cls.kind = cls.name
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
@@ -195,6 +221,19 @@ class ReplicaDriver(abc.ABC):
     @abc.abstractmethod
     async def drop_logs(self, keep: frozenset[str]) -> None:
         """Delete the logs of removed replicas whose ids are not in `keep`. Idempotent."""
+
+    def progress(self, replica_id: str) -> StartProgress | None:
+        """Return how far the start of a replica has come; None where none is on its way.
+
+        A start may take as long as it comes further: an image of many gigabytes has to be pulled.
+        """
+        return None
+
+    async def drop_data(self, keep: frozenset[str]) -> None:
+        """Delete copies of data that no replica uses and whose resource's id is not in `keep`.
+
+        Idempotent. Drivers that mount data where it lies have none.
+        """
 
     @abc.abstractmethod
     async def close(self) -> None:
