@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+pytest_plugins = ("tests.support.docker.fixtures",)
+
+
 def _no_grpcurl() -> str | None:
     if shutil.which("grpcurl") is None:
         install = "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3"

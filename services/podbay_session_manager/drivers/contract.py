@@ -222,14 +222,14 @@ class ReplicaDriver(abc.ABC):
     async def drop_logs(self, keep: frozenset[str]) -> None:
         """Delete the logs of removed replicas whose ids are not in `keep`. Idempotent."""
 
-    def progress(self, replica_id: str) -> StartProgress | None:
+    def progress(self, replica_id: str) -> StartProgress | None:  # noqa: ARG002 # of others
         """Return how far the start of a replica has come; None where none is on its way.
 
         A start may take as long as it comes further: an image of many gigabytes has to be pulled.
         """
         return None
 
-    async def drop_data(self, keep: frozenset[str]) -> None:
+    async def drop_data(self, keep: frozenset[str]) -> None:  # noqa: B027 # most have none
         """Delete copies of data that no replica uses and whose resource's id is not in `keep`.
 
         Idempotent. Drivers that mount data where it lies have none.

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,6 @@ from pathlib import Path
 
 import docker
 import psutil
-import requests
 
 from podbay_session_manager.declared_nodes import DeclaredGpu, DeclaredNode
 from tests.support.docker.leftovers import remove_leftovers
@@ -135,17 +135,20 @@ class Engine:
     def _await_answer(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + _START_SECONDS
-        while True:
-            with contextlib.suppress(docker.errors.DockerException, requests.RequestException):
-                client = docker.APIClient(base_url=self.url, version="1.41", timeout=2)
-                try:
-                    if client.ping():
-                        return
-                finally:
-                    client.close()
+        while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"dockerd did not start:\n{self.log[-4000:]}")
             time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(2)
+            try:
+                connection.connect(str(self.socket))
+                connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: x\r\n\r\n")
+                return b" 200 " in connection.recv(64)
+            except OSError:
+                return False
 
     def _prepare_disk(self) -> None:
         data = self.folder / "data"
@@ -162,9 +165,9 @@ class Engine:
 
     def kill(self) -> None:
         """Kill its dockerd; containers go on."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def pause(self) -> None:
         """Stop its dockerd in its tracks: it accepts connections and answers nothing."""
@@ -213,6 +216,13 @@ class Machine:
         engine.start()
         return engine
 
+    def stop(self) -> None:
+        """End the daemons; what else is left of the slot is removed by its name."""
+        for engine in self.engines:
+            engine.kill()
+        self._containerd.kill()
+        self._containerd.wait()
+
     def _prepare_hooks(self) -> None:
         # By this program dockerd decides whether it can give GPUs to containers. This one does
         # nothing: containers get the variables that name their GPUs, and no devices.
@@ -255,12 +265,15 @@ def machine(engines: int = 3) -> Iterator[Machine]:
     clean_up_after_crashes()
     with one_at_a_time():
         slot, _ = take_slot()
+    made: Machine | None = None
     try:
         made = Machine(slot)
         for _ in range(engines):
             made.add()
         yield made
     finally:
+        if made is not None:
+            made.stop()
         with one_at_a_time():
             remove_leftovers(slot)
 

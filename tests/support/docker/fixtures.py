@@ -1,17 +1,24 @@
 """What tests with real engines share: the engines, a registry, and an image in it.
 
-Test files import what they use; all of it is made once in a run.
+All but `docker` is made once in a run. A plugin of pytest: tests/conftest.py names it.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from podbay_session_manager.declared_nodes import DeclaredGpu
+from podbay_session_manager.drivers.containers.driver import DockerDriver
+from podbay_session_manager.drivers.containers.settings import DockerSettings
+from podbay_session_manager.records import ServiceSpec
 from tests.support.docker import images
-from tests.support.docker.engines import Machine, machine
+from tests.support.docker.engines import Engine, Machine, machine
 from tests.support.docker.image_registry import ImageRegistry
 
 
@@ -64,10 +71,86 @@ def test_images(machine_of_engines: Machine, image_registry: ImageRegistry) -> T
         client.close()
 
 
+class Docker:
+    """One engine of its own installation for one test."""
+
+    def __init__(self, machine: Machine, images: TestImages, registry: ImageRegistry) -> None:
+        self.machine = machine
+        self.images = images
+        self.registry = registry
+        self.engine = machine.engines[1]
+        self.installation = uuid.uuid4().hex
+
+    def driver(
+        self,
+        *,
+        folder: Path,
+        name: str = "n1",
+        address: str = "",
+        engine: Engine | None = None,
+        gpus: tuple[DeclaredGpu, ...] = (),
+        through: str | None = None,
+        **settings: Any,
+    ) -> DockerDriver:
+        """Return a driver of an engine.
+
+        Args:
+            folder: Where it keeps logs.
+            name: The name of its node.
+            address: The address that ports are published at; empty for none.
+            engine: The engine; the second one unless given.
+            gpus: The GPUs that are declared.
+            through: An address that stands in for the engine's own.
+            **settings: Further settings.
+        """
+        node = (engine or self.engine).node(name, address=address, gpus=gpus)
+        made = DockerSettings(installation=self.installation, folder=folder, **settings)
+        return DockerDriver(node, made, engine=through)
+
+    def service(self, *command: str, **fields: Any) -> ServiceSpec:
+        """Return a service of the test image; it serves unless there is a command."""
+        fields.setdefault("image", self.images.replica)
+        fields.setdefault("memory_bytes", 256 << 20)
+        return ServiceSpec(kind="container", name="test", command=command, **fields)
+
+    def left(self, engine: Engine | None = None) -> dict[str, list[str]]:
+        """Return what the installation has on an engine: containers, networks, volumes."""
+        client = (engine or self.engine).client()
+        mine = {"label": [f"dev.podbay.installation={self.installation}"]}
+        try:
+            found = {
+                "containers": [c["Names"][0] for c in client.containers(all=True, filters=mine)],
+                "networks": [n["Name"] for n in client.networks(filters=mine)],
+                "volumes": [v["Name"] for v in client.volumes(filters=mine)["Volumes"] or ()],
+            }
+        finally:
+            client.close()
+        return {kind: names for kind, names in found.items() if names}
+
+    def clean(self) -> None:
+        """Remove all that the installation left on the engines."""
+        for engine in self.machine.engines:
+            client = engine.client()
+            try:
+                left = self.left(engine)
+                for name in left.get("containers", ()):
+                    client.remove_container(name.lstrip("/"), force=True, v=True)
+                for name in left.get("networks", ()):
+                    client.remove_network(name)
+                for name in left.get("volumes", ()):
+                    client.remove_volume(name)
+            finally:
+                client.close()
+
+
 @pytest.fixture
-def engines(machine_of_engines: Machine, image_registry: ImageRegistry) -> Iterator[Machine]:
-    """The engines, in order again after the test."""
-    yield machine_of_engines
+def docker(
+    machine_of_engines: Machine, test_images: TestImages, image_registry: ImageRegistry
+) -> Iterator[Docker]:
+    """An installation on the engines, which are in order again after the test."""
+    made = Docker(machine_of_engines, test_images, image_registry)
+    yield made
     image_registry.start()
     for engine in machine_of_engines.engines:
         engine.ensure_up()
+    made.clean()
