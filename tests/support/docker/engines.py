@@ -36,6 +36,7 @@ class Engine:
         index: Which of the slot's engines it is.
         containerd: The socket of the slot's containerd.
         disk_bytes: The size of its disk; 0 for that of the machine.
+        gpus: Whether it accepts requests for GPUs.
         options: Further options of dockerd.
     """
 
@@ -46,9 +47,11 @@ class Engine:
         containerd: Path,
         *,
         disk_bytes: int = 0,
+        gpus: bool = True,
         options: Sequence[str] = (),
     ) -> None:
         self._slot = slot
+        self._gpus = gpus
         self._index = index
         self._containerd = containerd
         self._disk_bytes = disk_bytes
@@ -85,6 +88,11 @@ class Engine:
     def client(self) -> docker.APIClient:
         """Return a client of one's own; close it."""
         return docker.APIClient(base_url=self.url, version="auto", timeout=60)
+
+    @property
+    def _path(self) -> str:
+        own = os.environ["PATH"]
+        return f"{self._slot.folder}/bin:{own}" if self._gpus else own
 
     def start(self) -> None:
         """Start its dockerd, and return when it answers."""
@@ -127,7 +135,7 @@ class Engine:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PATH": f"{self._slot.folder}/bin:{os.environ['PATH']}"},
+                env={**os.environ, "PATH": self._path},
                 start_new_session=True,
             )
         self._await_answer()
@@ -203,13 +211,14 @@ class Machine:
         self._prepare_hooks()
         self._containerd = self._start_containerd()
 
-    def add(self, *, disk_bytes: int = 0, options: Sequence[str] = ()) -> Engine:
+    def add(self, *, disk_bytes: int = 0, gpus: bool = True, options: Sequence[str] = ()) -> Engine:
         """Start one more engine."""
         engine = Engine(
             self.slot,
             len(self.engines),
             self._containerd_socket,
             disk_bytes=disk_bytes,
+            gpus=gpus,
             options=options,
         )
         self.engines.append(engine)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ class TestImages:
 
     replica: str
     gpu: str
-    """The same with something that answers as nvidia-smi."""
+    """The same with an nvidia-smi that tells of one T4."""
+    sick_gpu: str
+    """The same with an nvidia-smi that fails."""
     user: str
     """The same that says by itself which user it runs as."""
 
@@ -61,10 +63,13 @@ def test_images(machine_of_engines: Machine, image_registry: ImageRegistry) -> T
         images.import_image(client, replica, f"{host}/test/replica")
         images.import_image(client, replica, f"{host}/test/user", ["USER 1234:1234"])
         gpu = images.replica_tarball(folder, nvidia_smi=True)
-        images.import_image(client, gpu, f"{host}/test/gpu")
+        seen = "0, GPU-aaaa, Tesla T4, 15109"
+        images.import_image(client, gpu, f"{host}/test/gpu", [f'ENV TEST_NVIDIA_SMI="{seen}"'])
+        images.import_image(client, gpu, f"{host}/test/sick-gpu")
         return TestImages(
             replica=images.push(client, f"{host}/test/replica"),
             gpu=images.push(client, f"{host}/test/gpu"),
+            sick_gpu=images.push(client, f"{host}/test/sick-gpu"),
             user=images.push(client, f"{host}/test/user"),
         )
     finally:
@@ -90,6 +95,8 @@ class Docker:
         engine: Engine | None = None,
         gpus: tuple[DeclaredGpu, ...] = (),
         through: str | None = None,
+        remote: bool = False,
+        cpus: float = 0.0,
         **settings: Any,
     ) -> DockerDriver:
         """Return a driver of an engine.
@@ -101,9 +108,14 @@ class Docker:
             engine: The engine; the second one unless given.
             gpus: The GPUs that are declared.
             through: An address that stands in for the engine's own.
+            remote: Whether the engine does not see this machine's files.
+            cpus: The processors that are declared.
             **settings: Further settings.
         """
-        node = (engine or self.engine).node(name, address=address, gpus=gpus)
+        chosen = engine or self.engine
+        node = replace(chosen.node(name, address=address, gpus=gpus), cpus=cpus)
+        if remote:
+            node, through = replace(node, engine="tcp://elsewhere:2376"), through or chosen.url
         made = DockerSettings(installation=self.installation, folder=folder, **settings)
         return DockerDriver(node, made, engine=through)
 

@@ -313,6 +313,7 @@ def _make(address: str, tls: EngineTls | None, timeout: float) -> Any:
         """A client whose streams have timeouts, and end when it is closed: docker-py's do not."""
 
         streams: list[Any]
+        pool: Any = None
 
         def _set_request_timeout(self, kwargs: dict[str, Any]) -> dict[str, Any]:
             return {**kwargs, "timeout": self.timeout}
@@ -329,6 +330,8 @@ def _make(address: str, tls: EngineTls | None, timeout: float) -> Any:
         def close(self) -> None:
             for response in self.streams:
                 transport.cut(response)
+            if self.pool is not None:
+                self.pool.close()
             super().close()
 
     config = None
@@ -338,8 +341,8 @@ def _make(address: str, tls: EngineTls | None, timeout: float) -> Any:
     made: Any = kind(base_url=address, version=_API_VERSION, timeout=timeout, tls=config or False)
     made.streams = []
     if address.startswith("unix://"):
-        pool = transport.unix_pool(address.removeprefix("unix://"), timeout)
-        made.get_adapter(made.base_url).get_connection = lambda *_: pool
+        made.pool = transport.unix_pool(address.removeprefix("unix://"), timeout)
+        made.get_adapter(made.base_url).get_connection = lambda *_: made.pool
     return made
 
 

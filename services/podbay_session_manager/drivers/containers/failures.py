@@ -143,8 +143,10 @@ def end_reason(details: Mapping[str, Any], *, mock: bool) -> tuple[Reason, str]:
         said = f" The engine said: {state['Error']}." if state.get("Error") else ""
         return (
             Reason.START_FAILED,
-            f"The container was created and never started: the session manager ended, or lost the "
-            f"engine, in between.{said}",
+            (
+                "The container was created and never started: the session manager ended, or lost "
+                f"the engine, in between.{said}"
+            ),
         )
     if state.get("OOMKilled") and code != 0:
         limit = int((details.get("HostConfig") or {}).get("Memory") or 0) // _MIB
