@@ -50,17 +50,15 @@ def rootfs() -> Path:
     return path
 
 
-def replica_tarball(folder: Path, *, nvidia_smi: bool = False) -> Path:
+def replica_tarball(folder: Path) -> Path:
     """Return the file system of the test replica as a tarball below `folder`."""
-    path = folder / ("replica-gpu.tar" if nvidia_smi else "replica.tar")
+    path = folder / "replica.tar"
     path.write_bytes(rootfs().read_bytes())
+    tool = folder / "nvidia-smi"
+    tool.write_text(_NVIDIA_SMI)
     with tarfile.open(path, "a") as tar:
         tar.add(_REPLICA, "./opt/replica.py", filter=_root_owned)
-        if nvidia_smi:
-            tool = folder / "nvidia-smi"
-            tool.write_text(_NVIDIA_SMI)
-            tool.chmod(0o755)
-            tar.add(tool, "./usr/bin/nvidia-smi", filter=_root_owned)
+        tar.add(tool, "./usr/bin/nvidia-smi", filter=_root_owned)
     return path
 
 

@@ -27,6 +27,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(self.status, {"ready": self.status == 200})
         elif self.path == "/facts":
             self._answer(200, facts())
+        elif self.path == "/network":
+            self._answer(200, network())
         else:
             self._answer(404, {})
 
@@ -59,7 +61,6 @@ def facts() -> dict[str, object]:
         "env": dict(os.environ),
         "writable": [p for p in WRITE_TARGETS if try_write(p)],
         "routes": [line.split()[:2] for line in Path("/proc/net/route").read_text().splitlines()],
-        "network": network(),
         "mounts": [line.split()[:4] for line in Path("/proc/mounts").read_text().splitlines()],
         "files": {p: read_tree(p) for p in ("/data", "/scratch") if Path(p).is_dir()},
     }
@@ -114,11 +115,14 @@ def target() -> tuple[str, int]:
     return host, int(port)
 
 
-def network() -> dict[str, str]:
+def network() -> dict[str, object]:
     """What comes of reaching out."""
+    begun = time.monotonic()
+    name = try_resolve("outside.invalid")
     return {
+        "name": name,
+        "nameSeconds": time.monotonic() - begun,
         "outside": try_connect(*target()),
-        "name": try_resolve("outside.invalid"),
         "metadata": try_connect("169.254.169.254", 80),
     }
 

@@ -1,0 +1,112 @@
+"""Starts and ends in great number, while engines fail: nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable
+
+import pytest
+
+from podbay_session_manager.drivers.containers.driver import DockerDriver
+from podbay_session_manager.drivers.contract import (
+    DriverUnreachableError,
+    LaunchSpec,
+    ReplicaStillRunningError,
+)
+from podbay_session_manager.records import ScratchMount
+from tests.e2e.docker.conftest import MakeDriver
+from tests.support.docker.faulty_socket import FaultySocket
+from tests.support.docker.fixtures import Docker
+from tests.support.docker.runs import launch
+from tests.support.eventually import eventually
+
+CYCLES = int(os.environ.get("PODBAY_DOCKER_CYCLES", "40"))
+AT_ONCE = 4
+
+
+async def cycle(driver: DockerDriver, spec: LaunchSpec, luck: random.Random) -> None:
+    """Bring a replica up and down as the session manager does: telling again what failed."""
+    give_up = luck.random() < 0.2
+    while True:
+        start = asyncio.ensure_future(driver.start(spec))
+        if give_up:
+            # Whoever waits for the start goes away; the driver does not.
+            await asyncio.sleep(luck.random() * 0.3)
+            start.cancel()
+            break
+        try:
+            await start
+            break
+        except DriverUnreachableError:
+            await asyncio.sleep(0.05)
+    grace = luck.choice([0.0, 0.0, 0.3])
+    while True:
+        try:
+            found = [s for s in await driver.list() if s.replica_id == spec.replica_id]
+            if not found and driver.progress(spec.replica_id) is None and not busy(driver, spec):
+                return
+            if found and found[0].running:
+                await driver.stop(spec.replica_id, grace)
+            elif found:
+                await driver.remove(spec.replica_id)
+        except (DriverUnreachableError, ReplicaStillRunningError):
+            pass
+        await asyncio.sleep(0.05)
+
+
+def busy(driver: DockerDriver, spec: LaunchSpec) -> bool:
+    return spec.replica_id in driver._starts
+
+
+@pytest.mark.timeout(60 + 10 * CYCLES)
+async def test_cycles_with_faults_leave_nothing(docker: Docker, make_driver: MakeDriver) -> None:
+    luck = random.Random(7)
+    faulty = FaultySocket(docker.machine.slot.folder / "cycles.sock", docker.engine.socket)
+    driver = make_driver(through=faulty.url)
+    stubborn = ("/bin/sh", "-c", "trap '' TERM; while true; do sleep 0.05; done")
+    kinds = [
+        docker.service(),
+        docker.service("/bin/sh", "-c", "exit 3"),
+        docker.service(*stubborn),
+        docker.service(mounts=(ScratchMount("s", "/scratch", 1 << 20),)),
+    ]
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one() -> None:
+        async with slots:
+            await cycle(driver, launch(luck.choice(kinds)), luck)
+
+    async def break_things() -> None:
+        faults: list[Callable[[], None]] = [faulty.cut, docker.engine.restart, docker.engine.pause]
+        while True:
+            await asyncio.sleep(1 + luck.random())
+            await asyncio.to_thread(luck.choices(faults, [6, 1, 2])[0])
+            await asyncio.sleep(luck.random())
+            faulty.mend()
+            docker.engine.resume()
+            faulty.cut_answers = luck.choice([0, 0, 1])
+
+    breaking = asyncio.ensure_future(break_things())
+    try:
+        await asyncio.gather(*(one() for _ in range(CYCLES)))
+    finally:
+        breaking.cancel()
+        await asyncio.wait([breaking])
+        faulty.mend()
+        faulty.cut_answers = 0
+        docker.engine.ensure_up()
+
+    async def swept() -> bool:
+        try:
+            assert await driver.list() == []
+        except DriverUnreachableError:
+            return False
+        return docker.left() == {}
+
+    try:
+        await eventually(swept, "nothing is left")
+    finally:
+        await driver.close()
+        faulty.close()
