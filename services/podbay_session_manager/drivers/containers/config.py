@@ -18,8 +18,11 @@ __all__ = ["MountedFolder", "container_config", "memory_of", "port_of", "probe_c
 _DEFAULT_PORT: Final = 8000
 _NANO: Final = 10**9
 # Within the container, where none is: the engine's own resolver would carry questions out of a
-# network that has no way out. Refused at once, unlike one that is nowhere.
+# network that has no way out.
 _NO_NAME_SERVER: Final = "127.0.0.1"
+# The engine's resolver stays silent then; programs that look names up at their start shall not
+# wait long for that.
+_NO_NAME_OPTIONS: Final = ("timeout:1", "attempts:1")
 _HOST_VARIABLE: Final = "PODBAY_REPLICA_HOST"
 _SMALL_TMPFS: Final = 16 << 20
 
@@ -94,6 +97,7 @@ def container_config(
     }
     if not service.egress:
         config["HostConfig"]["Dns"] = [_NO_NAME_SERVER]
+        config["HostConfig"]["DnsOptions"] = list(_NO_NAME_OPTIONS)
     if address:
         config["HostConfig"]["PortBindings"] = {port: [{"HostIp": address, "HostPort": ""}]}
     if service.command:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from podbay_kit.process import SettingsError
 from podbay_session_manager.declared_nodes import EngineTls
 from podbay_session_manager.drivers.contract import DriverUnreachableError
 
 __all__ = [
-    "Archive",
     "EngineClient",
     "EngineConflictError",
     "EngineError",
@@ -50,14 +49,6 @@ class EngineNotFoundError(EngineError):
 
 class EngineConflictError(EngineError):
     """What is asked does not fit the state of the thing, or its name is taken."""
-
-
-class Archive(Protocol):
-    """A tar archive that is read as it is made."""
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Give its pieces."""
-        ...
 
 
 def check_installed() -> None:
@@ -249,7 +240,7 @@ class EngineClient:
         with self._translated() as api:
             api.remove_volume(name)
 
-    def put_archive(self, container: str, path: str, archive: Archive) -> None:
+    def put_archive(self, container: str, path: str, archive: bytes | Iterator[bytes]) -> None:
         """Unpack a tar archive into a folder of a container."""
         with self._translated() as api:
             api.put_archive(container, path, archive)
@@ -296,8 +287,10 @@ class EngineClient:
             raise DriverUnreachableError(
                 f"The engine at {self._address} {transport.what_happened(error, self._timeout)}"
             ) from error
-        except (struct.error, AttributeError, ValueError) as error:
-            # How docker-py takes a stream that was cut, or a client that was closed meanwhile.
+        except (struct.error, docker.errors.StreamParseError, AttributeError, ValueError) as error:
+            # How docker-py takes a stream that was cut; the latter two where the client was closed.
+            if isinstance(error, AttributeError | ValueError) and not self._closed:
+                raise
             raise DriverUnreachableError(
                 f"The engine at {self._address} broke off in the middle of an answer."
             ) from error

@@ -25,16 +25,22 @@ from podbay_session_manager.drivers.containers.settings import DockerSettings
 from podbay_session_manager.drivers.contract import LaunchSpec, StartFailedError, StartProgress
 from podbay_session_manager.records import DataMount, Reason, ScratchMount
 
-__all__ = ["Volumes", "tar_of"]
+__all__ = ["FilesUnreadableError", "Volumes", "tar_of"]
 
 _PLACE: Final = "/podbay"
 _COMPLETE: Final = ".podbay-complete"
 _BLOCK: Final = 1 << 20
 
+_END: Final = b"\0" * (2 * tarfile.BLOCKSIZE)
+
 HelperWork = Callable[[EngineClient, str], None]
 """What is done through a helper, by its id; may block."""
 Moved = Callable[[int], None]
 """Is told in a thread how many bytes were copied so far."""
+
+
+class FilesUnreadableError(Exception):
+    """Files that are to be copied cannot be read. The text says why."""
 
 
 class Volumes:
@@ -159,7 +165,7 @@ class Volumes:
         """Let every user of its container write to a volume, which root owns at first."""
 
         def work(engine: EngineClient, helper: str) -> None:
-            engine.put_archive(helper, _PLACE, tar_of(None, root_mode=0o1777))
+            engine.put_archive(helper, "/", _entry(_PLACE[1:], tarfile.DIRTYPE, 0o1777) + _END)
 
         await self._with_helper(image, volume, work)
 
@@ -201,7 +207,7 @@ class Volumes:
         """Copy a folder into a volume, unless it was copied before."""
         loop = asyncio.get_running_loop()
         labels = self._owner.labels(copy=mount.source_id)
-        total = await asyncio.to_thread(_size_of, folder)
+        total = 0
         doing = f"copying the {mount.source_kind} {mount.source_id} to the node"
 
         def moved(done: int) -> None:
@@ -209,18 +215,19 @@ class Volumes:
 
         def work(engine: EngineClient, helper: str) -> None:
             if not engine.has_path(helper, f"{_PLACE}/{_COMPLETE}"):
-                engine.put_archive(helper, _PLACE, tar_of(folder, root_mode=0o755, moved=moved))
-                engine.put_archive(helper, _PLACE, tar_of(None, marker=_COMPLETE))
+                engine.put_archive(helper, _PLACE, tar_of(folder, moved=moved))
+                engine.put_archive(helper, _PLACE, _entry(_COMPLETE, tarfile.REGTYPE, 0o444) + _END)
 
-        moved(0)
         try:
+            total = await asyncio.to_thread(_size_of, folder)
+            moved(0)
             await self._calls.tell(lambda engine: engine.create_volume(volume, labels))
             await self._with_helper(image, volume, work)
-        except OSError as error:
+        except FilesUnreadableError as error:
             raise StartFailedError(
                 Reason.DATA_UNAVAILABLE,
-                f"The files of the {mount.source_kind} {mount.source_id} cannot be read: "
-                f"{error.strerror}.",
+                f"The files of the {mount.source_kind} {mount.source_id} cannot be read: {error}. "
+                "Fetch or upload them again.",
             ) from error
         except EngineError as error:
             if is_no_space(error.text):
@@ -278,27 +285,27 @@ class Volumes:
             self._helpers.discard(name)
 
 
-def tar_of(
-    folder: Path | None, *, root_mode: int = 0, marker: str = "", moved: Moved | None = None
-) -> Iterator[bytes]:
-    """Give a tar archive, as it is made, whose files any user may read.
+def tar_of(folder: Path, moved: Moved) -> Iterator[bytes]:
+    """Give the files of a folder as a tar archive, as it is made; any user may read them.
 
     Args:
-        folder: What is in it, without links that lead out of it.
-        root_mode: The mode of the folder itself; 0 to leave it as it is.
-        marker: The name of an empty file in it.
+        folder: The folder; links that lead out of it are left out.
         moved: Is told how many bytes of files were given so far.
 
     Raises:
-        OSError: A file cannot be read.
+        FilesUnreadableError: A file cannot be read.
     """
+    try:
+        yield from _pieces(folder, moved)
+    except OSError as error:
+        # Not to be taken for one of the connection that the archive goes over.
+        raise FilesUnreadableError(error.strerror or "they changed meanwhile") from error
+
+
+def _pieces(folder: Path, moved: Moved) -> Iterator[bytes]:
     done = 0
-    if root_mode:
-        yield _entry(".", tarfile.DIRTYPE, root_mode)
-    if marker:
-        yield _entry(marker, tarfile.REGTYPE, 0o444)
-    for path in _below(folder) if folder is not None else ():
-        name = str(path.relative_to(folder or path))
+    for path in _below(folder):
+        name = str(path.relative_to(folder))
         if path.is_dir():
             yield _entry(name, tarfile.DIRTYPE, 0o755)
             continue
@@ -310,14 +317,13 @@ def tar_of(
             while left:
                 data = file.read(min(_BLOCK, left))
                 if not data:
-                    raise OSError(5, "a file became shorter while it was copied")
+                    raise FilesUnreadableError("a file became shorter meanwhile")
                 left -= len(data)
                 done += len(data)
                 yield data
-                if moved is not None:
-                    moved(done)
+                moved(done)
         yield b"\0" * (-size % tarfile.BLOCKSIZE)
-    yield b"\0" * (2 * tarfile.BLOCKSIZE)
+    yield _END
 
 
 def _below(folder: Path) -> Sequence[Path]:
@@ -336,7 +342,10 @@ def _entry(name: str, kind: bytes, mode: int, size: int = 0) -> bytes:
 
 
 def _size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in _below(folder) if path.is_file())
+    try:
+        return sum(path.stat().st_size for path in _below(folder) if path.is_file())
+    except OSError as error:
+        raise FilesUnreadableError(error.strerror or "they changed meanwhile") from error
 
 
 def _digest(text: str) -> str:
