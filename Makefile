@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PROTOS := $(wildcard protos/podbay/v1/*.proto)
 GENERATED := client/podbay/v1
 
-.PHONY: help demo test test-all test-docker lint gen bench lock fmt clean
+.PHONY: help demo test test-all test-docker lint gen wheels images bench lock fmt clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,15 @@ fmt: $(STAMP) ## Format the code and the protos
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format -w
+
+wheels: $(STAMP) ## Collect the wheels that the images are made of, in build/wheels
+	$(BIN)/python requirements/wheels.py build/wheels
+
+images: wheels ## Build the images of the services and of the replica; BASE names another base
+	for target in registry session-manager inference-router replica; do \
+	  docker build --network none $(if $(BASE),--build-arg BASE=$(BASE)) --target $$target \
+	    -t podbay/$$target . || exit 1; \
+	done
 
 bench: $(STAMP) ## Measure Podbay beside a direct call, Envoy, dyff-schema; writes docs/performance*.md
 	$(BIN)/python -m benchmarks.adapters

@@ -22,8 +22,8 @@ from tests.support.docker.fixtures import Docker
 from tests.support.docker.runs import launch
 from tests.support.eventually import eventually
 
-CYCLES = int(os.environ.get("PODBAY_DOCKER_CYCLES", "40"))
-AT_ONCE = 4
+CYCLES = int(os.environ.get("PODBAY_DOCKER_CYCLES", "30"))
+AT_ONCE = 8
 
 
 async def cycle(driver: DockerDriver, spec: LaunchSpec, luck: random.Random) -> None:
@@ -81,7 +81,7 @@ async def test_cycles_with_faults_leave_nothing(docker: Docker, make_driver: Mak
     async def break_things() -> None:
         faults: list[Callable[[], None]] = [faulty.cut, docker.engine.restart, docker.engine.pause]
         while True:
-            await asyncio.sleep(1 + luck.random())
+            await asyncio.sleep(1.5 + luck.random())
             await asyncio.to_thread(luck.choices(faults, [6, 1, 2])[0])
             await asyncio.sleep(luck.random())
             faulty.mend()

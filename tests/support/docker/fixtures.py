@@ -71,6 +71,35 @@ def test_images(machine_of_engines: Machine, image_registry: ImageRegistry) -> T
         client.close()
 
 
+PLATFORM_TARGETS = ("registry", "session-manager", "inference-router", "replica")
+
+
+@pytest.fixture(scope="session")
+def platform_images(
+    machine_of_engines: Machine,
+    image_registry: ImageRegistry,
+    test_images: TestImages,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, str]:
+    """The images of Dockerfile, built on the first engine; their names there, by target.
+
+    The replica's is pushed, and its name is by digest.
+    """
+    context = images.platform_context(tmp_path_factory.mktemp("images"))
+    client = machine_of_engines.engines[0].client()
+    built: dict[str, str] = {}
+    try:
+        for target in PLATFORM_TARGETS:
+            name = f"{image_registry.host}/podbay/{target}"
+            base = {"BASE": f"{image_registry.host}/test/replica:test"}
+            images.build(client, context, tag=f"{name}:test", target=target, arguments=base)
+            built[target] = f"{name}:test"
+        built["replica"] = images.push(client, f"{image_registry.host}/podbay/replica")
+    finally:
+        client.close()
+    return built
+
+
 class Docker:
     """One engine of its own installation for one test."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ import docker
 _REPOSITORY = Path(__file__).resolve().parents[3]
 _TOOLS = _REPOSITORY / ".tools"
 _SUITE = "bookworm"
-_PACKAGES = ("coreutils", "dash", "libpython3.11-stdlib", "python3-minimal")
+_PACKAGES = ("coreutils", "dash", "libpython3.11-stdlib", "libstdc++6", "python3-minimal")
 _EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 _REPLICA = Path(__file__).with_name("replica.py")
 
@@ -86,6 +88,26 @@ def push(client: docker.APIClient, name: str) -> str:
     if not digest:
         raise RuntimeError(f"the push of {name} told no digest")
     return f"{name}@{digest}"
+
+
+def wheels() -> Path:
+    """Return a folder with the wheels of the platform's images; ours is made anew."""
+    key = hashlib.sha256((_REPOSITORY / "requirements/dev.txt").read_bytes()).hexdigest()[:12]
+    folder = _TOOLS / f"wheels-{key}"
+    _TOOLS.mkdir(exist_ok=True)
+    with (_TOOLS / "wheels.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _run(sys.executable, str(_REPOSITORY / "requirements/wheels.py"), str(folder))
+    return folder
+
+
+def platform_context(folder: Path) -> Path:
+    """Return a build context of the platform's images below `folder`, with nothing else in it."""
+    context = folder / "context"
+    (context / "build").mkdir(parents=True)
+    shutil.copy(_REPOSITORY / "Dockerfile", context)
+    shutil.copytree(wheels(), context / "build" / "wheels")
+    return context
 
 
 def build(

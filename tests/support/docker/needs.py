@@ -9,6 +9,7 @@ import sys
 _TOOLS = {
     "dockerd": "docker.io",
     "containerd": "containerd",
+    "docker-compose": "docker-compose",
     "docker-registry": "docker-registry",
     "mmdebstrap": "mmdebstrap",
     "iptables": "iptables",
