@@ -260,6 +260,8 @@ def test_what_a_node_lacks() -> None:
         ("tcp://node.example:2376", True, None),
         ("tcp://node.example:2376", False, "TLS"),
         ("tcp://node.example", True, "no address"),
+        ("ssh://podbay@node.example", False, None),
+        ("ssh://-oProxyCommand=x/", False, "no address"),
         ("ftp://node.example:1", True, "no address"),
         ("unix://", False, "no address"),
     ],

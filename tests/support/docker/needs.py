@@ -14,6 +14,8 @@ _TOOLS = {
     "mmdebstrap": "mmdebstrap",
     "iptables": "iptables",
     "ip": "iproute2",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
 }
 
 

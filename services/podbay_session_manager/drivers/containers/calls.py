@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from podbay_kit.replica_server.threads import ThreadPool
@@ -44,6 +44,7 @@ class EngineCalls:
         tls: The files of a TLS connection.
         on_hint: Called in the loop when something may have changed.
         quick: How long a call may take that only asks, in seconds.
+        connect: Makes the way to the engine where there is none; None where none is needed.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class EngineCalls:
         on_hint: Callable[[], None],
         *,
         quick: float = _QUICK_SECONDS,
+        connect: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._connect = connect
         self._name = name
         self._address = address
         self._tls = tls
@@ -150,6 +153,8 @@ class EngineCalls:
             raise DriverUnreachableError(self._down)
         try:
             async with asyncio.timeout(seconds):
+                if self._connect is not None:
+                    await self._connect()
                 return await pool.run(work, client)
         except DriverUnreachableError as error:
             self._lost(str(error))
@@ -176,6 +181,8 @@ class EngineCalls:
         try:
             while True:
                 try:
+                    if self._connect is not None:
+                        await self._connect()
                     await self._watch_threads.run(client.ping)
                 except Exception as error:  # noqa: BLE001 # whatever it is, it is not an answer
                     _LOG.debug("node %s: %s", self._name, error)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -34,6 +35,7 @@ from podbay_session_manager.drivers.containers.settings import DockerSettings
 from podbay_session_manager.drivers.containers.stops import Stops
 from podbay_session_manager.drivers.containers.support import supports_image
 from podbay_session_manager.drivers.containers.sweep import Sweeper
+from podbay_session_manager.drivers.containers.tunnel import SshTunnel
 from podbay_session_manager.drivers.containers.volumes import Volumes
 from podbay_session_manager.drivers.contract import (
     DriverUnreachableError,
@@ -57,6 +59,15 @@ _STOP_SIGNAL: Final = "SIGTERM"
 _Failure = StartFailedError | DriverUnreachableError
 
 
+@contextmanager
+def _refusal_is_unknown(node: str) -> Iterator[None]:
+    """Take an engine that refuses a question for one that cannot be asked."""
+    try:
+        yield
+    except EngineError as error:
+        raise DriverUnreachableError(f"The engine of node {node} said: {error.text}") from error
+
+
 class DockerDriver(ReplicaDriver):
     """Runs replicas as containers of one engine.
 
@@ -77,12 +88,17 @@ class DockerDriver(ReplicaDriver):
         self._settings = settings
         self._owner = Ownership(settings.installation, settings.generation)
         self._tasks = TaskSet()
+        address = engine or node.engine
+        self._tunnel = (
+            SshTunnel(address, settings.ssh_options) if address.startswith("ssh:") else None
+        )
         self._calls = EngineCalls(
             node.name,
-            engine or node.engine,
+            self._tunnel.url if self._tunnel is not None else address,
             node.tls,
             self.changed.set,
             quick=settings.call_seconds,
+            connect=self._tunnel.ensure if self._tunnel is not None else None,
         )
         helpers: set[str] = set()
         self._images = Images(
@@ -96,7 +112,7 @@ class DockerDriver(ReplicaDriver):
             self._owner,
             settings,
             helpers,
-            local=node.engine.startswith("unix:"),
+            local=node.engine.startswith("unix:") and not settings.copy_data,
         )
         self._logs = ContainerLogs(
             self._calls, settings.folder / quote(node.name, safe=""), settings.log_bytes
@@ -117,7 +133,8 @@ class DockerDriver(ReplicaDriver):
 
     async def nodes(self) -> Sequence[NodeFacts]:
         """Return the node, with what differs from its declaration."""
-        return [await self._probe.facts()]
+        with _refusal_is_unknown(self._node.name):
+            return [await self._probe.facts()]
 
     async def start(self, spec: LaunchSpec) -> None:
         """Pull the image where it is not there, create a container, and start it."""
@@ -139,13 +156,13 @@ class DockerDriver(ReplicaDriver):
 
     async def list(self) -> Sequence[ObservedReplica]:
         """Return what the engine lists of this installation."""
-        labels = {**self._owner.mine, REPLICA: ""}
-        containers = await self._calls.ask(lambda engine: engine.containers(labels))
+        containers = await self._containers()
         self._calls.watch_events(self._owner.mine)
         self._sweeper.sweep_soon(frozenset(self._starts))
         known = {str(container["Id"]) for container in containers}
         self._details = {k: v for k, v in self._details.items() if k in known}
-        seen = await asyncio.gather(*(self._look(container) for container in containers))
+        with _refusal_is_unknown(self._node.name):
+            seen = await asyncio.gather(*(self._look(container) for container in containers))
         return [replica for replica in seen if replica is not None]
 
     async def stop(self, replica_id: str, grace: float) -> None:
@@ -156,9 +173,9 @@ class DockerDriver(ReplicaDriver):
     async def remove(self, replica_id: str) -> None:
         """Take over the log, and remove the container with what only it used."""
         name = self._container(replica_id)
-        try:
-            details = await self._calls.ask(lambda engine: engine.inspect(name))
-        except EngineNotFoundError:
+        with _refusal_is_unknown(self._node.name):
+            details = await self._inspect(name)
+        if details is None:
             return
         if is_running(details):
             raise ReplicaStillRunningError(f"replica {replica_id} has not ended")
@@ -170,9 +187,8 @@ class DockerDriver(ReplicaDriver):
             # Of a container that never ran, or that is half gone.
             _LOG.info("no log of %s: %s", name, error)
         try:
-            await self._calls.tell(lambda engine: engine.remove(name))
-        except (EngineNotFoundError, EngineConflictError) as error:
-            _LOG.debug("%s is being removed already: %s", name, error)
+            with _refusal_is_unknown(self._node.name):
+                await self._remove_container(name)
         finally:
             self._sweeper.due()
         self._stops.forget(name)
@@ -200,19 +216,26 @@ class DockerDriver(ReplicaDriver):
 
     async def drop_logs(self, keep: frozenset[str]) -> None:
         """Delete the logs of replicas without a container."""
-        labels = {**self._owner.mine, REPLICA: ""}
-        containers = await self._calls.ask(lambda engine: engine.containers(labels))
+        containers = await self._containers()
         held = {str(container["Labels"][REPLICA]) for container in containers}
         await self._logs.drop(keep | held | self._starts.keys())
 
     async def drop_data(self, keep: frozenset[str]) -> None:
         """Delete copies of data that no container uses."""
-        await self._volumes.drop_copies(keep)
+        with _refusal_is_unknown(self._node.name):
+            await self._volumes.drop_copies(keep)
 
     async def close(self) -> None:
         """Close the connections; containers go on."""
         await self._tasks.close()
         await self._calls.close()
+        if self._tunnel is not None:
+            await self._tunnel.close()
+
+    async def _containers(self) -> Sequence[Mapping[str, Any]]:
+        labels = {**self._owner.mine, REPLICA: ""}
+        with _refusal_is_unknown(self._node.name):
+            return await self._calls.ask(lambda engine: engine.containers(labels))
 
     def _container(self, replica_id: str) -> str:
         return self._owner.name(replica_id)
@@ -220,8 +243,9 @@ class DockerDriver(ReplicaDriver):
     async def _start(self, spec: LaunchSpec) -> _Failure | None:
         """Start a replica that is not there yet; return why that failed."""
         try:
-            if not await self._exists(spec.replica_id):
-                await self._create_and_start(spec)
+            with _refusal_is_unknown(self._node.name):
+                if await self._inspect(self._container(spec.replica_id)) is None:
+                    await self._create_and_start(spec)
         except (StartFailedError, DriverUnreachableError) as error:
             self._sweeper.due()
             return error
@@ -232,18 +256,22 @@ class DockerDriver(ReplicaDriver):
             self.changed.set()
         return None
 
-    async def _exists(self, replica_id: str) -> bool:
-        name = self._container(replica_id)
+    async def _inspect(self, name: str) -> Mapping[str, Any] | None:
         try:
-            await self._calls.ask(lambda engine: engine.inspect(name))
+            return await self._calls.ask(lambda engine: engine.inspect(name))
         except EngineNotFoundError:
-            return False
-        return True
+            return None
+
+    async def _remove_container(self, name: str) -> None:
+        try:
+            await self._calls.tell(lambda engine: engine.remove(name))
+        except (EngineNotFoundError, EngineConflictError) as error:
+            _LOG.debug("%s is being removed already: %s", name, error)
 
     async def _create_and_start(self, spec: LaunchSpec) -> None:
-        image = await self._images.ensure(spec.service.image)
         name = self._container(spec.replica_id)
         try:
+            image = await self._images.ensure(spec.service.image)
             network = await self._networks.take(
                 spec.session_id, spec.replica_id, egress=spec.service.egress
             )
@@ -287,9 +315,8 @@ class DockerDriver(ReplicaDriver):
             return None
         details = self._details.get(identity)
         if details is None or is_running(details) != running:
-            try:
-                details = await self._calls.ask(lambda engine: engine.inspect(identity))
-            except EngineNotFoundError:
+            details = await self._inspect(identity)
+            if details is None:
                 return None
             self._details[identity] = details
         seen = observed(details, self._node, self._networks.name)

@@ -333,6 +333,8 @@ def _make(address: str, tls: EngineTls | None, timeout: float) -> Any:
     kind: Any = Client
     made: Any = kind(base_url=address, version=_API_VERSION, timeout=timeout, tls=config or False)
     made.streams = []
+    # Else REQUESTS_CA_BUNDLE and proxies of the environment would win over the node's declaration.
+    made.trust_env = False
     if address.startswith("unix://"):
         made.pool = transport.unix_pool(address.removeprefix("unix://"), timeout)
         made.get_adapter(made.base_url).get_connection = lambda *_: made.pool

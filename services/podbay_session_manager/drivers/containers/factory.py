@@ -35,6 +35,8 @@ def check_engine(node: DeclaredNode) -> None:
     parts = urlsplit(node.engine)
     if parts.scheme == "unix" and parts.path.startswith("/"):
         return
+    if parts.scheme == "ssh" and parts.hostname and not parts.hostname.startswith("-"):
+        return
     if parts.scheme == "tcp" and parts.hostname and parts.port:
         if node.tls is None and not _is_loopback(parts.hostname):
             raise SettingsError(
@@ -45,7 +47,7 @@ def check_engine(node: DeclaredNode) -> None:
         return
     raise SettingsError(
         f"The engine {node.engine!r} of node {node.name} is no address of an engine. Write "
-        "unix:///run/docker.sock or tcp://host:2376."
+        "unix:///run/docker.sock, ssh://user@host or tcp://host:2376."
     )
 
 

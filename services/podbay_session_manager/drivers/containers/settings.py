@@ -37,6 +37,9 @@ class DockerSettings:
         subnets: The addresses for sessions' networks where the engine has none left of its own.
         gpu_probe_image: An image with nvidia-smi, to look at nodes with GPUs; empty for no look.
         gpu_probe_seconds: The pause between two looks.
+        copy_data: Whether files of resources are copied also to engines of this machine, as where
+            the session manager is in a container itself.
+        ssh_options: Further arguments of ssh, for engines that are reached by it.
         call_seconds: How long an engine may take to answer a question.
     """
 
@@ -56,4 +59,6 @@ class DockerSettings:
     subnets: str = "10.201.0.0/16"
     gpu_probe_image: str = ""
     gpu_probe_seconds: float = 300.0
+    copy_data: bool = False
+    ssh_options: tuple[str, ...] = ()
     call_seconds: float = 8.0
