@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,13 @@ import pytest
 
 from podbay_kit.process import SettingsError
 from podbay_session_manager.declared_nodes import DeclaredGpu, DeclaredNode, EngineTls
+from podbay_session_manager.drivers.containers.archives import FilesUnreadableError, tar_of
 from podbay_session_manager.drivers.containers.config import MountedFolder, container_config
 from podbay_session_manager.drivers.containers.engine import EngineError
-from podbay_session_manager.drivers.containers.factory import check_engine
+from podbay_session_manager.drivers.containers.factory import (
+    check_engine,
+    make_docker_driver,
+)
 from podbay_session_manager.drivers.containers.failures import (
     end_reason,
     pull_failure,
@@ -30,7 +35,6 @@ from podbay_session_manager.drivers.containers.probe import (
 )
 from podbay_session_manager.drivers.containers.settings import DockerSettings
 from podbay_session_manager.drivers.containers.support import supports_image
-from podbay_session_manager.drivers.containers.volumes import FilesUnreadableError, tar_of
 from podbay_session_manager.drivers.contract import LaunchSpec
 from podbay_session_manager.records import DataMount, Reason, ServiceSpec, Serving
 
@@ -273,6 +277,12 @@ def test_addresses_of_engines(engine: str, tls: bool, word: str | None) -> None:
         return
     with pytest.raises(SettingsError, match=word):
         check_engine(node)
+
+
+def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "docker", None)
+    with pytest.raises(SettingsError, match=r"pip install 'podbay\[docker\]'"):
+        make_docker_driver(NODE, SETTINGS)
 
 
 def test_an_archive_holds_what_is_below_and_nothing_else(tmp_path: Path) -> None:

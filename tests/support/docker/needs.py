@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 
 _TOOLS = {
@@ -26,4 +27,12 @@ def missing_engine() -> str | None:
     missing = sorted(package for tool, package in _TOOLS.items() if shutil.which(tool) is None)
     if missing:
         return f"no Docker Engine can be started here: apt-get install {' '.join(missing)}"
+    for command, what in (
+        (["unshare", "--mount", "--net", "true"], "make namespaces"),
+        (["iptables", "-w", "-n", "-L"], "use iptables"),
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = done.stderr.strip().splitlines()[-1:] or ["nothing"]
+            return f"no Docker Engine can be started here: root may not {what} ({said[0]})"
     return None

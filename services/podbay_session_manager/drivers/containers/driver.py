@@ -118,7 +118,9 @@ class DockerDriver(ReplicaDriver):
             self._calls, settings.folder / quote(node.name, safe=""), settings.log_bytes
         )
         self._stops = Stops(self._calls, self._tasks)
-        self._probe = NodeProbe(node, self._calls, self._images, self._owner, settings, helpers)
+        self._probe = NodeProbe(
+            node, self._calls, self._images, self._owner, settings, helpers, self._tasks
+        )
         self._sweeper = Sweeper(
             self._calls, self._owner, self._networks, self._volumes, self._tasks, helpers
         )
@@ -285,7 +287,11 @@ class DockerDriver(ReplicaDriver):
                 self._settings,
                 address=self._node.address,
             )
-            await self._calls.tell(lambda engine: engine.create(name, config))
+            try:
+                await self._calls.tell(lambda engine: engine.create(name, config))
+            except EngineConflictError:
+                # Somebody else made it meanwhile; `list` shows what comes of it.
+                return
             await self._calls.tell(lambda engine: engine.start(name))
         except (EngineError, StartFailedError) as error:
             await self._undo(spec, name)

@@ -113,7 +113,8 @@ def start_failure(spec: LaunchSpec, error: EngineError) -> StartFailedError:
         return StartFailedError(
             Reason.PORT_TAKEN, f"The port of the replica is taken on this node: {error.text}."
         )
-    if "mount" in text and ("not a directory" in text or "no such file" in text):
+    missing = ("not a directory", "no such file", "does not exist")
+    if "mount" in text and any(part in text for part in missing):
         return StartFailedError(
             Reason.DATA_UNAVAILABLE, f"What the replica mounts cannot be mounted: {error.text}."
         )

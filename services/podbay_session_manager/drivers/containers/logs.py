@@ -13,7 +13,6 @@ import json
 import logging
 import shutil
 import time
-from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +20,7 @@ from urllib.parse import quote
 
 from podbay_session_manager.drivers.containers.calls import EngineCalls
 from podbay_session_manager.drivers.containers.engine import EngineClient, EngineNotFoundError
+from podbay_session_manager.drivers.containers.locks import KeyedLocks
 from podbay_session_manager.drivers.contract import LogChunk
 from podbay_session_manager.drivers.log_files import log_folder, read_log_files
 
@@ -32,6 +32,12 @@ _STATE: Final = "taken.json"
 _LOOK_BYTES: Final = 32 << 20
 _LOOK_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.5
+# How many looks an ended container's log may take.
+_LOOKS: Final = 16
+
+
+class LogUnwritableError(Exception):
+    """A log cannot be written here. The text says why."""
 
 
 @dataclass(slots=True)
@@ -59,7 +65,7 @@ class ContainerLogs:
         self._calls = calls
         self._root = folder
         self._segment = max(limit // 2, 1 << 16)
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks = KeyedLocks()
         self._looked_at: dict[str, float] = {}
         self._whole: set[str] = set()
 
@@ -78,7 +84,7 @@ class ContainerLogs:
             DriverUnreachableError: The engine cannot be reached.
             EngineError: The engine has no log of the container.
         """
-        async with self._locks[replica_id]:
+        async with self._locks.of(replica_id):
             loop = asyncio.get_running_loop()
             if replica_id in self._whole:
                 return
@@ -88,19 +94,20 @@ class ContainerLogs:
                     return
             folder = self._folder(replica_id)
 
-            def work(engine: EngineClient) -> None:
-                _Taker(folder, self._segment).run(engine, container, ended=ended)
+            def work(engine: EngineClient) -> bool:
+                return _Taker(folder, self._segment).run(engine, container, ended=ended)
 
             try:
-                await self._calls.stream(work)
+                for _ in range(_LOOKS if ended else 1):
+                    if await self._calls.stream(work):
+                        self._whole.add(replica_id)
+                        break
             except EngineNotFoundError:
                 return
-            except OSError as error:
+            except LogUnwritableError as error:
                 # A full disk here loses lines, and stops nothing.
-                _LOG.warning("the log of %s cannot be kept: %s", replica_id, error.strerror)
+                _LOG.warning("the log of %s cannot be kept: %s", replica_id, error)
             self._looked_at[replica_id] = loop.time()
-            if ended:
-                self._whole.add(replica_id)
 
     async def read(self, replica_id: str, offset: int, limit: int) -> LogChunk | None:
         """Return a piece of what was taken over; None where nothing was."""
@@ -123,7 +130,6 @@ class ContainerLogs:
     def forget(self, replica_id: str) -> None:
         """Note that a replica's container is gone: its log is what is here."""
         self._looked_at.pop(replica_id, None)
-        self._locks.pop(replica_id, None)
         self._whole.discard(replica_id)
 
     def _folder(self, replica_id: str) -> Path:
@@ -142,24 +148,25 @@ class _Taker:
         self._buffer = bytearray()
         self._bytes = 0
         self._until = time.monotonic() + _LOOK_SECONDS
+        self._cut = False
 
-    def run(self, engine: EngineClient, container: str, *, ended: bool) -> None:
-        """Take over what is new.
+    def run(self, engine: EngineClient, container: str, *, ended: bool) -> bool:
+        """Take over what is new; return whether that is all there will ever be.
 
         Raises:
-            OSError: It cannot be written here.
+            LogUnwritableError: It cannot be written here.
         """
         if self._taken.whole:
-            return
+            return True
         since = 0.0
         if self._taken.seconds:
             # Somewhat too early: what is known already is left out by its exact time.
             since = self._taken.seconds + self._taken.nanos // 1000 / 1e6
         engine.log(container, since, self._take)
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._flush()
-        self._taken.whole = ended and self._bytes < _LOOK_BYTES
+        self._taken.whole = ended and not self._cut
         self._save()
+        return self._taken.whole
 
     def _take(self, message: bytes) -> bool:
         parsed = split_message(message)
@@ -181,11 +188,19 @@ class _Taker:
         self._buffer += text
         self._bytes += len(text)
         if len(self._buffer) >= 1 << 20:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._flush()
-        return self._bytes < _LOOK_BYTES and time.monotonic() < self._until
+        self._cut = self._bytes >= _LOOK_BYTES or time.monotonic() >= self._until
+        return not self._cut
 
     def _flush(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._write()
+        except OSError as error:
+            # Not to be taken for one of the connection that the log comes over.
+            raise LogUnwritableError(error.strerror) from error
+
+    def _write(self) -> None:
         data = bytes(self._buffer)
         self._buffer.clear()
         while data:
@@ -212,8 +227,11 @@ class _Taker:
 
     def _save(self) -> None:
         new = self._state_file.with_suffix(".new")
-        new.write_text(json.dumps(asdict(self._taken)))
-        new.replace(self._state_file)
+        try:
+            new.write_text(json.dumps(asdict(self._taken)))
+            new.replace(self._state_file)
+        except OSError as error:
+            raise LogUnwritableError(error.strerror) from error
 
 
 def split_message(message: bytes) -> tuple[tuple[int, int], bytes] | None:

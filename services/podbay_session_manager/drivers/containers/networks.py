@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 from collections import defaultdict
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from podbay_session_manager.drivers.containers.engine import (
     EngineNotFoundError,
 )
 from podbay_session_manager.drivers.containers.labels import SESSION, Ownership
+from podbay_session_manager.drivers.containers.locks import KeyedLocks
 
 __all__ = ["SessionNetworks"]
 
@@ -47,7 +47,7 @@ class SessionNetworks:
         self._owner = owner
         self._published = published
         self._subnets = ipaddress.ip_network(subnets)
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks = KeyedLocks()
         self._users: defaultdict[str, set[str]] = defaultdict(set)
 
     def name(self, session_id: str) -> str:
@@ -68,7 +68,7 @@ class SessionNetworks:
             DriverUnreachableError: The engine cannot be reached.
         """
         self._users[session_id].add(replica_id)
-        async with self._locks[session_id]:
+        async with self._locks.of(session_id):
             name = self.name(session_id)
             if await self._exists(session_id):
                 return name
@@ -96,7 +96,7 @@ class SessionNetworks:
             DriverUnreachableError: The engine cannot be reached.
         """
         for session_id in sessions:
-            async with self._locks[session_id]:
+            async with self._locks.of(session_id):
                 if self._users.get(session_id):
                     continue
                 name = self.name(session_id)
@@ -108,8 +108,6 @@ class SessionNetworks:
                     # Containers are in it; whoever removes the last of them comes here again.
                     if "active endpoints" not in error.text:
                         raise
-            if not self._locks[session_id].locked():
-                self._locks.pop(session_id, None)
 
     async def sessions(self) -> frozenset[str]:
         """Return the sessions that have a network on the engine."""

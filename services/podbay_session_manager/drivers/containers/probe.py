@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from podbay_kit.tasks import TaskSet
 from podbay_session_manager.declared_nodes import DeclaredGpu, DeclaredNode
 from podbay_session_manager.drivers.containers.calls import EngineCalls
 from podbay_session_manager.drivers.containers.config import probe_config
@@ -18,13 +19,21 @@ from podbay_session_manager.drivers.containers.engine import (
 from podbay_session_manager.drivers.containers.images import Images
 from podbay_session_manager.drivers.containers.labels import Ownership
 from podbay_session_manager.drivers.containers.settings import DockerSettings
-from podbay_session_manager.drivers.contract import NodeFacts, StartFailedError
+from podbay_session_manager.drivers.contract import (
+    DriverUnreachableError,
+    NodeFacts,
+    StartFailedError,
+)
 
-__all__ = ["GpuLook", "NodeProbe", "compare", "compare_gpus", "parse_gpus"]
+__all__ = ["LOOKING", "GpuLook", "NodeProbe", "compare", "compare_gpus", "parse_gpus"]
 
 _MIB: Final = 1 << 20
 # A GPU's memory is told without what its driver keeps for itself.
 _MEMORY_SLACK: Final = 0.9
+_FIRST_LOOK_SECONDS: Final = 5.0
+
+LOOKING: Final = "its GPUs are being looked at"
+"""The warning until the first look has an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,7 @@ class NodeProbe:
         owner: Whose the container is that looks at GPUs.
         settings: Which image has nvidia-smi, and how often to look.
         helpers: The names of helper containers that are in use now.
+        tasks: Where looks run.
     """
 
     def __init__(
@@ -56,6 +66,7 @@ class NodeProbe:
         owner: Ownership,
         settings: DockerSettings,
         helpers: set[str],
+        tasks: TaskSet,
     ) -> None:
         self._helpers = helpers
         self._node = node
@@ -63,9 +74,10 @@ class NodeProbe:
         self._images = images
         self._owner = owner
         self._settings = settings
-        self._look = GpuLook()
+        self._tasks = tasks
+        self._look: GpuLook | None = None
         self._looked_at = float("-inf")
-        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
 
     async def facts(self) -> NodeFacts:
         """Return what the node has, and what differs from its declaration.
@@ -90,15 +102,28 @@ class NodeProbe:
         return self._settings.gpu_probe_image if self._node.gpus else ""
 
     async def _gpus(self) -> GpuLook:
-        """Return what the last look found; look again where that was long ago."""
+        """Return what the last look found; begin another one where that was long ago.
+
+        Nobody waits for a look but for the first one, and for that one not long: the image may
+        have to be pulled.
+        """
         if not self._probe_image:
-            return self._look
-        loop = asyncio.get_running_loop()
-        async with self._lock:
-            if loop.time() - self._looked_at >= self._settings.gpu_probe_seconds:
-                self._look = await self._look_at_gpus(self._probe_image)
-                self._looked_at = loop.time()
-        return self._look
+            return GpuLook()
+        now = asyncio.get_running_loop().time()
+        under_way = self._task is not None and not self._task.done()
+        if not under_way and now - self._looked_at >= self._settings.gpu_probe_seconds:
+            self._looked_at = now
+            self._task = self._tasks.spawn("look-at-gpus", self._look_again(self._probe_image))
+        if self._look is None and self._task is not None:
+            await asyncio.wait({self._task}, timeout=_FIRST_LOOK_SECONDS)
+        return self._look or GpuLook((LOOKING,))
+
+    async def _look_again(self, image: str) -> None:
+        try:
+            self._look = await self._look_at_gpus(image)
+        except DriverUnreachableError:
+            # That says nothing of the GPUs; the next one who asks begins again.
+            self._looked_at = float("-inf")
 
     async def _look_at_gpus(self, image: str) -> GpuLook:
         gpus = self._node.gpus

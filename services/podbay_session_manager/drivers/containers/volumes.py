@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import posixpath
-import tarfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from podbay_session_manager.drivers.containers.archives import (
+    FilesUnreadableError,
+    empty_file,
+    folder_entry,
+    size_of,
+    tar_of,
+)
 from podbay_session_manager.drivers.containers.calls import EngineCalls
 from podbay_session_manager.drivers.containers.config import MountedFolder, memory_of
 from podbay_session_manager.drivers.containers.engine import (
@@ -21,26 +27,18 @@ from podbay_session_manager.drivers.containers.engine import (
 )
 from podbay_session_manager.drivers.containers.failures import is_no_space
 from podbay_session_manager.drivers.containers.labels import COPY, REPLICA, Ownership
+from podbay_session_manager.drivers.containers.locks import KeyedLocks
 from podbay_session_manager.drivers.containers.settings import DockerSettings
 from podbay_session_manager.drivers.contract import LaunchSpec, StartFailedError, StartProgress
 from podbay_session_manager.records import DataMount, Reason, ScratchMount
 
-__all__ = ["FilesUnreadableError", "Volumes", "tar_of"]
+__all__ = ["Volumes"]
 
 _PLACE: Final = "/podbay"
 _COMPLETE: Final = ".podbay-complete"
-_BLOCK: Final = 1 << 20
-
-_END: Final = b"\0" * (2 * tarfile.BLOCKSIZE)
 
 HelperWork = Callable[[EngineClient, str], None]
 """What is done through a helper, by its id; may block."""
-Moved = Callable[[int], None]
-"""Is told in a thread how many bytes were copied so far."""
-
-
-class FilesUnreadableError(Exception):
-    """Files that are to be copied cannot be read. The text says why."""
 
 
 class Volumes:
@@ -69,7 +67,7 @@ class Volumes:
         self._helpers = helpers
         self._local = local
         self._complete: set[str] = set()
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks = KeyedLocks()
         self._copying: dict[str, StartProgress] = {}
         self._users: defaultdict[str, set[str]] = defaultdict(set)
 
@@ -126,7 +124,7 @@ class Volumes:
         for volume in await self._calls.ask(lambda engine: engine.volumes(labels)):
             name = str(volume["Name"])
             if volume["Labels"][COPY] not in keep and not self._users.get(name):
-                async with self._locks[name]:
+                async with self._locks.of(name):
                     self._complete.discard(name)
                     await self._remove(name)
 
@@ -165,7 +163,7 @@ class Volumes:
         """Let every user of its container write to a volume, which root owns at first."""
 
         def work(engine: EngineClient, helper: str) -> None:
-            engine.put_archive(helper, "/", _entry(_PLACE[1:], tarfile.DIRTYPE, 0o1777) + _END)
+            engine.put_archive(helper, "/", folder_entry(_PLACE[1:], 0o1777))
 
         await self._with_helper(image, volume, work)
 
@@ -175,7 +173,7 @@ class Volumes:
             return MountedFolder(mount.path, source=str(folder), read_only=True)
         name = self._owner.name("data", _digest(f"{mount.source_kind}/{mount.source_id}"))
         self._users[name].add(spec.replica_id)
-        async with self._locks[name]:
+        async with self._locks.of(name):
             if name not in self._complete:
                 await self._copy(spec.service.image, name, folder, mount)
                 self._complete.add(name)
@@ -216,10 +214,10 @@ class Volumes:
         def work(engine: EngineClient, helper: str) -> None:
             if not engine.has_path(helper, f"{_PLACE}/{_COMPLETE}"):
                 engine.put_archive(helper, _PLACE, tar_of(folder, moved=moved))
-                engine.put_archive(helper, _PLACE, _entry(_COMPLETE, tarfile.REGTYPE, 0o444) + _END)
+                engine.put_archive(helper, _PLACE, empty_file(_COMPLETE))
 
         try:
-            total = await asyncio.to_thread(_size_of, folder)
+            total = await asyncio.to_thread(size_of, folder)
             moved(0)
             await self._calls.tell(lambda engine: engine.create_volume(volume, labels))
             await self._with_helper(image, volume, work)
@@ -283,69 +281,6 @@ class Volumes:
             await self._calls.stream(whole, bulk=True)
         finally:
             self._helpers.discard(name)
-
-
-def tar_of(folder: Path, moved: Moved) -> Iterator[bytes]:
-    """Give the files of a folder as a tar archive, as it is made; any user may read them.
-
-    Args:
-        folder: The folder; links that lead out of it are left out.
-        moved: Is told how many bytes of files were given so far.
-
-    Raises:
-        FilesUnreadableError: A file cannot be read.
-    """
-    try:
-        yield from _pieces(folder, moved)
-    except OSError as error:
-        # Not to be taken for one of the connection that the archive goes over.
-        raise FilesUnreadableError(error.strerror or "they changed meanwhile") from error
-
-
-def _pieces(folder: Path, moved: Moved) -> Iterator[bytes]:
-    done = 0
-    for path in _below(folder):
-        name = str(path.relative_to(folder))
-        if path.is_dir():
-            yield _entry(name, tarfile.DIRTYPE, 0o755)
-            continue
-        size = path.stat().st_size
-        mode = 0o555 if path.stat().st_mode & 0o100 else 0o444
-        yield _entry(name, tarfile.REGTYPE, mode, size)
-        left = size
-        with path.open("rb") as file:
-            while left:
-                data = file.read(min(_BLOCK, left))
-                if not data:
-                    raise FilesUnreadableError("a file became shorter meanwhile")
-                left -= len(data)
-                done += len(data)
-                yield data
-                moved(done)
-        yield b"\0" * (-size % tarfile.BLOCKSIZE)
-    yield _END
-
-
-def _below(folder: Path) -> Sequence[Path]:
-    root = folder.resolve()
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.resolve().is_relative_to(root) and (path.is_dir() or path.is_file())
-    ]
-
-
-def _entry(name: str, kind: bytes, mode: int, size: int = 0) -> bytes:
-    entry = tarfile.TarInfo(name)
-    entry.type, entry.mode, entry.size = kind, mode, size
-    return entry.tobuf(tarfile.PAX_FORMAT)
-
-
-def _size_of(folder: Path) -> int:
-    try:
-        return sum(path.stat().st_size for path in _below(folder) if path.is_file())
-    except OSError as error:
-        raise FilesUnreadableError(error.strerror or "they changed meanwhile") from error
 
 
 def _digest(text: str) -> str:
