@@ -6,6 +6,7 @@ The only module that imports `docker`, and only when an engine is used: the extr
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -83,12 +84,15 @@ class EngineClient:
         self._timeout = timeout
         self._made: Any = None
         self._closed = False
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close the connections; a stream that is read ends."""
-        self._closed = True
-        if self._made is not None:
-            self._made.close()
+        with self._lock:
+            self._closed = True
+            made = self._made
+        if made is not None:
+            made.close()
 
     def ping(self) -> None:
         """Return where the engine answers."""
@@ -257,11 +261,12 @@ class EngineClient:
         return True
 
     def _api(self) -> Any:
-        if self._closed:
-            raise DriverUnreachableError("the connection to the engine was closed")
-        if self._made is None:
-            self._made = _make(self._address, self._tls, self._timeout)
-        return self._made
+        with self._lock:
+            if self._closed:
+                raise DriverUnreachableError("the connection to the engine was closed")
+            if self._made is None:
+                self._made = _make(self._address, self._tls, self._timeout)
+            return self._made
 
     @contextmanager
     def _translated(self) -> Iterator[Any]:
@@ -307,6 +312,7 @@ def _make(address: str, tls: EngineTls | None, timeout: float) -> Any:
 
         streams: list[Any]
         pool: Any = None
+        ended = False
 
         def _set_request_timeout(self, kwargs: dict[str, Any]) -> dict[str, Any]:
             return {**kwargs, "timeout": self.timeout}
@@ -318,9 +324,13 @@ def _make(address: str, tls: EngineTls | None, timeout: float) -> Any:
             response = super().send(request, **kwargs)
             if kwargs.get("stream"):
                 self.streams.append(response)
+                if self.ended:
+                    # Closed while the answer began.
+                    transport.cut(response)
             return response
 
         def close(self) -> None:
+            self.ended = True
             for response in self.streams:
                 transport.cut(response)
             if self.pool is not None:
