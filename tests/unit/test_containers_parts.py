@@ -221,9 +221,9 @@ def test_where_a_replica_is() -> None:
             "Ports": {"9000/tcp": [{"HostIp": "10.0.0.7", "HostPort": "32768"}]},
         },
     }
-    inside = observed(details, NODE, lambda session: f"net-{session}")
+    inside = observed(details, NODE)
     assert (inside.host, inside.port, inside.pid) == ("172.20.0.2", 9000, 42)
-    published = observed(details, replace(NODE, address="10.0.0.7"), lambda _: "")
+    published = observed(details, replace(NODE, address="10.0.0.7"))
     assert (published.host, published.port) == ("10.0.0.7", 32768)
 
 

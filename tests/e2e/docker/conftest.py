@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from podbay_session_manager.drivers.containers.driver import DockerDriver
+from tests.support.docker.faulty_socket import FaultySocket
 from tests.support.docker.fixtures import Docker
 
 MakeDriver = Callable[..., DockerDriver]
@@ -40,3 +42,12 @@ async def make_driver(docker: Docker, tmp_path: Path) -> AsyncIterator[MakeDrive
 def driver(make_driver: MakeDriver) -> DockerDriver:
     """A driver of the second engine, whose containers are reached by their own addresses."""
     return make_driver()
+
+
+@pytest.fixture
+def faulty(docker: Docker) -> Iterator[FaultySocket]:
+    """A socket before that of the second engine, to break connections with."""
+    path = docker.machine.slot.folder / f"{uuid.uuid4().hex[:8]}.sock"
+    made = FaultySocket(path, docker.engine.socket)
+    yield made
+    made.close()

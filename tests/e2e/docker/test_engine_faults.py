@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -123,13 +122,6 @@ async def test_the_log_is_read_while_the_engine_is_away(
     assert "serving on 8000" in await log(driver, spec)
     with pytest.raises(DriverUnreachableError):
         await driver.read_log("not-known", 0, 10)
-
-
-@pytest.fixture
-def faulty(docker: Docker) -> Iterator[FaultySocket]:
-    made = FaultySocket(docker.machine.slot.folder / "faulty.sock", docker.engine.socket)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ class Engine:
         containerd: The socket of the slot's containerd.
         disk_bytes: The size of its disk; 0 for that of the machine.
         gpus: Whether it accepts requests for GPUs.
+        networks: Whether it has addresses of its own for networks.
         options: Further options of dockerd.
     """
 
@@ -48,8 +49,10 @@ class Engine:
         *,
         disk_bytes: int = 0,
         gpus: bool = True,
+        networks: bool = True,
         options: Sequence[str] = (),
     ) -> None:
+        self._networks = networks
         self._slot = slot
         self._gpus = gpus
         self._index = index
@@ -58,6 +61,8 @@ class Engine:
         self._options = tuple(options)
         self._process: subprocess.Popen[bytes] | None = None
         self.folder = slot.folder / f"n{index}"
+        self.more_subnets = f"{slot.network}.{index * 32 + 16}.0/20"
+        """Addresses that nothing else on this machine has."""
         self.socket = self.folder / "docker.sock"
         self.bridge = f"{slot.bridge_prefix}{index}"
 
@@ -110,6 +115,7 @@ class Engine:
             _run("ip", "link", "set", self.bridge, "up")
             (self.folder / "daemon.json").write_text("{}")
         namespace = f"{self._slot.name}-n{self._index}"
+        pool = 19 if self._networks else 27
         with (self.folder / "dockerd.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -123,7 +129,8 @@ class Engine:
                     f"--pidfile={self.folder}/pid",
                     f"--host={self.url}",
                     f"--bridge={self.bridge}",
-                    f"--default-address-pool=base={network}.0/19,size=27",
+                    # Of a pool that overlaps with the bridge's addresses nothing is given.
+                    f"--default-address-pool=base={network}.0/{pool},size=27",
                     f"--cgroup-parent=/{self._slot.name}/n{self._index}",
                     "--exec-opt=native.cgroupdriver=cgroupfs",
                     "--storage-driver=overlay2",
@@ -177,12 +184,6 @@ class Engine:
             self._process.kill()
             self._process.wait()
 
-    def stop(self) -> None:
-        """Ask its dockerd to end, and wait for that; containers go on."""
-        assert self._process is not None
-        self._process.terminate()
-        self._process.wait(30)
-
     def pause(self) -> None:
         """Stop its dockerd in its tracks: it accepts connections and answers nothing."""
         os.kill(self.pid, signal.SIGSTOP)
@@ -192,12 +193,12 @@ class Engine:
         os.kill(self.pid, signal.SIGCONT)
 
     def restart(self) -> None:
-        """Stop its dockerd and start another one; containers go on.
+        """Kill its dockerd and start another one; containers go on.
 
-        It is not killed: one of 20.10 that is killed while it makes a network does not start again
-        ("index out of range" in reservePools), which is no fault that a driver could mend.
+        Not while it makes or removes a network: one of 20.10 does not start again after that
+        ("index out of range" in reservePools), which nobody but an operator can mend.
         """
-        self.stop()
+        self.kill()
         self.start()
 
     def ensure_up(self) -> None:
@@ -221,7 +222,14 @@ class Machine:
         self._prepare_hooks()
         self._containerd = self._start_containerd()
 
-    def add(self, *, disk_bytes: int = 0, gpus: bool = True, options: Sequence[str] = ()) -> Engine:
+    def add(
+        self,
+        *,
+        disk_bytes: int = 0,
+        gpus: bool = True,
+        networks: bool = True,
+        options: Sequence[str] = (),
+    ) -> Engine:
         """Start one more engine."""
         engine = Engine(
             self.slot,
@@ -229,6 +237,7 @@ class Machine:
             self._containerd_socket,
             disk_bytes=disk_bytes,
             gpus=gpus,
+            networks=networks,
             options=options,
         )
         self.engines.append(engine)

@@ -66,7 +66,7 @@ def container_config(
     Args:
         spec: The replica.
         image: What the engine knows of its image.
-        network: The name of its session's network.
+        network: The id of its session's network.
         mounts: What it mounts.
         owner: Whose it is.
         settings: What the operator allows.

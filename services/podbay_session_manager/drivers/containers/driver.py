@@ -325,7 +325,7 @@ class DockerDriver(ReplicaDriver):
             if details is None:
                 return None
             self._details[identity] = details
-        seen = observed(details, self._node, self._networks.name)
+        seen = observed(details, self._node)
         if not seen.running:
             self._stops.forget(self._container(replica_id))
         return seen

@@ -207,11 +207,11 @@ class EngineClient:
         options: Mapping[str, str],
         labels: Mapping[str, str],
         subnet: str = "",
-    ) -> None:
-        """Create a network; of a subnet of the engine's choice unless one is given."""
+    ) -> str:
+        """Create a network and return its id; of the engine's choice of subnet unless given."""
         ipam = {"Driver": "default", "Config": [{"Subnet": subnet}]} if subnet else None
         with self._translated() as api:
-            api.create_network(
+            made = api.create_network(
                 name,
                 driver="bridge",
                 internal=internal,
@@ -220,6 +220,7 @@ class EngineClient:
                 check_duplicate=True,
                 ipam=ipam,
             )
+            return str(made["Id"])
 
     def remove_network(self, name: str) -> None:
         """Remove a network that no container uses."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import secrets
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import partial
 from typing import Final
 
 from podbay_session_manager.drivers.containers.calls import EngineCalls
 from podbay_session_manager.drivers.containers.engine import (
-    EngineClient,
-    EngineConflictError,
     EngineError,
     EngineNotFoundError,
 )
@@ -50,16 +48,12 @@ class SessionNetworks:
         self._locks = KeyedLocks()
         self._users: defaultdict[str, set[str]] = defaultdict(set)
 
-    def name(self, session_id: str) -> str:
-        """Return the name of a session's network."""
-        return self._owner.name(session_id)
-
     def in_use(self) -> frozenset[str]:
         """Return the sessions whose networks replicas of this driver are about to use."""
         return frozenset(session for session, users in self._users.items() if users)
 
     async def take(self, session_id: str, replica_id: str, *, egress: bool) -> str:
-        """Return the name of a session's network, which is made where it is not there.
+        """Return the id of a session's network, which is made where it is not there.
 
         It is kept until `give_back`.
 
@@ -69,19 +63,15 @@ class SessionNetworks:
         """
         self._users[session_id].add(replica_id)
         async with self._locks.of(session_id):
-            name = self.name(session_id)
-            if await self._exists(session_id):
-                return name
+            found = await self._find(session_id)
+            if found:
+                return found[0]
             try:
-                await self._create(name, session_id, egress=egress)
-            except EngineConflictError:
-                # Made by a session manager that ended before it heard of it.
-                pass
+                return await self._create(session_id, egress=egress)
             except EngineError as error:
                 if "non-overlapping" not in error.text and "address pool" not in error.text:
                     raise
-                await self._create_in_own_subnet(name, session_id, egress=egress)
-            return name
+                return await self._create_in_own_subnet(session_id, egress=egress)
 
     def give_back(self, session_id: str, replica_id: str) -> None:
         """Note that a replica uses the network, or never will: from now on its container tells."""
@@ -99,15 +89,8 @@ class SessionNetworks:
             async with self._locks.of(session_id):
                 if self._users.get(session_id):
                     continue
-                name = self.name(session_id)
-                try:
-                    await self._calls.tell(partial(EngineClient.remove_network, name=name))
-                except EngineNotFoundError:
-                    pass
-                except EngineError as error:
-                    # Containers are in it; whoever removes the last of them comes here again.
-                    if "active endpoints" not in error.text:
-                        raise
+                for network in await self._find(session_id):
+                    await self._remove(network)
 
     async def sessions(self) -> frozenset[str]:
         """Return the sessions that have a network on the engine."""
@@ -116,17 +99,35 @@ class SessionNetworks:
             session for net in found if (session := (net.get("Labels") or {}).get(SESSION))
         )
 
-    async def _exists(self, session_id: str) -> bool:
-        labels = {**self._owner.mine, SESSION: session_id}
-        return bool(await self._calls.ask(lambda engine: engine.networks(labels)))
+    async def _find(self, session_id: str) -> list[str]:
+        """Return the ids of a session's networks, always in the same order.
 
-    async def _create(self, name: str, session_id: str, *, egress: bool, subnet: str = "") -> None:
+        There can be several: an engine that was frozen does late what it was asked before.
+        """
+        labels = {**self._owner.mine, SESSION: session_id}
+        found = await self._calls.ask(lambda engine: engine.networks(labels))
+        return [
+            str(net["Id"]) for net in sorted(found, key=lambda net: (net["Created"], net["Id"]))
+        ]
+
+    async def _remove(self, network: str) -> None:
+        try:
+            await self._calls.tell(lambda engine: engine.remove_network(network))
+        except EngineNotFoundError:
+            pass
+        except EngineError as error:
+            # Containers are in it; whoever removes the last of them comes here again.
+            if "active endpoints" not in error.text:
+                raise
+
+    async def _create(self, session_id: str, *, egress: bool, subnet: str = "") -> str:
         options = {f"{_BRIDGE}.enable_icc": "false"}
         if self._published and not egress:
             options[f"{_BRIDGE}.enable_ip_masquerade"] = "false"
-        await self._calls.tell(
+        return await self._calls.tell(
             lambda engine: engine.create_network(
-                name,
+                # Engines do not keep names apart, and take a network by its name in the end.
+                self._owner.name(session_id, secrets.token_hex(4)),
                 internal=not egress and not self._published,
                 options=options,
                 labels=self._owner.labels(session=session_id),
@@ -134,7 +135,7 @@ class SessionNetworks:
             )
         )
 
-    async def _create_in_own_subnet(self, name: str, session_id: str, *, egress: bool) -> None:
+    async def _create_in_own_subnet(self, session_id: str, *, egress: bool) -> str:
         """Choose the addresses: an engine as it comes has some 30 networks' worth."""
         taken = await self._calls.ask(lambda engine: engine.networks({}))
         used = [
@@ -150,15 +151,11 @@ class SessionNetworks:
         )
         for tried, subnet in enumerate(free, 1):
             try:
-                await self._create(name, session_id, egress=egress, subnet=str(subnet))
-            except EngineConflictError:
-                return
+                return await self._create(session_id, egress=egress, subnet=str(subnet))
             except EngineError as error:
                 # Another session took it at the same time.
                 if "overlaps" not in error.text or tried == _TRIES:
                     raise
-            else:
-                return
         raise EngineError(
             0, f"there is no subnet left for the session's network in {self._subnets}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from podbay_session_manager.declared_nodes import DeclaredNode
@@ -21,21 +21,18 @@ def is_running(details: Mapping[str, Any]) -> bool:
     return details["State"]["Status"] in _RUNNING
 
 
-def observed(
-    details: Mapping[str, Any], node: DeclaredNode, network: Callable[[str], str]
-) -> ObservedReplica:
+def observed(details: Mapping[str, Any], node: DeclaredNode) -> ObservedReplica:
     """Return a replica as its container shows it.
 
     Args:
         details: What the engine tells when the container is inspected.
         node: Its node.
-        network: From a session's id to the name of its network.
     """
     labels = details["Config"]["Labels"]
     state = details["State"]
     variables = dict(line.partition("=")[::2] for line in details["Config"].get("Env") or ())
     inner = int(variables.get(PORT_VARIABLE) or 0)
-    host, port = _address(details, node, network(labels.get(SESSION, "")), inner)
+    host, port = _address(details, node, inner)
     if is_running(details):
         return ObservedReplica(
             replica_id=labels[REPLICA],
@@ -61,14 +58,15 @@ def observed(
     )
 
 
-def _address(
-    details: Mapping[str, Any], node: DeclaredNode, network: str, inner: int
-) -> tuple[str, int]:
+def _address(details: Mapping[str, Any], node: DeclaredNode, inner: int) -> tuple[str, int]:
     """Return where a replica is reached; an empty host and 0 where that is not known."""
     settings = details.get("NetworkSettings") or {}
     if not node.address:
-        host = ((settings.get("Networks") or {}).get(network) or {}).get("IPAddress") or ""
-        return (host, inner) if host else ("", 0)
+        # It is in one network only, that of its session.
+        for network in (settings.get("Networks") or {}).values():
+            if network.get("IPAddress"):
+                return network["IPAddress"], inner
+        return "", 0
     for bound in (settings.get("Ports") or {}).get(f"{inner}/tcp") or ():
         return node.address, int(bound["HostPort"])
     return "", 0
