@@ -23,6 +23,7 @@ from podbay_session_manager.drivers.containers.engine import EngineClient, Engin
 from podbay_session_manager.drivers.containers.locks import KeyedLocks
 from podbay_session_manager.drivers.contract import LogChunk
 from podbay_session_manager.drivers.log_files import log_folder, read_log_files
+from podbay_session_manager.drivers.log_times import NOTE_BYTES, encode_note, times_file
 
 __all__ = ["ContainerLogs", "split_message"]
 
@@ -32,6 +33,11 @@ _STATE: Final = "taken.json"
 _LOOK_BYTES: Final = 32 << 20
 _LOOK_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.5
+_FLUSH_BYTES: Final = 1 << 20
+_NANOS: Final = 1_000_000_000
+# What was written so soon after a noted time counts as written at that time.
+_TIME_STEP_NANOS: Final = 10_000_000
+_TIMES_BYTES: Final = 2 << 20
 # How many looks an ended container's log may take.
 _LOOKS: Final = 16
 
@@ -145,7 +151,8 @@ class _Taker:
         self._segment = segment
         self._taken = self._load()
         self._skip = self._taken.at_once
-        self._buffer = bytearray()
+        self._buffer: list[tuple[int, bytes]] = []
+        self._buffered = 0
         self._bytes = 0
         self._until = time.monotonic() + _LOOK_SECONDS
         self._cut = False
@@ -185,9 +192,10 @@ class _Taker:
             self._skip = 0
             self._taken.seconds, self._taken.nanos = moment
             self._taken.at_once = 1
-        self._buffer += text
+        self._buffer.append((moment[0] * _NANOS + moment[1], text))
+        self._buffered += len(text)
         self._bytes += len(text)
-        if len(self._buffer) >= 1 << 20:
+        if self._buffered >= _FLUSH_BYTES:
             self._flush()
         self._cut = self._bytes >= _LOOK_BYTES or time.monotonic() >= self._until
         return not self._cut
@@ -201,23 +209,42 @@ class _Taker:
             raise LogUnwritableError(error.strerror) from error
 
     def _write(self) -> None:
-        data = bytes(self._buffer)
-        self._buffer.clear()
-        while data:
-            bases = sorted(int(p.name) for p in self._folder.iterdir() if p.name.isdecimal())
-            base = bases[-1] if bases else 0
-            path = self._folder / f"{base:020d}"
-            size = path.stat().st_size if bases else 0
-            if size >= self._segment:
-                base += size
-                path = self._folder / f"{base:020d}"
-                size = 0
-                bases.append(base)
-            piece, data = data[: self._segment - size], data[self._segment - size :]
-            with path.open("ab") as file:
-                file.write(piece)
-            for old in bases[:-2]:
-                (self._folder / f"{old:020d}").unlink(missing_ok=True)
+        messages, self._buffer, self._buffered = self._buffer, [], 0
+        bases = sorted(int(p.name) for p in self._folder.iterdir() if p.name.isdecimal())
+        waiting = iter(messages)
+        message = next(waiting, None)
+        while message is not None:
+            path, size, noted = self._segment_to_write(bases)
+            with path.open("ab") as file, times_file(path).open("ab") as times:
+                last = -1
+                while message is not None and size < self._segment and noted < _TIMES_BYTES:
+                    moment, text = message
+                    # The clock of the node may have been set back.
+                    if last < 0 or not 0 <= moment - last < _TIME_STEP_NANOS:
+                        times.write(encode_note(int(path.name) + size, moment))
+                        last = moment
+                        noted += NOTE_BYTES
+                    file.write(text)
+                    size += len(text)
+                    message = next(waiting, None)
+
+    def _segment_to_write(self, bases: list[int]) -> tuple[Path, int, int]:
+        """Return the file to write to, its size, and that of its times; drop what is too old."""
+        path = self._folder / f"{bases[-1] if bases else 0:020d}"
+        size = path.stat().st_size if bases else 0
+        times = times_file(path)
+        noted = times.stat().st_size if times.exists() else 0
+        if bases and (size >= self._segment or noted >= _TIMES_BYTES):
+            path = self._folder / f"{bases[-1] + size:020d}"
+            size = noted = 0
+        if not bases or int(path.name) != bases[-1]:
+            bases.append(int(path.name))
+        for old in bases[:-2]:
+            stale = self._folder / f"{old:020d}"
+            stale.unlink(missing_ok=True)
+            times_file(stale).unlink(missing_ok=True)
+        del bases[:-2]
+        return path, size, noted
 
     def _load(self) -> _Taken:
         try:
