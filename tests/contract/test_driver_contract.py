@@ -306,7 +306,7 @@ async def test_a_log_tells_when_it_was_written_where_the_driver_notes_it(
     before = time.time()
     await driver.start(launch(harness.ends))
     await ended(driver)
-    chunk = await driver.read_log("r1", 0, 65536)
+    chunk = await driver.read_log(R1, 0, 65536)
     positions = [position for position, _ in chunk.times]
     assert positions == sorted(positions)
     if harness.notes_times:
