@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PROTOS := $(wildcard protos/podbay/v1/*.proto)
 GENERATED := client/podbay/v1
 
-.PHONY: help demo test test-all lint gen bench bench-peers soak lock fmt clean
+.PHONY: help demo test test-all test-docker lint gen wheels images bench bench-peers soak lock fmt clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ test: $(STAMP) ## Run the suite; what needs a missing tool is skipped with a lin
 test-all: $(STAMP) ## Run the suite; a missing tool is a failure
 	PODBAY_TEST_REQUIRE_ALL=1 $(BIN)/python -m pytest
 
+test-docker: $(STAMP) ## Run the tests with real Docker Engines; it is a failure where none can be had
+	PODBAY_TEST_REQUIRE_ALL=1 $(BIN)/python -m pytest -m needs_docker
+
 gen: $(STAMP) ## Generate the code of client/podbay/v1 from protos/
 	$(BIN)/python protos/generate.py
 
@@ -44,6 +47,15 @@ fmt: $(STAMP) ## Format the code and the protos
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format -w
+
+wheels: $(STAMP) ## Collect the wheels that the images are made of, in build/wheels
+	$(BIN)/python requirements/wheels.py build/wheels
+
+images: wheels ## Build the images of the services and of the replica; BASE names another base
+	for target in registry session-manager inference-router replica; do \
+	  docker build --network none $(if $(BASE),--build-arg BASE=$(BASE)) --target $$target \
+	    -t podbay/$$target . || exit 1; \
+	done
 
 bench: $(STAMP) ## Measure Podbay beside a direct call, Envoy and the reference; writes docs/performance*.md
 	$(BIN)/python -m benchmarks.adapters

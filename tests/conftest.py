@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from tests.support.docker.needs import missing_engine
 from tests.support.reference import ReferenceUnavailableError, reference_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+pytest_plugins = ("tests.support.docker.fixtures",)
 
 
 def _no_grpcurl() -> str | None:
@@ -51,6 +55,7 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "needs_reference": partial(_no_reference, "reference"),
     "needs_reference_client": partial(_no_reference, "reference-client"),
     "needs_reference_audit": partial(_no_reference, "reference-audit"),
+    "needs_docker": missing_engine,
 }
 
 

@@ -122,8 +122,7 @@ class Actor:
                 replica.gpus,
             )
             try:
-                async with asyncio.timeout(self._policy.start_limit):
-                    await driver.start(spec)
+                await _start(driver, spec, self._policy.start_limit)
             except StartFailedError as error:
                 self._fail(action, error.reason, error.message)
             except (DriverUnreachableError, TimeoutError):
@@ -146,3 +145,25 @@ class Actor:
             reason=reason,
             message=message,
         )
+
+
+async def _start(driver: ReplicaDriver, spec: LaunchSpec, limit: float) -> None:
+    """Start a replica; give up where it takes longer than the limit and comes no further.
+
+    Raises:
+        TimeoutError: It was given up. What the driver began is in its list, or will be.
+    """
+    loop = asyncio.get_running_loop()
+    start = loop.create_task(driver.start(spec), name=f"start-{spec.replica_id}")
+    try:
+        until = loop.time() + limit
+        while not start.done():
+            await asyncio.wait({start}, timeout=until - loop.time())
+            progress = driver.progress(spec.replica_id)
+            if progress is not None:
+                until = max(until, progress.moved_at + limit)
+            if loop.time() >= until and not start.done():
+                raise TimeoutError(f"no end of the start within {limit:g} s")
+        await start
+    finally:
+        start.cancel()

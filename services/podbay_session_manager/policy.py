@@ -17,6 +17,9 @@ HOPELESS: Final = frozenset(
         Reason.MOCK_NOT_IMPORTABLE,
         Reason.UNSUPPORTED_SERVICE,
         Reason.MOCK_PROCESS_ENDED,
+        Reason.IMAGE_NOT_FOUND,
+        Reason.IMAGE_DIGEST_NOT_FOUND,
+        Reason.IMAGE_PULL_DENIED,
     }
 )
 """What stays as it is until somebody changes the service or the node."""
@@ -30,7 +33,7 @@ class Policy:
     """How patient the session manager is. All times in seconds."""
 
     start_limit: float = 30.0
-    """How long a driver may take to start a replica."""
+    """How long a driver may take to start a replica, or stand still where it tells its progress."""
     drain: float = 2.0
     """How long a replica stays up after it left the routes, where no router says sooner that it
     knows. The calls that it has then finish within its stop grace."""

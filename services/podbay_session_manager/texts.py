@@ -116,10 +116,13 @@ def never_ready_message(replica: ReplicaRecord, seconds: float, path: str, seen:
         seen: What the last probe met; empty where none came back.
     """
     last = f" The last probe met: {seen}." if seen else ""
+    # A process of this machine is asked on loopback; a container's loopback is its own.
+    contained = replica.driver.partition("/")[0] == "docker"
+    listen = "0.0.0.0 (not only on 127.0.0.1)" if contained else "127.0.0.1"
     return (
         f"The replica ran and was not ready within {seconds:g} s: GET "
         f"http://{replica.address}{path} never answered 2xx.{last} Check that the service listens "
-        "on 127.0.0.1 at the port in PORT, that its readiness path is the one it serves "
+        f"on {listen} at the port in PORT, that its readiness path is the one it serves "
         "(readiness_path), and that it has time enough (start_timeout)."
     )
 

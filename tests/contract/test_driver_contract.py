@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,9 +30,12 @@ from podbay_session_manager.drivers.process import ProcessDriver
 from podbay_session_manager.drivers.process_files import LaunchRecord, ReplicaFolder
 from podbay_session_manager.drivers.process_tree import identity
 from podbay_session_manager.records import Reason, ServiceSpec, Serving
+from tests.support.docker.fixtures import Docker
 from tests.support.replica_mocks import Sample
 from tests.support.session_manager import sh, until
 
+# Unlike those of other runs on this machine: processes of a replica are found by its id.
+R1, R2 = f"r1-{uuid.uuid4().hex[:8]}", f"r2-{uuid.uuid4().hex[:8]}"
 GOOD_MOCK = ServiceSpec(kind="mock", name="tests.support.replica_mocks.Sample")
 
 
@@ -145,19 +149,43 @@ def fake_harness(folder: Path) -> Harness:
     )
 
 
+def docker_harness(folder: Path, docker: Docker) -> Harness:
+    def shell(script: str) -> ServiceSpec:
+        return docker.service("/bin/sh", "-c", script)
+
+    return Harness(
+        # Reached at published ports; tests/e2e/docker does it by the containers' own addresses.
+        make=lambda: docker.driver(name="local", address="127.0.0.1", folder=folder),
+        runs=shell("trap 'exit 0' TERM; echo up; sleep 1000 & wait"),
+        ends=shell("echo bye; exit 3"),
+        ends_reason=Reason.NONE,
+        ends_code=3,
+        cannot_start=docker.service("no-such-command-here"),
+        cannot_start_reason=Reason.COMMAND_NOT_FOUND,
+        stubborn=shell("trap '' TERM; while true; do sleep 0.05; done"),
+        log_text=b"bye\n",
+        survives=True,
+    )
+
+
 HARNESSES = {
     "attached": attached_harness,
     "fake": fake_harness,
     "inprocess": inprocess_harness,
     "process": process_harness,
 }
+DOCKER = pytest.param("docker", marks=pytest.mark.needs_docker)
 
 
-@pytest.fixture(params=sorted(HARNESSES))
+@pytest.fixture(params=[*sorted(HARNESSES), DOCKER])
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
-    harness = HARNESSES[request.param](tmp_path / "replicas")
-    yield harness
-    harness.close()
+    folder = tmp_path / "replicas"
+    if request.param == "docker":
+        made = docker_harness(folder, request.getfixturevalue("docker"))
+    else:
+        made = HARNESSES[request.param](folder)
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -174,17 +202,17 @@ async def none_runs(driver: ReplicaDriver) -> bool:
     return not any(seen.running for seen in await driver.list())
 
 
-def launch(service: ServiceSpec, replica_id: str = "r1") -> LaunchSpec:
+def launch(service: ServiceSpec, replica_id: str = R1) -> LaunchSpec:
     return LaunchSpec(replica_id, "s1", service, Serving(), "local")
 
 
-async def seen(driver: ReplicaDriver, replica_id: str = "r1") -> ObservedReplica | None:
+async def seen(driver: ReplicaDriver, replica_id: str = R1) -> ObservedReplica | None:
     listed = [s for s in await driver.list() if s.replica_id == replica_id]
     assert len(listed) <= 1
     return listed[0] if listed else None
 
 
-async def ended(driver: ReplicaDriver, replica_id: str = "r1") -> ObservedReplica:
+async def ended(driver: ReplicaDriver, replica_id: str = R1) -> ObservedReplica:
     async def look() -> ObservedReplica | None:
         found = await seen(driver, replica_id)
         return found if found is not None and not found.running else None
@@ -266,49 +294,49 @@ async def test_a_start_that_fails_says_why_and_leaves_nothing(
 
 async def test_stop_ends_it_and_is_idempotent(driver: ReplicaDriver, harness: Harness) -> None:
     await driver.start(launch(harness.runs))
-    await driver.stop("r1", 5)
-    await driver.stop("r1", 5)
+    await driver.stop(R1, 5)
+    await driver.stop(R1, 5)
     await ended(driver)
-    await driver.stop("r1", 5)
+    await driver.stop(R1, 5)
     await driver.stop("not-known", 5)
 
 
 # Nothing within one process can ignore its end: an in-process server is stopped by its own loop.
-@pytest.mark.parametrize("harness", ["fake", "process"], indirect=True)
+@pytest.mark.parametrize("harness", ["fake", "process", DOCKER], indirect=True)
 async def test_what_ignores_being_asked_is_forced(driver: ReplicaDriver, harness: Harness) -> None:
     assert harness.stubborn is not None
     await driver.start(launch(harness.stubborn))
     await until(lambda: with_pid(driver))
-    await driver.stop("r1", 1000)
+    await driver.stop(R1, 1000)
     found = await seen(driver)
     assert found is not None
     assert found.running
-    await driver.stop("r1", 0.1)
+    await driver.stop(R1, 0.1)
     assert (await ended(driver)).exit_code == 137
 
 
 async def test_remove_waits_for_the_end(driver: ReplicaDriver, harness: Harness) -> None:
     await driver.start(launch(harness.runs))
     with pytest.raises(ReplicaStillRunningError):
-        await driver.remove("r1")
-    await driver.stop("r1", 5)
+        await driver.remove(R1)
+    await driver.stop(R1, 5)
     await ended(driver)
-    await driver.remove("r1")
+    await driver.remove(R1)
     assert await seen(driver) is None
-    await driver.remove("r1")
+    await driver.remove(R1)
 
 
 async def test_the_log_outlives_the_replica(driver: ReplicaDriver, harness: Harness) -> None:
     await driver.start(launch(harness.ends))
     await ended(driver)
-    await driver.remove("r1")
-    chunk = await driver.read_log("r1", 0, 65536)
+    await driver.remove(R1)
+    chunk = await driver.read_log(R1, 0, 65536)
     assert harness.log_text in chunk.data
     assert chunk.offset == 0
     assert chunk.end == len(chunk.data)
-    assert (await driver.read_log("r1", -4, 65536)).data == chunk.data[-4:]
-    assert (await driver.read_log("r1", 2, 3)).data == chunk.data[2:5]
-    assert (await driver.read_log("r1", chunk.end + 10, 10)).data == b""
+    assert (await driver.read_log(R1, -4, 65536)).data == chunk.data[-4:]
+    assert (await driver.read_log(R1, 2, 3)).data == chunk.data[2:5]
+    assert (await driver.read_log(R1, chunk.end + 10, 10)).data == b""
     with pytest.raises(UnknownReplicaError):
         await driver.read_log("never", 0, 10)
 
@@ -319,7 +347,7 @@ async def test_a_log_tells_when_it_was_written_where_the_driver_notes_it(
     before = time.time()
     await driver.start(launch(harness.ends))
     await ended(driver)
-    chunk = await driver.read_log("r1", 0, 65536)
+    chunk = await driver.read_log(R1, 0, 65536)
     positions = [position for position, _ in chunk.times]
     assert positions == sorted(positions)
     if harness.notes_times:
@@ -333,15 +361,15 @@ async def test_logs_are_dropped_when_nobody_keeps_them(
     driver: ReplicaDriver, harness: Harness
 ) -> None:
     await driver.start(launch(harness.ends))
-    await driver.start(launch(harness.runs, "r2"))
+    await driver.start(launch(harness.runs, R2))
     await ended(driver)
-    await driver.remove("r1")
-    await driver.drop_logs(frozenset({"r1"}))
-    assert (await driver.read_log("r1", 0, 10)).data
+    await driver.remove(R1)
+    await driver.drop_logs(frozenset({R1}))
+    assert (await driver.read_log(R1, 0, 10)).data
     await driver.drop_logs(frozenset())
     with pytest.raises(UnknownReplicaError):
-        await driver.read_log("r1", 0, 10)
-    found = await seen(driver, "r2")
+        await driver.read_log(R1, 0, 10)
+    found = await seen(driver, R2)
     assert found is not None
     assert found.running
 
@@ -349,9 +377,9 @@ async def test_logs_are_dropped_when_nobody_keeps_them(
 async def test_another_driver_goes_on(harness: Harness) -> None:
     driver = harness.make()
     await driver.start(launch(harness.runs))
-    await driver.start(launch(harness.ends, "r2"))
+    await driver.start(launch(harness.ends, R2))
     before = await until(lambda: with_pid(driver))
-    await ended(driver, "r2")
+    await ended(driver, R2)
     await driver.close()
     later = harness.make()
     try:
@@ -359,8 +387,8 @@ async def test_another_driver_goes_on(harness: Harness) -> None:
             assert await later.list() == []
             return
         assert await with_pid(later) == before
-        assert (await ended(later, "r2")).exit_code == harness.ends_code
-        await later.stop("r1", 5)
+        assert (await ended(later, R2)).exit_code == harness.ends_code
+        await later.stop(R1, 5)
         await ended(later)
     finally:
         await later.close()
@@ -386,7 +414,7 @@ async def test_unreachable_is_unknown() -> None:
     fake = FakeDriver(time.monotonic)
     await fake.start(launch(ServiceSpec(kind="mock", name="runs")))
     fake.unreachable = True
-    calls: list[Awaitable[object]] = [fake.list(), fake.stop("r1", 0), fake.remove("r1")]
+    calls: list[Awaitable[object]] = [fake.list(), fake.stop(R1, 0), fake.remove(R1)]
     for call in calls:
         with pytest.raises(DriverUnreachableError):
             await call
@@ -414,25 +442,25 @@ async def test_a_start_that_was_not_written_down_is_found(tmp_path: Path) -> Non
     await driver.start(launch(sh("exec sleep 1000")))
     before = await until(lambda: with_pid(driver))
     await driver.close()
-    (tmp_path / "r1" / "keeper.json").unlink()
+    (tmp_path / R1 / "keeper.json").unlink()
     later = ProcessDriver(tmp_path)
     try:
         assert await with_pid(later) == before
-        await later.stop("r1", 5)
+        await later.stop(R1, 5)
         await ended(later)
     finally:
         await later.close()
 
 
 async def test_a_start_that_never_happened_is_forgotten(tmp_path: Path) -> None:
-    folder = ReplicaFolder(tmp_path / "r1")
+    folder = ReplicaFolder(tmp_path / R1)
     folder.begin(LaunchRecord("s1", 20000, mock=False))
     driver = ProcessDriver(tmp_path)
     try:
         assert await driver.list() == []
         await driver.start(launch(sh("exec sleep 1000")))
         await until(lambda: with_pid(driver))
-        await driver.stop("r1", 0)
+        await driver.stop(R1, 0)
         await ended(driver)
     finally:
         await driver.close()
@@ -457,7 +485,7 @@ async def test_what_left_the_group_ends_too(tmp_path: Path) -> None:
         script = f"setsid sh -c 'echo $$ > {stray}; exec sleep 1000' & sleep 1000"
         await driver.start(launch(sh(script)))
         await until(lambda: stray.exists() and stray.read_text().strip() != "")
-        await driver.stop("r1", 5)
+        await driver.stop(R1, 5)
         await ended(driver)
         assert identity(int(stray.read_text())) is None
     finally:
@@ -470,10 +498,10 @@ async def test_the_log_is_bounded_and_keeps_what_is_new(tmp_path: Path) -> None:
         script = "head -c 17000000 /dev/zero | tr '\\0' x; echo; echo the-end"
         await driver.start(launch(sh(script)))
         await ended(driver)
-        size = sum(path.stat().st_size for path in (tmp_path / "r1" / "log").iterdir())
+        size = sum(path.stat().st_size for path in (tmp_path / R1 / "log").iterdir())
         assert 5 << 20 <= size <= 11 << 20
-        assert (await driver.read_log("r1", -8, 100)).data == b"the-end\n"
-        first = await driver.read_log("r1", 0, 10)
+        assert (await driver.read_log(R1, -8, 100)).data == b"the-end\n"
+        first = await driver.read_log(R1, 0, 10)
         assert first.offset > 0
         assert first.end == 17000000 + 1 + 8
     finally:
@@ -487,10 +515,10 @@ async def test_secrets_of_the_manager_do_not_reach_replicas(tmp_path: Path) -> N
         spec = replace(sh("env"), env=(("MINE", "yes"),))
         await driver.start(launch(spec))
         await ended(driver)
-        log = (await driver.read_log("r1", 0, 65536)).data.decode()
+        log = (await driver.read_log(R1, 0, 65536)).data.decode()
         lines = set(log.splitlines())
         assert {"MINE=yes", "PODBAY_MOCK_SEED=1", "PODBAY_SESSION_ID=s1"} <= lines
-        assert "PODBAY_REPLICA_ID=r1" in lines
+        assert f"PODBAY_REPLICA_ID={R1}" in lines
         assert "hunter2-42" not in log
     finally:
         await driver.close()

@@ -149,8 +149,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The service is about to stop."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 125
     """A defect in Podbay. The metadata hold the id under which the service logged it."""
+    ERROR_REASON_IMAGE_NOT_FOUND: _ErrorReason.ValueType  # 130
+    """The registry of the service's image has no image of this name."""
+    ERROR_REASON_IMAGE_DIGEST_NOT_FOUND: _ErrorReason.ValueType  # 131
+    """The registry of the service's image has no image of this digest."""
+    ERROR_REASON_REGISTRY_UNREACHABLE: _ErrorReason.ValueType  # 132
+    """The registry of the service's image does not answer."""
+    ERROR_REASON_IMAGE_PULL_DENIED: _ErrorReason.ValueType  # 133
+    """The registry of the service's image does not let the node pull it."""
     ERROR_REASON_OUT_OF_MEMORY: _ErrorReason.ValueType  # 134
     """The replica needed more memory than it may use, and was killed for it."""
+    ERROR_REASON_DISK_FULL: _ErrorReason.ValueType  # 135
+    """The node has no room left on its disk."""
+    ERROR_REASON_GPU_UNAVAILABLE: _ErrorReason.ValueType  # 136
+    """The node's engine cannot give the replica its GPUs."""
+    ERROR_REASON_DATA_UNAVAILABLE: _ErrorReason.ValueType  # 137
+    """Files or space that the replica mounts cannot be had on the node."""
     ERROR_REASON_MODEL_NOT_READY: _ErrorReason.ValueType  # 140
     """The files of the model are not there yet, or never will be; the metadata tell where it stands."""
     ERROR_REASON_MODEL_NOT_UPLOADABLE: _ErrorReason.ValueType  # 141
@@ -309,8 +323,22 @@ ERROR_REASON_SERVICE_STOPPING: ErrorReason.ValueType  # 124
 """The service is about to stop."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 125
 """A defect in Podbay. The metadata hold the id under which the service logged it."""
+ERROR_REASON_IMAGE_NOT_FOUND: ErrorReason.ValueType  # 130
+"""The registry of the service's image has no image of this name."""
+ERROR_REASON_IMAGE_DIGEST_NOT_FOUND: ErrorReason.ValueType  # 131
+"""The registry of the service's image has no image of this digest."""
+ERROR_REASON_REGISTRY_UNREACHABLE: ErrorReason.ValueType  # 132
+"""The registry of the service's image does not answer."""
+ERROR_REASON_IMAGE_PULL_DENIED: ErrorReason.ValueType  # 133
+"""The registry of the service's image does not let the node pull it."""
 ERROR_REASON_OUT_OF_MEMORY: ErrorReason.ValueType  # 134
 """The replica needed more memory than it may use, and was killed for it."""
+ERROR_REASON_DISK_FULL: ErrorReason.ValueType  # 135
+"""The node has no room left on its disk."""
+ERROR_REASON_GPU_UNAVAILABLE: ErrorReason.ValueType  # 136
+"""The node's engine cannot give the replica its GPUs."""
+ERROR_REASON_DATA_UNAVAILABLE: ErrorReason.ValueType  # 137
+"""Files or space that the replica mounts cannot be had on the node."""
 ERROR_REASON_MODEL_NOT_READY: ErrorReason.ValueType  # 140
 """The files of the model are not there yet, or never will be; the metadata tell where it stands."""
 ERROR_REASON_MODEL_NOT_UPLOADABLE: ErrorReason.ValueType  # 141

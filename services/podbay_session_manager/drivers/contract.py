@@ -27,6 +27,7 @@ __all__ = [
     "ReplicaDriver",
     "ReplicaStillRunningError",
     "StartFailedError",
+    "StartProgress",
     "UnknownReplicaError",
 ]
 
@@ -122,6 +123,19 @@ class NodeFacts:
     """The ids of declared GPUs that cannot be used now."""
 
 
+@dataclass(frozen=True, slots=True)
+class StartProgress:
+    """How far a start has come that takes long."""
+
+    doing: str
+    """What is done now, for people, as "pulling the image"."""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    """How many there are as far as is known; 0 where that is not known."""
+    moved_at: float = 0.0
+    """When it last came further, in seconds of a monotonic clock (the event loop's)."""
+
+
 class ReplicaDriver(abc.ABC):
     """Starts, lists and stops replicas of one kind.
 
@@ -207,6 +221,19 @@ class ReplicaDriver(abc.ABC):
     @abc.abstractmethod
     async def drop_logs(self, keep: frozenset[str]) -> None:
         """Delete the logs of removed replicas whose ids are not in `keep`. Idempotent."""
+
+    def progress(self, replica_id: str) -> StartProgress | None:  # noqa: ARG002 # of others
+        """Return how far the start of a replica has come; None where none is on its way.
+
+        A start may take as long as it comes further: an image of many gigabytes has to be pulled.
+        """
+        return None
+
+    async def drop_data(self, keep: frozenset[str]) -> None:  # noqa: B027 # most have none
+        """Delete copies of data that no replica uses and whose resource's id is not in `keep`.
+
+        Idempotent. Drivers that mount data where it lies have none.
+        """
 
     @abc.abstractmethod
     async def close(self) -> None:

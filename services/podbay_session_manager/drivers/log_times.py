@@ -11,9 +11,10 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["note_time", "times_file", "times_of"]
+__all__ = ["NOTE_BYTES", "encode_note", "note_time", "times_file", "times_of"]
 
-_NOTE: Final = 16
+NOTE_BYTES: Final = 16
+_NOTE: Final = NOTE_BYTES
 _BLOCK: Final = 64 * 1024 // _NOTE
 
 
@@ -31,7 +32,12 @@ def note_time(log_file: Path, position: int, time_ns: int) -> None:
         time_ns: The time, in nanoseconds since 1970.
     """
     with times_file(log_file).open("ab") as file:
-        file.write(position.to_bytes(8, "big") + (time_ns // 1000).to_bytes(8, "big"))
+        file.write(encode_note(position, time_ns))
+
+
+def encode_note(position: int, time_ns: int) -> bytes:
+    """Return a note: a position, and a time in nanoseconds since 1970."""
+    return position.to_bytes(8, "big") + (time_ns // 1000).to_bytes(8, "big")
 
 
 def times_of(log_file: Path, start: int, end: int) -> list[tuple[int, float | None]]:
