@@ -14,12 +14,14 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from podbay.schema import platform
 from podbay_kit.errors import StartError
 from podbay_kit.serving import split_address
 
 __all__ = [
     "SettingsError",
     "Stop",
+    "byte_size",
     "common_options",
     "read_secret",
     "run",
@@ -52,6 +54,21 @@ class Stop:
     def set(self) -> None:
         """Ask the process to end."""
         self._event.set()
+
+
+def byte_size(text: str) -> int:
+    """Read an option that is a number of bytes, as "500Gi".
+
+    Raises:
+        argparse.ArgumentTypeError: It is none, or nothing.
+    """
+    try:
+        size = platform.quantity_to_int(text)
+    except (ValueError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size, as 500Gi") from error
+    if size <= 0:
+        raise argparse.ArgumentTypeError("must be more than nothing")
+    return size
 
 
 def common_options(parser: argparse.ArgumentParser, *, port: int) -> None:

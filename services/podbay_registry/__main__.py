@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from podbay.schema import platform
 from podbay_kit.process import (
     Stop,
+    byte_size,
     common_options,
     read_secret,
     run,
@@ -59,7 +59,7 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the files of models")
     group.add_argument(
         "--model-quota",
-        type=_size,
+        type=byte_size,
         metavar="SIZE",
         help='the most bytes that they may have, as "500Gi" (default: what the disk holds)',
     )
@@ -95,16 +95,6 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
         help="a token for it, for repositories that are private or gated; readable by its owner "
         "only (default: none)",
     )
-
-
-def _size(text: str) -> int:
-    try:
-        size = platform.quantity_to_int(text)
-    except (ValueError, OverflowError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size, as 500Gi") from error
-    if size <= 0:
-        raise argparse.ArgumentTypeError("must be more than nothing")
-    return size
 
 
 def main() -> int:

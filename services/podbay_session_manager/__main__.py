@@ -10,6 +10,7 @@ from pathlib import Path
 from podbay_kit.process import (
     SettingsError,
     Stop,
+    byte_size,
     common_options,
     read_secret,
     run,
@@ -84,6 +85,25 @@ def _parser() -> argparse.ArgumentParser:
         help="let replicas open connections to the outside whose service asks for it",
     )
     parser.add_argument(
+        "--allow-root-images",
+        action="store_true",
+        help="run images as root that name no user; otherwise they run as an unprivileged one",
+    )
+    parser.add_argument(
+        "--gpu-probe-image",
+        default="",
+        metavar="IMAGE",
+        help="an image with nvidia-smi, by which nodes with GPUs are looked at now and then "
+        "(default: no look)",
+    )
+    parser.add_argument(
+        "--model-cache-quota",
+        type=byte_size,
+        metavar="SIZE",
+        help="how much of models' files is kept for replicas, as 500Gi (default: what the disk "
+        "holds)",
+    )
+    parser.add_argument(
         "--stop-replicas-on-exit",
         action="store_true",
         help="end all replicas when this process is asked to end; their sessions stay, and their "
@@ -137,6 +157,9 @@ def main() -> int:
             nodes=None if options.nodes is None else read_nodes(options.nodes),
             runner_kinds=read_runner_kinds(options.runner_kinds),
             allow_egress=options.allow_egress,
+            allow_root=options.allow_root_images,
+            gpu_probe_image=options.gpu_probe_image,
+            model_cache_bytes=options.model_cache_quota,
         )
         async with serving(settings) as port:
             if options.address_file is not None:

@@ -10,6 +10,7 @@ from podbay.schema import convert, platform
 from podbay.v1 import errors_pb2, inference_service_pb2, registry_service_pb2
 from podbay.v1.registry_service_pb2_grpc import RegistryServiceStub
 from podbay_kit.errors import ServiceError
+from podbay_kit.model_source import RegistryModelFiles
 
 __all__ = ["RegistryClient", "RegistryUnavailableError"]
 
@@ -47,7 +48,13 @@ class RegistryClient:
             ],
         )
         self._stub: Any = RegistryServiceStub(self._channel)
+        self._service_token = service_token
         self._metadata = (("authorization", f"Bearer {service_token}"),)
+
+    @property
+    def model_files(self) -> RegistryModelFiles:
+        """The files of models that the registry keeps."""
+        return RegistryModelFiles(self._stub, self._service_token)
 
     async def authenticate(self, secret: str) -> registry_service_pb2.AuthenticateResponse:
         """Ask whom an API token acts for.

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from podbay.v1.session_manager_service_pb2_grpc import (
 )
 from podbay_kit.clock import Clock, SystemClock
 from podbay_kit.errors import ServiceError
+from podbay_kit.model_cache import ModelCache
 from podbay_kit.process import SettingsError
 from podbay_kit.serving import GrpcServer, ServiceRegistration
 from podbay_kit.storage import Database, migrate, sqlite_url
@@ -27,10 +29,13 @@ from podbay_session_manager.auth import RegistryAuthenticator
 from podbay_session_manager.declared_nodes import DeclaredNode
 from podbay_session_manager.driver_set import DriverSet, NodeDriverFactory
 from podbay_session_manager.drivers.attached import AttachedDriver
+from podbay_session_manager.drivers.containers.factory import make_docker_driver
+from podbay_session_manager.drivers.containers.settings import DockerSettings
 from podbay_session_manager.drivers.contract import DriverUnreachableError, ReplicaDriver
 from podbay_session_manager.drivers.inprocess import InProcessDriver
 from podbay_session_manager.drivers.process import ProcessDriver
 from podbay_session_manager.live_state import LiveState
+from podbay_session_manager.model_mounts import ModelMounts, mounted_models
 from podbay_session_manager.node_book import NodeBook
 from podbay_session_manager.policy import Policy
 from podbay_session_manager.reconciler import Reconciler
@@ -75,7 +80,11 @@ class Settings:
         progress_interval: Seconds after which an idle watch sends progress.
         policy: How patient to be.
         nodes: The nodes that a file declares; None where there is no file.
-        node_drivers: Makes the drivers of declared nodes; None where none can be declared.
+        node_drivers: Makes the drivers of declared nodes, instead of the driver docker's own.
+        model_cache_bytes: The most bytes of models' files to keep for replicas; None for what the
+            disk holds.
+        gpu_probe_image: An image with nvidia-smi, to look at nodes with GPUs; empty for no look.
+        allow_root: Whether images that name no user run as root.
         runner_kinds: How the kinds of runners are run, by kind.
         allow_egress: Whether replicas may open connections to the outside that ask for it.
     """
@@ -92,6 +101,9 @@ class Settings:
     policy: Policy = field(default_factory=Policy)
     nodes: Sequence[DeclaredNode] | None = None
     node_drivers: NodeDriverFactory | None = None
+    model_cache_bytes: int | None = None
+    gpu_probe_image: str = ""
+    allow_root: bool = False
     runner_kinds: Mapping[str, RunnerKind] = field(default_factory=lambda: DEFAULT_KINDS)
     allow_egress: bool = False
 
@@ -116,11 +128,20 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
         database = Database(url)
         drivers = DriverSet(_make_drivers(settings))
         registry = RegistryClient(settings.registry_endpoint, settings.service_token)
+        cache = ModelCache(
+            settings.data_dir / "models",
+            registry.model_files,
+            quota=settings.model_cache_bytes,
+            clock=clock,
+        )
         try:
-            async with _running(settings, clock, database, drivers, registry) as port:
+            await cache.start()
+            models = ModelMounts(cache)
+            async with _running(settings, clock, database, drivers, registry, models) as port:
                 yield port
         finally:
             await drivers.close()
+            await cache.close()
             await registry.close()
             await database.close()
 
@@ -132,13 +153,15 @@ async def _running(
     database: Database,
     drivers: DriverSet,
     registry: RegistryClient,
+    models: ModelMounts,
 ) -> AsyncIterator[int]:
     store = SessionStore(database, progress_interval=settings.progress_interval)
     # Larger than what an earlier process gave out, as long as changes are rarer than milliseconds.
     table = RouteTable(time.time_ns() // 1_000_000)
     state = LiveState(store, Announcer(table, RouteAcks()), clock)
     await state.load()
-    drivers.make = _node_drivers(settings)
+    models.keep(mounted_models(state.sessions.values()))
+    drivers.make = _node_drivers(settings, await store.installation_id(), models)
     nodes = NodeBook(drivers, store.nodes, clock)
     await nodes.load()
     if settings.nodes is not None:
@@ -169,7 +192,7 @@ async def _running(
         # Before the first look at what runs: that may take a while.
         port = await server.start()
         reconciler.start()
-        tasks.spawn_forever("maintenance", lambda: _maintain(parts))
+        tasks.spawn_forever("maintenance", lambda: _maintain(parts, models))
         yield port
         if settings.stop_replicas_on_exit:
             await _halt(state, reconciler)
@@ -197,18 +220,29 @@ def _make_drivers(settings: Settings) -> list[ReplicaDriver]:
     return made
 
 
-def _node_drivers(settings: Settings) -> NodeDriverFactory | None:
+def _node_drivers(
+    settings: Settings, installation: str, models: ModelMounts
+) -> NodeDriverFactory | None:
     """Return what makes the drivers of declared nodes; None where none can be declared."""
-    if _DOCKER in settings.drivers and settings.node_drivers is None:
-        raise SettingsError(
-            "The driver for containers is not part of this installation. Leave docker out of "
-            "--drivers."
-        )
-    if settings.nodes and settings.node_drivers is None:
-        raise SettingsError(
-            "Nodes are declared, and no driver reaches them: add docker to --drivers."
-        )
-    return settings.node_drivers
+    if _DOCKER not in settings.drivers:
+        if settings.nodes:
+            raise SettingsError(
+                "Nodes are declared, and no driver reaches them: add docker to --drivers."
+            )
+        return None
+    if settings.node_drivers is not None:
+        return settings.node_drivers
+    containers = DockerSettings(
+        installation=installation,
+        folder=settings.data_dir / "replicas-docker",
+        resolve_mount=models.resolve,
+        # Not before any earlier start, and no two starts are alike.
+        generation=str(time.time_ns()),
+        allow_egress=settings.allow_egress,
+        allow_root=settings.allow_root,
+        gpu_probe_image=settings.gpu_probe_image,
+    )
+    return partial(make_docker_driver, settings=containers)
 
 
 def _server(settings: Settings, parts: Parts) -> GrpcServer:
@@ -235,21 +269,24 @@ async def _halt(state: LiveState, reconciler: Reconciler) -> None:
         _LOG.warning("replicas are left: they did not end in time")
 
 
-async def _maintain(parts: Parts) -> None:
+async def _maintain(parts: Parts, models: ModelMounts) -> None:
     """Forget what is no longer kept."""
+    used = mounted_models(parts.state.sessions.values())
+    models.keep(used)
     now = parts.clock.now()
     await parts.store.maintain(now)
     keep = await parts.store.replica_ids_since(now.timestamp() - _KEPT_LOGS_SECONDS)
-    await asyncio.gather(*(_drop_logs(driver, keep) for driver in parts.drivers.values()))
+    await asyncio.gather(*(_drop(driver, keep, used) for driver in parts.drivers.values()))
     await parts.clock.sleep(_MAINTENANCE_SECONDS)
 
 
-async def _drop_logs(driver: ReplicaDriver, keep: frozenset[str]) -> None:
+async def _drop(driver: ReplicaDriver, logs: frozenset[str], data: frozenset[str]) -> None:
     try:
         async with asyncio.timeout(_DROP_SECONDS):
-            await driver.drop_logs(keep)
+            await driver.drop_logs(logs)
+            await driver.drop_data(data)
     except (DriverUnreachableError, TimeoutError) as error:
-        _LOG.warning("old logs of %s are kept for now: %s", driver.name, error)
+        _LOG.warning("old logs and copies of %s are kept for now: %s", driver.name, error)
 
 
 @contextmanager

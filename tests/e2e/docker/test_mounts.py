@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from podbay_session_manager.drivers.containers.settings import Moved, ResolveMount
 from podbay_session_manager.drivers.contract import StartFailedError
 from podbay_session_manager.records import DataMount, Reason, ScratchMount
 from tests.e2e.docker.conftest import MakeDriver
@@ -14,6 +15,13 @@ from tests.support.docker.fixtures import Docker
 from tests.support.docker.runs import answer, gone, launch
 
 DATA = DataMount("weights", "/data", "Model", "model-1")
+
+
+def always(folder: Path) -> ResolveMount:
+    async def resolve(mount: DataMount, moved: Moved) -> Path:
+        return folder
+
+    return resolve
 
 
 @pytest.fixture
@@ -72,7 +80,7 @@ async def test_scratch_on_disk_where_the_operator_allows_it(
 async def test_data_lies_where_it_is_on_a_local_node(
     docker: Docker, make_driver: MakeDriver, model: Path
 ) -> None:
-    driver = make_driver(resolve_mount=lambda _: model)
+    driver = make_driver(resolve_mount=always(model))
     spec = launch(docker.service(mounts=(DATA,)))
     await driver.start(spec)
     facts = await answer(driver, spec, "/facts")
@@ -87,7 +95,7 @@ async def test_data_is_copied_to_a_remote_node_once(
 ) -> None:
     asked: list[DataMount] = []
 
-    def resolve(mount: DataMount) -> Path:
+    async def resolve(mount: DataMount, moved: Moved) -> Path:
         asked.append(mount)
         return model
 
@@ -126,7 +134,7 @@ async def test_data_is_copied_to_a_remote_node_once(
 async def test_a_copy_that_broke_off_is_made_again(
     docker: Docker, make_driver: MakeDriver, model: Path
 ) -> None:
-    driver = make_driver(resolve_mount=lambda _: model, remote=True)
+    driver = make_driver(resolve_mount=always(model), remote=True)
     spec = launch(docker.service(mounts=(DATA,)))
     await driver.start(spec)
     (volume,) = docker.left()["volumes"]
@@ -134,7 +142,7 @@ async def test_a_copy_that_broke_off_is_made_again(
     # As if the session manager had ended in the middle.
     (docker.engine.folder / "data/volumes" / volume / "_data/.podbay-complete").unlink()
     (docker.engine.folder / "data/volumes" / volume / "_data/config.json").write_text("hal")
-    later = make_driver(resolve_mount=lambda _: model, remote=True)
+    later = make_driver(resolve_mount=always(model), remote=True)
     again = launch(docker.service(mounts=(DATA,)))
     await later.start(again)
     facts = await answer(later, again, "/facts")
@@ -142,7 +150,7 @@ async def test_a_copy_that_broke_off_is_made_again(
 
 
 async def test_data_that_is_not_there(docker: Docker, make_driver: MakeDriver) -> None:
-    def resolve(_: DataMount) -> Path:
+    async def resolve(mount: DataMount, moved: Moved) -> Path:
         raise LookupError("it was not fetched yet")
 
     driver = make_driver(resolve_mount=resolve)
@@ -161,7 +169,7 @@ async def test_a_copy_that_does_not_fit(
 ) -> None:
     small = docker.machine.add(disk_bytes=160 << 20)
     (model / "large").write_bytes(b"l" * (150 << 20))
-    driver = make_driver(engine=small, resolve_mount=lambda _: model, remote=True)
+    driver = make_driver(engine=small, resolve_mount=always(model), remote=True)
     with pytest.raises(StartFailedError) as failure:
         await driver.start(launch(docker.service(mounts=(DATA,))))
     assert failure.value.reason is Reason.DISK_FULL

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from podbay_session_manager.records import DataMount
 
-__all__ = ["DockerSettings", "ResolveMount"]
+__all__ = ["DockerSettings", "Moved", "ResolveMount"]
 
-ResolveMount = Callable[[DataMount], Path]
-"""From a mount to the folder on this machine that holds its files, which any user may read. May
-block, and raises LookupError with a text for people where there is none."""
+Moved = Callable[[int, int], object]
+"""Told how many bytes have come, and how many there will be."""
+
+ResolveMount = Callable[[DataMount, Moved], Awaitable[Path]]
+"""From a mount to the folder on this machine that holds its files, which any user may read. Tells
+how far it is where they come from elsewhere, and raises LookupError with a text for people where
+there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ class Volumes:
         self._complete: set[str] = set()
         self._locks = KeyedLocks()
         self._copying: dict[str, StartProgress] = {}
+        self._fetching: dict[str, StartProgress] = {}
         self._users: defaultdict[str, set[str]] = defaultdict(set)
 
     async def prepare(self, spec: LaunchSpec) -> list[MountedFolder]:
@@ -93,7 +94,9 @@ class Volumes:
         return made
 
     def progress(self, replica_id: str) -> StartProgress | None:
-        """Return how far copies for a replica have come."""
+        """Return how far the files for a replica have come."""
+        if replica_id in self._fetching:
+            return self._fetching[replica_id]
         for name, users in self._users.items():
             if replica_id in users and name in self._copying:
                 return self._copying[name]
@@ -168,7 +171,7 @@ class Volumes:
         await self._with_helper(image, volume, work)
 
     async def _data(self, spec: LaunchSpec, mount: DataMount) -> MountedFolder:
-        folder = await self._resolve(mount)
+        folder = await self._resolve(spec, mount)
         if self._local:
             return MountedFolder(mount.path, source=str(folder), read_only=True)
         name = self._owner.name("data", _digest(f"{mount.source_kind}/{mount.source_id}"))
@@ -179,7 +182,7 @@ class Volumes:
                 self._complete.add(name)
         return MountedFolder(mount.path, source=name, volume=True, read_only=True)
 
-    async def _resolve(self, mount: DataMount) -> Path:
+    async def _resolve(self, spec: LaunchSpec, mount: DataMount) -> Path:
         what = f"the {mount.source_kind} {mount.source_id} for the mount {mount.name!r}"
         resolve = self._settings.resolve_mount
         if resolve is None:
@@ -188,12 +191,20 @@ class Volumes:
                 f"This installation does not keep files of resources, so that {what} cannot be "
                 "had. Leave the mount out.",
             )
+        loop = asyncio.get_running_loop()
+        doing = f"fetching the {mount.source_kind} {mount.source_id}"
+
+        def moved(done: int, total: int) -> None:
+            self._fetching[spec.replica_id] = StartProgress(doing, done, total, loop.time())
+
         try:
-            folder = await asyncio.to_thread(resolve, mount)
+            folder = await resolve(mount, moved)
         except LookupError as error:
             raise StartFailedError(
                 Reason.DATA_UNAVAILABLE, f"There are no files of {what}: {error.args[0]}"
             ) from error
+        finally:
+            self._fetching.pop(spec.replica_id, None)
         if not await asyncio.to_thread(folder.is_dir):
             raise StartFailedError(
                 Reason.DATA_UNAVAILABLE,
