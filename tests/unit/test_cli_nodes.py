@@ -180,7 +180,7 @@ def test_up_hands_the_files_of_the_operator_on(tmp_path: Path):
     for name, value in (
         ("--nodes", str(Path("n.toml").absolute())),
         ("--runner-kinds", str(Path("k.toml").absolute())),
-        ("--drivers", "process,inprocess,docker"),
+        ("--drivers", "process,inprocess,attached,docker"),
     ):
         assert manager.argv[manager.argv.index(name) + 1] == value
     assert "--allow-egress" in manager.argv
