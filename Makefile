@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PROTOS := $(wildcard protos/podbay/v1/*.proto)
 GENERATED := client/podbay/v1
 
-.PHONY: help demo test test-all lint gen bench lock fmt clean
+.PHONY: help demo test test-all lint gen bench bench-peers soak lock fmt clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,12 @@ fmt: $(STAMP) ## Format the code and the protos
 bench: $(STAMP) ## Measure Podbay beside a direct call, Envoy, dyff-schema; writes docs/performance*.md
 	$(BIN)/python -m benchmarks.adapters
 	$(BIN)/python -m benchmarks
+
+bench-peers: $(STAMP) ## Measure Podbay beside other model servers; writes docs/performance-peers.md
+	$(BIN)/python -m benchmarks.peers
+
+soak: $(STAMP) ## Run mixed calls for ten minutes while replicas die; nothing may leak or be lost
+	$(BIN)/python -m benchmarks.soak
 
 lock: ## Resolve pyproject.toml into requirements/dev.txt, with hashes and without addresses
 	$(PYTHON) -m venv .venvs/lock

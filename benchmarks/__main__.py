@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import platform
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 
+from benchmarks import first_piece, inside, pinned, routes, scaling, streams
+from benchmarks.aims import Findings
 from benchmarks.envoy import ENVOY_VERSION, envoy, h2load, missing_tools
 from benchmarks.figures import Figure, Sample
 from benchmarks.hop import rates
+from benchmarks.installation import ECHO_REPLICA, installation, processes, session
 from benchmarks.report import page
 from podbay import Client
-from podbay.local.mocks import Echo
 
 ROOT = Path(__file__).resolve().parent.parent
-PODBAY = Path(sys.executable).with_name("podbay")
 
 Case = Callable[[int], Sample]
 
@@ -40,6 +41,12 @@ def main() -> int:
         "--requests", type=int, default=2000, help="per round and case (default: %(default)s)"
     )
     parser.add_argument(
+        "--stream-seconds",
+        type=int,
+        default=60,
+        help="how long 5,000 streamed calls take (default: %(default)s)",
+    )
+    parser.add_argument(
         "--output", type=Path, default=ROOT / "docs" / "performance.md", help="the page to write"
     )
     arguments = parser.parse_args()
@@ -47,63 +54,37 @@ def main() -> int:
     if missing:
         print(f"The comparison with Envoy needs a tool: {missing}", file=sys.stderr)
         return 2
-    with _platform() as up, contextlib.ExitStack() as stack:
+    with installation() as up, contextlib.ExitStack() as stack:
         client = stack.enter_context(Client())
-        session, token, replica = _session(client)
+        session_id, token, status = session(client, ECHO_REPLICA, "benchmark-echo")
+        replica = status.address
         proxy, envoy_process = stack.enter_context(envoy(replica))
         router = client.installation().inference_router_endpoint
-        cases = _cases(replica, proxy, router, f"{session} {token}")
+        cases = _cases(replica, proxy, router, f"{session_id} {token}")
         figures = _measure(
             cases,
-            {"envoy": [envoy_process], "podbay": _processes(up, "podbay_inference_router")},
+            {"envoy": [envoy_process], "podbay": processes(up, "podbay_inference_router")},
             arguments.rounds,
             arguments.requests,
         )
         hop = rates(replica, 32, 10 * arguments.requests, arguments.rounds)
-    arguments.output.write_text(page(figures, hop, _machine(arguments)), encoding="utf-8")
+    found = _find(figures, arguments)
+    arguments.output.write_text(page(figures, hop, found, _machine(arguments)), encoding="utf-8")
     print(f"\nwritten: {arguments.output}")
     return 0
 
 
-@contextlib.contextmanager
-def _platform() -> Iterator[int]:
-    """Run `podbay up` with one router worker; yield its process id."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "PODBAY_DATA_DIR": folder, "PYTHONPATH": str(ROOT)}
-        ports = [
-            "--registry-port=0",
-            "--session-manager-port=0",
-            "--inference-router-port=0",
-        ]
-        subprocess.run(
-            [PODBAY, "up", *ports, "--workers=1", "--detach"], env=environment, check=True
-        )
-        try:
-            state = json.loads((Path(folder) / "up.json").read_text(encoding="utf-8"))
-            addresses = {record["name"]: record["endpoint"] for record in state["services"]}
-            os.environ["PODBAY_API_ENDPOINT"] = addresses["registry"]
-            os.environ["PODBAY_API_TOKEN"] = (
-                (Path(folder) / "admin-token").read_text(encoding="utf-8").strip()
-            )
-            yield int(state["pid"])
-        finally:
-            subprocess.run([PODBAY, "down"], env=environment, check=True)
-
-
-def _session(client: Client) -> tuple[str, str, str]:
-    """Start the echo replica as a session; return its id, a token, and the replica's address."""
-    service = client.inferenceservices.create_process(
-        [sys.executable, "-m", "benchmarks.echo_replica"],
-        Echo().interface,
-        account=client.installation().account,
-        name="benchmark-echo",
+def _find(figures: list[Figure], arguments: argparse.Namespace) -> Findings:
+    (pieces,) = (f for f in figures if "pieces" in f.case and f.in_flight > 1)
+    return Findings(
+        pinned=pinned.measure(arguments.rounds, 10 * arguments.requests),
+        pieces=pieces,
+        first_piece=first_piece.measure(),
+        scaling=scaling.measure(),
+        streams=streams.measure(seconds=arguments.stream_seconds),
+        routes=routes.measure(),
+        inside=inside.parts(),
     )
-    made = client.inferencesessions.create(
-        {"account": service.account, "inferenceService": service.id}
-    )
-    session = made.inferencesession
-    status = client.inferencesessions.wait_ready(session.id, timeout=60)
-    return session.id, made.token, status.replicas[0].address
 
 
 def _cases(replica: str, proxy: str, router: str, session: str) -> dict[tuple[str, int], Case]:
@@ -140,14 +121,6 @@ def _cases(replica: str, proxy: str, router: str, session: str) -> dict[tuple[st
     return cases
 
 
-def _processes(up: int, module: str) -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.Process(up).children(recursive=True)
-        if any(module in part for part in process.cmdline())
-    ]
-
-
 def _measure(
     cases: dict[tuple[str, int], Case],
     proxies: dict[str, list[psutil.Process]],
@@ -163,9 +136,7 @@ def _measure(
             before = _cpu(watched)
             sample = case(share)
             used = _cpu(watched) - before
-            figures[name, in_flight].samples.append(
-                Sample(sample.requests, sample.seconds, sample.p50, sample.p99, sample.items, used)
-            )
+            figures[name, in_flight].samples.append(dataclasses.replace(sample, cpu=used))
             print(
                 f"round {number + 1}/{rounds}  {name:<28} {in_flight:>3} in flight  "
                 f"{sample.requests / sample.seconds:>9.0f}/s  p50 {sample.p50 * 1e3:.3f} ms",

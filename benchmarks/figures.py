@@ -22,6 +22,10 @@ class Sample:
     """Pieces, where the answers come in pieces."""
     cpu: float = 0.0
     """CPU seconds of what stands between client and replica."""
+    load_cpu: float = 0.0
+    """CPU seconds of the load itself, where it counts them."""
+    memory: float = 0.0
+    """Bytes of memory of the system, where they were looked at."""
 
 
 @dataclass(slots=True)
@@ -51,6 +55,14 @@ class Figure:
     def cpu_per_1000(self) -> float:
         """Return the median of CPU seconds per 1,000 requests of what stands in between."""
         return statistics.median(1000 * s.cpu / s.requests for s in self.samples)
+
+    def load_cpu_per_1000(self) -> float:
+        """Return the median of CPU seconds per 1,000 requests of the load."""
+        return statistics.median(1000 * s.load_cpu / s.requests for s in self.samples)
+
+    def memory(self) -> float:
+        """Return the most bytes of memory that were seen."""
+        return max(s.memory for s in self.samples)
 
 
 def percentile(latencies: list[float], fraction: float) -> float:

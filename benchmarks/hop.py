@@ -16,6 +16,7 @@ from pathlib import Path
 
 import uvloop
 
+from benchmarks.environments import environment
 from podbay_inference_router.ports import Flight
 from podbay_inference_router.settings import Settings
 from podbay_inference_router.upstream import ConnectionPools, Pool
@@ -23,7 +24,6 @@ from podbay_inference_router.upstream import ConnectionPools, Pool
 __all__ = ["AIOHTTP_VERSION", "rates"]
 
 AIOHTTP_VERSION = "3.14.5"
-_ENVIRONMENT = Path(".venvs/aiohttp")
 _BODY = b'{"text": "Open the pod bay doors, Hal!"}'
 
 
@@ -102,21 +102,16 @@ async def _own(address: str, in_flight: int, requests: int) -> float:
     return seconds
 
 
-def _aiohttp_python() -> Path:
-    python = _ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(_ENVIRONMENT)], check=True)
-        packages = [f"aiohttp=={AIOHTTP_VERSION}", "uvloop"]
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-    return python
-
-
 def rates(address: str, in_flight: int, requests: int, rounds: int) -> tuple[float, float]:
     """Return the medians of requests per second: the router's client, and aiohttp's."""
     arguments = [address, str(in_flight), str(requests)]
     commands = (
         [sys.executable, "-m", "benchmarks.hop", *arguments],
-        [str(_aiohttp_python()), str(Path(__file__).with_name("hop_aiohttp.py")), *arguments],
+        [
+            str(environment("aiohttp", [f"aiohttp=={AIOHTTP_VERSION}", "uvloop"])),
+            str(Path(__file__).with_name("hop_aiohttp.py")),
+            *arguments,
+        ],
     )
     found: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):

@@ -10,65 +10,19 @@ import dataclasses
 import http.client
 import json
 import sys
-import time
 from collections.abc import Awaitable, Callable
 
 import grpc
 import uvloop
 
-from benchmarks.figures import Sample, percentile
+from benchmarks.figures import Sample
+from benchmarks.loops import concurrently, one_by_one
 from podbay import AsyncClient, Client
 from podbay.v1 import inference_router_service_pb2 as pb
 from podbay.v1 import inference_router_service_pb2_grpc as rpc
 
 BODY = {"text": "Open the pod bay doors, Hal!"}
 PIECES = 50
-_WARM_UP = 50
-
-
-async def _concurrently(
-    call: Callable[[], Awaitable[int]], in_flight: int, requests: int
-) -> Sample:
-    """Keep `in_flight` calls going until `requests` have been answered."""
-    for _ in range(_WARM_UP):
-        await call()
-    left, items = requests, 0
-    latencies: list[float] = []
-
-    async def one_after_another() -> None:
-        nonlocal left, items
-        while left > 0:
-            left -= 1
-            started = time.perf_counter()
-            came = await call()
-            items += came
-            latencies.append(time.perf_counter() - started)
-
-    started = time.perf_counter()
-    await asyncio.gather(*(one_after_another() for _ in range(in_flight)))
-    return _sample(latencies, time.perf_counter() - started, items)
-
-
-def _sample(latencies: list[float], seconds: float, items: int) -> Sample:
-    return Sample(
-        requests=len(latencies),
-        seconds=seconds,
-        p50=percentile(latencies, 0.5),
-        p99=percentile(latencies, 0.99),
-        items=items,
-    )
-
-
-def _one_by_one(call: Callable[[], int], requests: int) -> Sample:
-    for _ in range(_WARM_UP):
-        call()
-    latencies, items = [], 0
-    begun = time.perf_counter()
-    for _ in range(requests):
-        started = time.perf_counter()
-        items += call()
-        latencies.append(time.perf_counter() - started)
-    return _sample(latencies, time.perf_counter() - begun, items)
 
 
 def direct(address: str, _in_flight: int, requests: int) -> Sample:
@@ -81,7 +35,7 @@ def direct(address: str, _in_flight: int, requests: int) -> Sample:
         json.loads(connection.getresponse().read())
         return 1
 
-    return _one_by_one(call, requests)
+    return one_by_one(call, requests)
 
 
 def sync_infer(target: str, _in_flight: int, requests: int) -> Sample:
@@ -91,7 +45,7 @@ def sync_infer(target: str, _in_flight: int, requests: int) -> Sample:
         Client() as client,
         client.inferencesessions.client(session_id, token, endpoint="echo") as session,
     ):
-        return _one_by_one(lambda: len(session.infer(BODY)), requests)
+        return one_by_one(lambda: len(session.infer(BODY)), requests)
 
 
 async def _async_session(
@@ -111,7 +65,7 @@ async def async_infer(target: str, in_flight: int, requests: int) -> Sample:
         async def call() -> int:
             return len(await session.infer(BODY))  # type: ignore[attr-defined] # typed by podbay
 
-        return await _concurrently(call, in_flight, requests)
+        return await concurrently(call, in_flight, requests=requests)
 
     return await _async_session(target, "echo", use)
 
@@ -126,7 +80,7 @@ async def async_pieces(target: str, in_flight: int, requests: int) -> Sample:
                 count += 1
             return count
 
-        return await _concurrently(call, in_flight, requests)
+        return await concurrently(call, in_flight, requests=requests)
 
     return await _async_session(target, "pieces", use)
 
@@ -144,7 +98,7 @@ async def unary(target: str, in_flight: int, requests: int) -> Sample:
         async def call() -> int:
             return len((await stub.Infer(request, metadata=metadata)).items)
 
-        return await _concurrently(call, in_flight, requests)
+        return await concurrently(call, in_flight, requests=requests)
 
 
 CASES = {case.__name__: case for case in (direct, sync_infer, async_infer, async_pieces, unary)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.aims import Findings, aims_table, breakdown
 from benchmarks.figures import Figure, table
 
 __all__ = ["page"]
@@ -24,6 +25,38 @@ compares the proxies whatever stands in front of them.
 {summary}
 {hop}
 
+## What the router shall reach
+
+For these the router is alone on one core, as is Envoy in its turn; the load and the replica are on
+another (`benchmarks/pinned.py`). The loads are no limit there: h2load, and for `Exchange` one that
+sends calls which it has encoded beforehand. Ratios are of CPU time a request, which other work on
+the machine changes least.
+
+{aims}
+
+{pinned}
+
+## Where the microseconds of a call go
+
+`Exchange`, 32 in flight, one worker on one core. The router's own parts are timed alone, without
+sockets (`python -m benchmarks.inside`); the rest is what its process uses beyond them.
+
+{breakdown}
+
+- **The kernel** is the largest part: four tenths of the samples of `perf`, most of them in the
+  one `write` that sends a request to the replica and, on loopback, also delivers it there. Envoy
+  pays the same. The router makes one `write` and one `read` a call and none can be left out.
+- **gRPC** costs about 150 µs a *message* (a read and a write with their wake-ups between its poller
+  thread and the event loop), whatever the message carries. So results that come one after the other
+  share one: the writer gives the event loop up to three turns while more come. That took a message
+  at 32 in flight from 11 results to 24, and a quarter off the CPU time a call; with one call in
+  flight it changes nothing.
+- **The router's Python** is flat: no line takes more than 0.7 µs. The timer of a call's deadline,
+  0.7 µs, was tried as buckets that share one timer, and gained nothing.
+- **unary Infer**: grpc.aio with no router behind it is the limit. A unary call is five operations
+  on its completion queue, each with a thread switch, and what the interceptor, the token and the
+  deadline add is a few microseconds each. Clients that care use `Exchange`.
+
 ## How to read it
 - **podbay sync infer, 1 in flight** against **direct (http.client)** is what a person with a
   notebook sees: the same Python, the same loop, with Podbay in between.
@@ -32,16 +65,26 @@ compares the proxies whatever stands in front of them.
   other languages.
 - **pieces** are answers of 50 server-sent events; their rate is in pieces.
 
-The adapters have [a page of their own](performance-adapters.md).
+- The ratio of `Exchange` in the first table is lower than the one on cores of their own, as the
+  Python client and the replica take their time from the same two cores there.
+
+The adapters have [a page of their own](performance-adapters.md), and so has the comparison with
+[other model servers](performance-peers.md).
 """
 
 
-def page(figures: list[Figure], hop: tuple[float, float], machine: dict[str, str]) -> str:
+def page(
+    figures: list[Figure],
+    hop: tuple[float, float],
+    found: Findings,
+    machine: dict[str, str],
+) -> str:
     """Return the page of a run.
 
     Args:
         figures: The cases.
         hop: Requests per second of the router's own HTTP client, and of aiohttp's.
+        found: What the other parts of the run found.
         machine: What the run was made on.
     """
     by_case = {(figure.case, figure.in_flight): figure for figure in figures}
@@ -62,7 +105,13 @@ def page(figures: list[Figure], hop: tuple[float, float], machine: dict[str, str
         "proxy CPU s per 1,000",
     ]
     return _PAGE.format(
-        main=table(headers, rows), summary=_summary(by_case), hop=_hop(*hop), **machine
+        main=table(headers, rows),
+        summary=_summary(by_case),
+        hop=_hop(*hop),
+        aims=aims_table(found),
+        pinned=_pinned(found),
+        breakdown=breakdown(found),
+        **machine,
     )
 
 
@@ -105,3 +154,17 @@ def _hop(own: float, aiohttp: float) -> str:
         f"aiohttp's {aiohttp:,.0f}: **{own / aiohttp:.1f}×** "
         "([why there is one](decisions/0007-own-http-client-for-the-hop.md))."
     )
+
+
+def _pinned(found: Findings) -> str:
+    rows = [
+        [name, f"{case.rate:,.0f}", f"{case.cpu * 1e6:.1f}", f"{case.batch:.1f}"]
+        for name, case in found.pinned.items()
+    ]
+    headers = [
+        "proxy alone on one core",
+        "requests/s",
+        "proxy CPU µs a request",
+        "results a message",
+    ]
+    return table(headers, rows)

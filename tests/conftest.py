@@ -23,6 +23,13 @@ def _no_grpcurl() -> str | None:
     return None
 
 
+def _no_git_lfs() -> str | None:
+    missing = [name for name in ("git", "git-lfs") if shutil.which(name) is None]
+    return (
+        f"{' and '.join(missing)} not installed: apt-get install git git-lfs" if missing else None
+    )
+
+
 def _no_reference(name: str) -> str | None:
     try:
         reference_python(name)
@@ -39,6 +46,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "podbay")
 
 # What a marker asks for, and what says why it is not there.
 _NEEDS: dict[str, Callable[[], str | None]] = {
+    "needs_git_lfs": _no_git_lfs,
     "needs_grpcurl": _no_grpcurl,
     "needs_reference": partial(_no_reference, "reference"),
     "needs_reference_client": partial(_no_reference, "reference-client"),

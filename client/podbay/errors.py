@@ -15,6 +15,7 @@
     │   ├── OverloadedError                       too many calls wait already
     │   ├── BusyError                             a service cannot do this now
     │   ├── LateError                             the time ran out at the service, or the replica
+    │   ├── ModelDataError                        a stored file of a model is damaged
     │   └── InternalError                         a defect in Podbay
     ├── TransportError                            no answer came
     │   ├── UnreachableError                      there is no connection to a service
@@ -44,6 +45,7 @@ __all__ = [
     "InternalError",
     "InvalidRequestError",
     "LateError",
+    "ModelDataError",
     "NoAnswerError",
     "NotFoundError",
     "OverloadedError",
@@ -278,6 +280,10 @@ class UnreachableError(UnavailableError, TransportError):
     """There is no connection to a service."""
 
 
+class ModelDataError(StatusError):
+    """A file of a model is not what it was when it was stored; `metadata` names it."""
+
+
 class InternalError(StatusError):
     """A defect in Podbay. The metadata hold the id under which the service logged it."""
 
@@ -398,6 +404,24 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "STORE_UNAVAILABLE": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
     "SERVICE_STOPPING": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
     "INTERNAL": _Reason(InternalError, "INTERNAL", 500),
+    "MODEL_NOT_READY": _Reason(
+        ConflictError, "FAILED_PRECONDITION", 409, "client.models.logs(ID) tells how far it came."
+    ),
+    "MODEL_NOT_UPLOADABLE": _Reason(ConflictError, "FAILED_PRECONDITION", 409),
+    "MODEL_FILE_NOT_FOUND": _Reason(NotFoundError, "NOT_FOUND", 404),
+    "MODEL_FILES_MISSING": _Reason(
+        ConflictError,
+        "FAILED_PRECONDITION",
+        409,
+        "client.models.upload_volume(model, DIRECTORY) sends what is missing.",
+    ),
+    "MODEL_FILE_DAMAGED": _Reason(ModelDataError, "DATA_LOSS", 500),
+    "DIGEST_MISMATCH": _Reason(ConflictError, "FAILED_PRECONDITION", 409),
+    "UPLOAD_OFFSET_MISMATCH": _Reason(ConflictError, "OUT_OF_RANGE", 409),
+    "TRANSFER_INTERRUPTED": _Reason(
+        BusyError, "ABORTED", 503, "What came is kept: upload again to go on."
+    ),
+    "STORAGE_FULL": _Reason(ConflictError, "RESOURCE_EXHAUSTED", 507),
 }
 """The catalogue: each reason with its error class, gRPC code, HTTP status and hint."""
 
@@ -415,6 +439,7 @@ _KINDS_BY_CODE: Final[Mapping[str, type[PodbayError]]] = {
     "DEADLINE_EXCEEDED": LateError,
     "CANCELLED": CancelledCallError,
     "UNAVAILABLE": BusyError,
+    "DATA_LOSS": ModelDataError,
 }
 
 

@@ -15,10 +15,12 @@ __all__ = [
     "InferResult",
     "Installation",
     "LogLine",
+    "ModelFile",
     "NodeInfo",
     "ReplicaStatus",
     "SessionExplanation",
     "SessionStatus",
+    "TransferProgress",
 ]
 
 T = TypeVar("T")
@@ -275,3 +277,39 @@ class InferResult:
         if self.error is not None:
             raise self.error
         return self.items if self.items is not None else []
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One file of a model, as the registry keeps it.
+
+    Attributes:
+        path: Its path in the model's folder.
+        size: Its length in bytes.
+        sha256: The SHA-256 sum in hex; None while nobody has said it.
+        md5: The MD5 sum in base64; None where it is not known.
+        state: "Missing", "Stored", or "Damaged" where it must be uploaded again.
+    """
+
+    path: str
+    size: int
+    sha256: str | None
+    md5: str | None
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransferProgress:
+    """How far an upload or a download is.
+
+    Attributes:
+        activity: "read" (the user's files, for their digests), "upload" or "download".
+        done: How many bytes are done, those that were there before included.
+        total: How many there are.
+        path: The file that moves.
+    """
+
+    activity: str
+    done: int
+    total: int
+    path: str

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+from podbay.schema import platform
 from podbay_kit.process import (
     Stop,
     common_options,
@@ -14,6 +16,7 @@ from podbay_kit.process import (
     write_address_file,
 )
 from podbay_kit.serving import split_address
+from podbay_registry.fetcher import FetchOptions
 from podbay_registry.server import Settings, serving
 
 
@@ -48,7 +51,60 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="the inference router's address, as clients reach it (default: %(default)s)",
     )
+    _model_options(parser)
     return parser
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the files of models")
+    group.add_argument(
+        "--model-quota",
+        type=_size,
+        metavar="SIZE",
+        help='the most bytes that they may have, as "500Gi" (default: what the disk holds)',
+    )
+    group.add_argument(
+        "--no-fetch",
+        action="store_true",
+        help="fetch nothing: models from hubs and Git are registered only",
+    )
+    group.add_argument(
+        "--fetch-concurrency",
+        type=int,
+        default=2,
+        metavar="N",
+        help="how many models are fetched at once (default: %(default)s)",
+    )
+    group.add_argument(
+        "--fetch-deadline",
+        type=float,
+        default=24 * 3600.0,
+        metavar="S",
+        help="how long the fetch of a model may take (default: a day)",
+    )
+    group.add_argument(
+        "--hub-endpoint",
+        default=os.environ.get("HF_ENDPOINT") or None,
+        metavar="URL",
+        help="the Hugging Face Hub (default: HF_ENDPOINT, or else the public one)",
+    )
+    group.add_argument(
+        "--hub-token-file",
+        type=Path,
+        metavar="FILE",
+        help="a token for it, for repositories that are private or gated; readable by its owner "
+        "only (default: none)",
+    )
+
+
+def _size(text: str) -> int:
+    try:
+        size = platform.quantity_to_int(text)
+    except (ValueError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size, as 500Gi") from error
+    if size <= 0:
+        raise argparse.ArgumentTypeError("must be more than nothing")
+    return size
 
 
 def main() -> int:
@@ -65,6 +121,14 @@ def main() -> int:
             inference_router_endpoint=options.inference_router_endpoint,
             reset_admin_token=options.reset_admin_token,
             drain_seconds=options.drain_seconds,
+            model_quota=options.model_quota,
+            fetch=FetchOptions(
+                enabled=not options.no_fetch,
+                concurrency=max(1, options.fetch_concurrency),
+                deadline_seconds=options.fetch_deadline,
+                hub_endpoint=options.hub_endpoint,
+                hub_token_file=options.hub_token_file,
+            ),
         )
         async with serving(settings) as port:
             if options.address_file is not None:

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from podbay.schema import platform, requests
 from podbay.schema.serving import ServingOptions
 from podbay.v1 import errors_pb2
 from podbay_kit.errors import ServiceError
+from podbay_registry import model_life
 
 __all__ = ["deleted", "documented", "embedded", "new_model", "new_service", "status_of"]
 
 _Entity = TypeVar("_Entity", bound=platform.DyffEntity)
 
-_NOT_FETCHED: Final = (
-    "Registered. This version does not fetch model files; an inference service can name the "
-    "model, and must bring the files in its image or on its node."
-)
 
+def new_model(
+    request: requests.ModelCreateRequest, model_id: str, now: datetime, *, fetching: bool
+) -> platform.Model:
+    """Return the model that a request asks for.
 
-def new_model(request: requests.ModelCreateRequest, model_id: str, now: datetime) -> platform.Model:
-    """Return the model that a request asks for."""
-    mock = request.source.kind == platform.ModelSourceKinds.Mock
+    Args:
+        request: The specification.
+        model_id: Its id.
+        now: The time.
+        fetching: Whether this registry fetches files.
+    """
+    start = model_life.start_of(request.source, request.artifact, fetching=fetching)
     return platform.Model(
         id=model_id,
         account=request.account,
         creationTime=now,
-        status=platform.EntityStatus.ready if mock else platform.EntityStatus.created,
-        message=None if mock else _NOT_FETCHED,
+        status=start.status,
+        message=start.message,
         name=request.name,
         artifact=request.artifact,
         source=request.source,

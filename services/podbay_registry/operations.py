@@ -50,8 +50,8 @@ class ResourceOperations(Generic[E]):
         self._clock = clock
         self._stopping = stopping
 
-    async def get(self, resource_id: str) -> E:
-        """Return a resource.
+    async def get(self, resource_id: str, function: str = "get") -> E:
+        """Return a resource to a caller who may do something with it.
 
         Raises:
             ServiceError: The kind's reason for an id that does not exist, or PERMISSION_DENIED.
@@ -59,7 +59,7 @@ class ResourceOperations(Generic[E]):
         entity = await self._store.database.read(
             lambda conn: self._store.resources.get(conn, self.kind, resource_id)
         )
-        self._require(current_principal(), "get", entity)
+        self._require(current_principal(), function, entity)
         return entity
 
     async def list_page(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +15,16 @@ from podbay_kit.serving import GrpcServer, ServiceRegistration
 from podbay_kit.storage import Database, migrate, sqlite_url
 from podbay_kit.tasks import TaskSet
 from podbay_registry.authentication import RegistryAuthenticator
+from podbay_registry.blob_store import BlobStore
 from podbay_registry.bootstrap import bootstrap
+from podbay_registry.fetcher import Fetcher, FetchOptions
+from podbay_registry.kinds import MODELS
+from podbay_registry.model_data import ModelData
+from podbay_registry.model_logs import ModelLogs
+from podbay_registry.operations import ResourceOperations
 from podbay_registry.servicer import SERVICE_NAME, RegistryServicer
 from podbay_registry.store import RegistryStore
+from podbay_registry.uploads import Uploads
 
 __all__ = ["Settings", "serving"]
 
@@ -38,6 +45,9 @@ class Settings:
         reset_admin_token: Whether to revoke the administrator's token and make a new one.
         drain_seconds: How long calls may finish at the end.
         progress_interval: Seconds after which an idle watch sends progress.
+        model_quota: The most bytes that the files of models may have; None for what the disk holds.
+        stall_seconds: How long a transfer of a file may stand still.
+        fetch: How models are fetched.
     """
 
     listen: str
@@ -49,6 +59,9 @@ class Settings:
     reset_admin_token: bool = False
     drain_seconds: float = 10.0
     progress_interval: float = 5.0
+    model_quota: int | None = None
+    stall_seconds: float = 60.0
+    fetch: FetchOptions = field(default_factory=FetchOptions)
 
 
 @asynccontextmanager
@@ -65,32 +78,78 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
     tasks = TaskSet(clock=clock)
     # Watches race it: a server that stops would wait for them otherwise.
     stopping = asyncio.Event()
-    try:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(database.close)
         store = RegistryStore(database, progress_interval=settings.progress_interval)
-        server = await _server(settings, store, clock, stopping)
+        files = await _model_files(settings, store, clock, stopping)
+        stack.push_async_callback(files.blobs.close)
+        stack.push_async_callback(files.fetcher.close)
+        stack.push_async_callback(tasks.close)
+        server = await _server(settings, store, clock, stopping, files)
         try:
             port = await server.start()
-            tasks.spawn_forever("maintenance", lambda: _maintain(store, clock))
+            tasks.spawn_forever("maintenance", lambda: _maintain(store, files, clock))
+            tasks.spawn_forever("fetching", files.fetcher.run)
             yield port
         finally:
             stopping.set()
             await server.stop(settings.drain_seconds)
-    finally:
-        await tasks.close()
-        await database.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelFiles:
+    """What has to do with the files of models."""
+
+    blobs: BlobStore
+    fetcher: Fetcher
+    uploads: Uploads
+    logs: ModelLogs
+
+
+async def _model_files(
+    settings: Settings, store: RegistryStore, clock: Clock, stopping: asyncio.Event
+) -> _ModelFiles:
+    root = settings.data_dir / "models"
+    blobs = BlobStore(store, root, quota=settings.model_quota, clock=clock)
+    await blobs.start()
+    logs = ModelLogs(root / "logs", clock)
+    return _ModelFiles(
+        blobs=blobs,
+        fetcher=Fetcher(store, blobs, logs, clock, settings.fetch),
+        uploads=Uploads(blobs, stopping=stopping, stall_seconds=settings.stall_seconds),
+        logs=logs,
+    )
 
 
 async def _server(
-    settings: Settings, store: RegistryStore, clock: Clock, stopping: asyncio.Event
+    settings: Settings,
+    store: RegistryStore,
+    clock: Clock,
+    stopping: asyncio.Event,
+    files: _ModelFiles,
 ) -> GrpcServer:
     installation = await bootstrap(
         store, clock, settings.admin_token_file, reset=settings.reset_admin_token
     )
     authenticator = RegistryAuthenticator(store, settings.service_token, clock)
+    models = ResourceOperations(MODELS, "models", store=store, clock=clock, stopping=stopping)
+    data = ModelData(
+        store,
+        models,
+        files.blobs,
+        files.uploads,
+        files.logs,
+        clock,
+        stopping=stopping,
+        stall_seconds=settings.stall_seconds,
+    )
     servicer = RegistryServicer(
         store,
         authenticator,
         clock,
+        models=models,
+        data=data,
+        fetcher=files.fetcher,
         stopping=stopping,
         installation_id=installation.id,
         session_manager_endpoint=settings.session_manager_endpoint,
@@ -107,6 +166,10 @@ async def _server(
     )
 
 
-async def _maintain(store: RegistryStore, clock: Clock) -> None:
+async def _maintain(store: RegistryStore, files: _ModelFiles, clock: Clock) -> None:
     await store.maintain(clock.now())
+    await files.blobs.maintain(files.uploads.is_active)
+    await files.fetcher.sweep()
+    living = await store.database.read(store.model_ids)
+    await files.blobs.run(files.logs.remove_others, living)
     await clock.sleep(_MAINTENANCE_SECONDS)

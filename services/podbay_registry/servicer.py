@@ -6,13 +6,17 @@ import asyncio
 from importlib.metadata import version
 from typing import Final
 
+from podbay.schema import platform
 from podbay.v1 import registry_service_pb2 as pb
 from podbay.v1 import registry_service_pb2_grpc as rpc
 from podbay_kit.clock import Clock
 from podbay_registry.authentication import RegistryAuthenticator
-from podbay_registry.kinds import MODELS, SERVICES
+from podbay_registry.fetcher import Fetcher
+from podbay_registry.kinds import SERVICES
+from podbay_registry.model_data import ModelData
 from podbay_registry.operations import ResourceOperations
 from podbay_registry.servicer_accounts import AccountServicer
+from podbay_registry.servicer_model_data import ModelDataServicer
 from podbay_registry.servicer_models import ModelServicer
 from podbay_registry.servicer_services import InferenceServiceServicer
 from podbay_registry.store import RegistryStore
@@ -23,7 +27,11 @@ SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["RegistryService"].full_nam
 
 
 class RegistryServicer(  # type: ignore[misc] # the stubs know no streams by context.write()
-    AccountServicer, ModelServicer, InferenceServiceServicer, rpc.RegistryServiceServicer
+    AccountServicer,
+    ModelServicer,
+    ModelDataServicer,
+    InferenceServiceServicer,
+    rpc.RegistryServiceServicer,
 ):
     """Serves accounts, API tokens, models and inference services.
 
@@ -31,6 +39,9 @@ class RegistryServicer(  # type: ignore[misc] # the stubs know no streams by con
         store: What it keeps.
         authenticator: Tells whom a token acts for.
         clock: Where the time comes from.
+        models: The models.
+        data: The files of models.
+        fetcher: Fetches the files of models.
         stopping: Set when the server is about to stop.
         installation_id: The id of the installation.
         session_manager_endpoint: The session manager's address.
@@ -43,6 +54,9 @@ class RegistryServicer(  # type: ignore[misc] # the stubs know no streams by con
         authenticator: RegistryAuthenticator,
         clock: Clock,
         *,
+        models: ResourceOperations[platform.Model],
+        data: ModelData,
+        fetcher: Fetcher,
         stopping: asyncio.Event,
         installation_id: str,
         session_manager_endpoint: str,
@@ -51,9 +65,9 @@ class RegistryServicer(  # type: ignore[misc] # the stubs know no streams by con
         self._store = store
         self._authenticator = authenticator
         self._clock = clock
-        self._models = ResourceOperations(
-            MODELS, "models", store=store, clock=clock, stopping=stopping
-        )
+        self._models = models
+        self._data = data
+        self._fetcher = fetcher
         self._services = ResourceOperations(
             SERVICES, "inferenceservices", store=store, clock=clock, stopping=stopping
         )

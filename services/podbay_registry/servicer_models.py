@@ -17,6 +17,7 @@ from podbay_kit.resource_messages import read_creatable
 from podbay_kit.resource_request_store import RequestKey
 from podbay_kit.storage import Connection
 from podbay_registry import entities
+from podbay_registry.fetcher import Fetcher
 from podbay_registry.operations import ResourceOperations
 from podbay_registry.page_messages import page_info
 from podbay_registry.store import RegistryStore
@@ -30,6 +31,7 @@ class ModelServicer:
     _store: RegistryStore
     _clock: Clock
     _models: ResourceOperations[platform.Model]
+    _fetcher: Fetcher
 
     async def CreateModel(
         self, request: pb.CreateModelRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -40,12 +42,16 @@ class ModelServicer:
         key = RequestKey.of(account, request.request_id, request.model)
         require(current_principal(), "models", "create", account=account)
         now = self._clock.now()
-        model = entities.new_model(specification, generate_entity_id(), now)
+        model = entities.new_model(
+            specification, generate_entity_id(), now, fetching=self._fetcher.enabled
+        )
 
         def insert(conn: Connection) -> platform.Model:
             return self._store.add_model(conn, model, now=now, request=key).entity
 
-        return pb.CreateModelResponse(model=convert.to_proto(await self._store.feed.write(insert)))
+        made = await self._store.feed.write(insert)
+        self._fetcher.wake()
+        return pb.CreateModelResponse(model=convert.to_proto(made))
 
     async def GetModel(
         self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -84,7 +90,9 @@ class ModelServicer:
         self, request: pb.DeleteModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.DeleteModelResponse:
         """Mark a model as deleted."""
-        return pb.DeleteModelResponse(status=await self._models.delete(request.id))
+        status = await self._models.delete(request.id)
+        self._fetcher.wake()
+        return pb.DeleteModelResponse(status=status)
 
     async def WatchModels(
         self, request: pb.WatchModelsRequest, context: grpc.aio.ServicerContext[Any, Any]

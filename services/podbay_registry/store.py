@@ -65,6 +65,12 @@ class RegistryStore:
         self.accounts.check(conn, service.account)
         return self.resources.insert(conn, SERVICES, service, now=now, request=request)
 
+    def model_ids(self, conn: sa.Connection) -> frozenset[str]:
+        """Return the ids of all models, deleted ones too."""
+        resources = RESOURCES.resources
+        query = sa.select(resources.c.id).where(resources.c.kind == MODELS.name)
+        return frozenset(conn.execute(query).scalars())
+
     async def maintain(self, now: datetime) -> None:
         """Forget what is no longer kept: old changes, request ids, and deleted resources."""
         await self.database.write(lambda conn: self.resources.maintain(conn, now=now))

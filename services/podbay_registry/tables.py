@@ -6,7 +6,16 @@ import sqlalchemy as sa
 
 from podbay_kit.resource_tables import define_resource_tables
 
-__all__ = ["ACCOUNTS", "API_TOKENS", "INSTALLATION", "METADATA", "RESOURCES"]
+__all__ = [
+    "ACCOUNTS",
+    "API_TOKENS",
+    "BLOBS",
+    "BLOB_ACCOUNTS",
+    "INSTALLATION",
+    "METADATA",
+    "MODEL_FILES",
+    "RESOURCES",
+]
 
 METADATA = sa.MetaData()
 
@@ -46,4 +55,40 @@ API_TOKENS = sa.Table(
     sa.ForeignKeyConstraint(["account"], ["accounts.id"], name="fk_api_tokens_account"),
     sa.Index("ix_api_tokens_account", "account"),
     sa.Index("ix_api_tokens_creation_time", "creation_time", "id"),
+)
+
+BLOBS = sa.Table(
+    "blobs",
+    METADATA,
+    # In lower-case hex.
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    # In base64, as the JSON interface has it.
+    sa.Column("md5", sa.String(24), nullable=False),
+    sa.Column("last_used", sa.String(32), nullable=False),
+    # The digest that was found where it was another, or ""; null while the file is sound.
+    sa.Column("damaged", sa.String(64)),
+    sa.Index("ix_blobs_last_used", "last_used"),
+)
+
+# Who has shown that it has a content: nobody gets at the files of others by their digest.
+BLOB_ACCOUNTS = sa.Table(
+    "blob_accounts",
+    METADATA,
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("account", sa.String(64), primary_key=True),
+    sa.ForeignKeyConstraint(
+        ["sha256"], ["blobs.sha256"], name="fk_blob_accounts_sha256", ondelete="CASCADE"
+    ),
+)
+
+MODEL_FILES = sa.Table(
+    "model_files",
+    METADATA,
+    sa.Column("model", sa.String(64), primary_key=True),
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    # A content that a model refers to cannot be forgotten.
+    sa.ForeignKeyConstraint(["sha256"], ["blobs.sha256"], name="fk_model_files_sha256"),
+    sa.Index("ix_model_files_sha256", "sha256"),
 )

@@ -14,6 +14,7 @@ import pytest
 from podbay.schema import convert, platform
 from podbay.v1 import common_pb2, inference_service_pb2, model_pb2
 from podbay.v1 import registry_service_pb2 as pb
+from podbay_registry.fetcher import FetchOptions
 from tests.support.registry import (
     Registry,
     image_service,
@@ -61,14 +62,17 @@ async def test_a_mock_model_is_ready(registry: Registry) -> None:
     assert got.model == model
 
 
-async def test_another_model_says_that_it_is_not_fetched(registry: Registry) -> None:
-    source = model_pb2.ModelSource(
-        kind="HuggingFaceHub",
-        hugging_face_hub=model_pb2.ModelSourceHuggingFaceHub(repo_id="a/b", revision="main"),
-    )
-    model = await registry.model(source=source)
-    assert model.status == "Created"
-    assert "does not fetch" in model.message
+async def test_a_registry_that_does_not_fetch_says_so(tmp_path: Path) -> None:
+    hub = model_pb2.ModelSourceHuggingFaceHub(repo_id="a/b", revision="main")
+    source = model_pb2.ModelSource(kind="HuggingFaceHub", hugging_face_hub=hub)
+    volume = model_pb2.ModelArtifact(kind="Volume", volume=model_pb2.Volume())
+    async with running_registry(tmp_path, fetch=FetchOptions(enabled=False)) as registry:
+        model = await registry.model(source=source, artifact=volume)
+        assert model.status == "Created"
+        assert "does not fetch" in model.message
+        # What has no files is ready: the service brings them.
+        model = await registry.model(source=source)
+        assert (model.status, "Nothing is fetched" in model.message) == ("Ready", True)
 
 
 async def test_a_local_service_is_a_mock_runner_with_its_options(registry: Registry) -> None:

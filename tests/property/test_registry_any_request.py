@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from podbay.v1 import errors_pb2
 from podbay.v1 import registry_service_pb2 as pb
+from podbay_registry.fetcher import FetchOptions
 from tests.support.registry import (
     SERVICE_TOKEN,
     Registry,
@@ -61,6 +62,8 @@ _NUMBERS = {
     FieldDescriptor.TYPE_ENUM: st.integers(-(2**31), 2**31 - 1) | st.integers(0, 3),
     FieldDescriptor.TYPE_BOOL: st.booleans(),
     FieldDescriptor.TYPE_DOUBLE: st.floats(),
+    FieldDescriptor.TYPE_FIXED32: st.integers(0, 2**32 - 1),
+    FieldDescriptor.TYPE_BYTES: st.binary(max_size=20),
 }
 
 
@@ -142,7 +145,9 @@ class Running:
         self.registry: Registry = self._runner.run(self._start())
 
     async def _start(self) -> Registry:
-        registry = await self._stack.enter_async_context(running_registry(self._folder))
+        registry = await self._stack.enter_async_context(
+            running_registry(self._folder, fetch=FetchOptions(enabled=False))
+        )
         model, service = await registry.model(), await registry.service()
         _KNOWN[:] = [model.id, service.id, registry.admin_token.partition(".")[0]]
         return registry
@@ -157,10 +162,11 @@ class Running:
     async def _send(self, method: str, request: Message) -> grpc.aio.AioRpcError | None:
         token = SERVICE_TOKEN if method in {"Authenticate", "RevokeApiToken"} else None
         try:
-            if method.startswith("Watch"):
-                call = getattr(self.registry.stub, method)(
-                    request, metadata=self.registry.metadata(), timeout=30
-                )
+            rpc = getattr(self.registry.stub, method)
+            if _SERVICE.methods_by_name[method].client_streaming:
+                await rpc(iter([request]), metadata=self.registry.metadata(), timeout=30)
+            elif _SERVICE.methods_by_name[method].server_streaming:
+                call = rpc(request, metadata=self.registry.metadata(), timeout=30)
                 await call.read()
                 call.cancel()
             elif method == "RevokeApiToken" and _KNOWN[2] == request.id:  # type: ignore[attr-defined] # by its name

@@ -74,10 +74,10 @@ class Podbay:
         end = arguments.index("--") if "--" in arguments else len(arguments)
         return json.loads(self.ok(*arguments[:end], "--json", *arguments[end:], stdin=stdin))
 
-    def start_detached(self) -> None:
+    def start_detached(self, *options: str) -> None:
         """Start `podbay up` in the background on free ports."""
         done = subprocess.run(
-            (sys.executable, "-m", "podbay.cli", "up", "--detach", *FREE_PORTS),
+            (sys.executable, "-m", "podbay.cli", "up", "--detach", *FREE_PORTS, *options),
             capture_output=True,
             text=True,
             env={**_without_settings(), **self._settings},

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
-from podbay._core import create_ops, platform_ops, session_ops
+from podbay._core import create_ops, model_data_ops, platform_ops, session_ops
 from podbay._core.log_reading import LogReading
-from podbay._core.operations import Operation, StreamOperation
+from podbay._core.operations import Operation, StreamOperation, UploadOperation
 from podbay._core.reading import decoded
 from podbay._core.resource_ops import MODELS, SERVICES, SESSIONS, read
+from podbay._core.transfers import Offer
 from podbay.errors import InternalError, InvalidRequestError
 from podbay.schema.platform import InferenceInterface
 from podbay.schema.requests import InferenceSessionCreateRequest, ModelCreateRequest
@@ -36,8 +37,17 @@ INTERNAL = {
 }
 
 
-def everything() -> list[Operation[Any] | StreamOperation[Any]]:
-    made: list[Operation[Any] | StreamOperation[Any]] = [
+Every = Operation[Any] | StreamOperation[Any] | UploadOperation[Any]
+
+
+def everything() -> list[Every]:
+    made: list[Every] = [
+        model_data_ops.list_files("m", ""),
+        model_data_ops.offer_files("m", [Offer("a", 1, "0" * 64)]),
+        model_data_ops.upload_file("a"),
+        model_data_ops.finalize("m"),
+        model_data_ops.download_file("m", "a", 1),
+        model_data_ops.model_logs("m"),
         platform_ops.get_installation(),
         platform_ops.create_account("a"),
         platform_ops.list_accounts(""),
@@ -103,11 +113,16 @@ def test_all_rpcs_are_there() -> None:
 @pytest.mark.parametrize("operation", everything(), ids=lambda o: o.method)
 def test_types_are_those_of_the_protos(operation: Any) -> None:
     method = METHODS[operation.path]
-    assert operation.request.DESCRIPTOR is method.input_type
+    sends_many = isinstance(operation, UploadOperation)
+    assert method.client_streaming == sends_many
+    request = (
+        model_data_ops.header("m", Offer("a", 1, "0" * 64), 0) if sends_many else operation.request
+    )
+    assert request.DESCRIPTOR is method.input_type
     assert operation.response.DESCRIPTOR is method.output_type
     assert method.server_streaming == isinstance(operation, StreamOperation)
-    if hasattr(operation.request, "request_id"):
-        assert operation.request.request_id
+    if hasattr(request, "request_id"):
+        assert request.request_id
 
 
 def test_calls_that_are_not_idempotent_are_not_safe() -> None:

@@ -18,17 +18,7 @@ LATER = datetime(2030, 1, 2, tzinfo=UTC)
 
 
 def model() -> platform.Model:
-    return entities.new_model(convert.from_proto(mock_model()), "m1", NOW)
-
-
-@pytest.mark.parametrize("kind", ["GitLFS", "HuggingFaceHub", "OpenLLM", "Upload"])
-def test_only_mock_models_are_ready(kind: str) -> None:
-    request = convert.from_proto(mock_model())
-    other = request.model_copy(update={"source": platform.ModelSource(kind=kind)})
-    made = entities.new_model(other, "m1", NOW)
-    assert (made.status, made.reason) == ("Created", None)
-    assert made.message
-    assert (model().status, model().message) == ("Ready", None)
+    return entities.new_model(convert.from_proto(mock_model()), "m1", NOW, fetching=True)
 
 
 def test_services_carry_their_options_and_their_model() -> None:

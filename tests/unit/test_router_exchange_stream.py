@@ -57,6 +57,41 @@ async def test_what_is_queued_goes_into_one_message() -> None:
     assert [result.id for result in messages[0].results] == [0, 1, 2]
 
 
+async def test_results_that_come_one_after_the_other_share_a_message() -> None:
+    _, exchange, flights = make(3, stream=False)
+    loop = asyncio.get_running_loop()
+    # The second comes a turn of the loop later, when the writer has already seen the first.
+    flights[0].answer(b"1")
+    loop.call_soon(loop.call_soon, flights[1].answer, b"2")
+    messages: list[ExchangeResponse] = []
+    writer = asyncio.ensure_future(exchange.write_to(keep(messages)))
+    await eventually(lambda: bool(messages), "a message is written")
+    assert [result.id for result in messages[0].results] == [0, 1]
+    flights[2].answer(b"3")
+    exchange.half_close()
+    await writer
+    assert [result.id for result in messages[1].results] == [2]
+
+
+async def test_the_results_of_a_busy_stream_do_not_wait_for_it_to_pause() -> None:
+    _, exchange, flights = make(200, stream=False)
+    loop = asyncio.get_running_loop()
+    left = iter(flights)
+
+    def answer_one_a_turn() -> None:
+        flight = next(left, None)
+        if flight is not None:
+            flight.answer(b"1")
+            loop.call_soon(answer_one_a_turn)
+
+    answer_one_a_turn()
+    exchange.half_close()
+    messages: list[ExchangeResponse] = []
+    await exchange.write_to(keep(messages))
+    assert len(messages) >= 20
+    assert sum(len(message.results) for message in messages) == 200
+
+
 async def test_pieces_of_a_call_share_a_result() -> None:
     _, exchange, flights = make(1, stream=True)
     begin(flights[0])

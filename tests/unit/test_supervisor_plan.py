@@ -103,3 +103,11 @@ def test_a_host_of_another_machine_is_refused():
 
 def test_an_ipv6_host_is_written_in_brackets():
     assert ports.join("::1", 7101) == "[::1]:7101"
+
+
+def test_the_registry_is_told_of_models(tmp_path: Path):
+    settings = UpSettings(model_quota="5Gi", no_fetch=True, hub_token_file=Path("token"))
+    registry, *others = plan_services(settings, DataDir(tmp_path))
+    options = " ".join(registry.argv)
+    assert f"--model-quota 5Gi --no-fetch --hub-token-file {Path('token').absolute()}" in options
+    assert not any("--model-quota" in other.argv for other in others)

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar, Unpack
 
+from podbay._async.model_files import ModelFiles
 from podbay._async.transport import Transport
 from podbay._core import create_ops, resource_ops
 from podbay._core.filters import ListFilter, ModelFilter, ServiceFilter
@@ -114,7 +115,7 @@ class Documented(Resources[T]):
         )
 
 
-class Models(Documented[Model]):
+class Models(ModelFiles, Documented[Model]):
     """Models: the raw form of AI systems."""
 
     def __init__(self, transport: Transport) -> None:

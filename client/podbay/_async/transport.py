@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from podbay._core import platform_ops
 from podbay._core.channels import (
@@ -19,7 +20,7 @@ from podbay._core.channels import (
     closed_error,
     is_bare_deadline,
 )
-from podbay._core.operations import Operation, Page, Service, StreamOperation
+from podbay._core.operations import Operation, Page, Service, StreamOperation, UploadOperation
 from podbay._core.reading import decoded, decoded_all
 from podbay._core.retries import FIRST_CONTACT_SECONDS, Attempts, Reconnects
 from podbay._core.settings import Settings
@@ -92,6 +93,30 @@ class Endpoint:
             raise closed_error() from None
         self._reached = True
         return True
+
+
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+async def _send_all(call: Any, requests: AsyncGenerator[Message, None], careful: int) -> None:
+    """Send requests until there are no more, or until the call has ended without them."""
+    ended = asyncio.ensure_future(call.code())
+    try:
+        async for request in requests:
+            if ended.done():
+                return
+            await call.write(request)
+            if careful > 0:
+                careful -= 1
+                await asyncio.wait({ended}, timeout=_LOOK_SECONDS)
+        if not ended.done():
+            await call.done_writing()
+    except asyncio.InvalidStateError:
+        # The call is over; its outcome says why.
+        return
+    finally:
+        ended.cancel()
 
 
 class Transport:
@@ -226,6 +251,49 @@ class Transport:
             raise
         finally:
             answers.cancel()
+
+    async def upload(
+        self,
+        operation: UploadOperation[T],
+        requests: AsyncGenerator[Message, None],
+        *,
+        careful: int = 0,
+    ) -> T:
+        """Send an RPC with a stream of requests, and return what it brings.
+
+        Requests are taken as the service has room for them. Where the service ends the call while
+        a request is on its way, gRPC forgets what the service said (INTERNAL): see `careful`.
+
+        Args:
+            operation: The RPC.
+            requests: The messages.
+            careful: After each of so many messages the service gets a moment to refuse.
+
+        Raises:
+            PodbayError: It failed. It is not tried again.
+        """
+        endpoint = await self.endpoint(operation.service)
+        await endpoint.reach(self.settings.timeout)
+        try:
+            rpc: Any = endpoint.channel.stream_unary(
+                operation.path,
+                request_serializer=_serialized,
+                response_deserializer=operation.response.FromString,
+            )
+            call = rpc(metadata=self._metadata)
+        except grpc.aio.UsageError:
+            raise closed_error() from None
+        try:
+            async with aclosing(requests):
+                await _send_all(call, requests, careful)
+            return decoded(operation, await call)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, operation.what, endpoint.address) from None
+        except asyncio.CancelledError:
+            self._check_cancelled_by_caller()
+            raise
+        finally:
+            call.cancel()
 
     async def follow(
         self,

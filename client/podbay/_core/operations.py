@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-__all__ = ["Operation", "Page", "Service", "StreamOperation"]
+__all__ = ["Operation", "Page", "Service", "StreamOperation", "UploadOperation"]
 
 T = TypeVar("T")
 
@@ -76,6 +76,30 @@ class StreamOperation(Generic[T]):
     request: Message
     response: type[Message]
     decode: Callable[[Any], list[T]]
+
+    @property
+    def path(self) -> str:
+        """The path of the RPC."""
+        return f"/podbay.v1.{_PROTO_NAMES[self.service]}/{self.method}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadOperation(Generic[T]):
+    """One RPC whose requests go out as a stream.
+
+    Attributes:
+        service: Which service it is for.
+        method: The name of the RPC, as "UploadModelFile".
+        what: What it does, after "to".
+        response: The class of the answer.
+        decode: Makes what the user gets of the answer.
+    """
+
+    service: Service
+    method: str
+    what: str
+    response: type[Message]
+    decode: Callable[[Any], T]
 
     @property
     def path(self) -> str:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from podbay._core.operations import Operation, StreamOperation
+from podbay._core.operations import Operation, StreamOperation, UploadOperation
 from podbay.errors import PodbayError, error_for
 
 __all__ = ["decoded", "decoded_all"]
@@ -14,7 +14,7 @@ __all__ = ["decoded", "decoded_all"]
 T = TypeVar("T")
 
 
-def decoded(operation: Operation[T], answer: Any) -> T:
+def decoded(operation: Operation[T] | UploadOperation[T], answer: Any) -> T:
     """Return what an answer brings.
 
     Raises:

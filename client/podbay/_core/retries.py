@@ -31,6 +31,7 @@ _TRANSIENT: Final = frozenset(
         "DEPENDENCY_UNAVAILABLE",
         "ROUTER_NOT_SYNCED",
         "ROUTER_DRAINING",
+        "TRANSFER_INTERRUPTED",
     }
 )
 

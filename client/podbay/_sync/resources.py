@@ -12,6 +12,7 @@ from podbay._core.filters import ListFilter, ModelFilter, ServiceFilter
 from podbay._core.paging import Pages
 from podbay._core.resource_ops import Resource
 from podbay._core.watching import Watch
+from podbay._sync.model_files import ModelFiles
 from podbay._sync.transport import Transport
 from podbay.schema.platform import (
     Documentation,
@@ -110,7 +111,7 @@ class Documented(Resources[T]):
         return self._transport.run(self._resource.edit_documentation(id, edit_request), timeout)
 
 
-class Models(Documented[Model]):
+class Models(ModelFiles, Documented[Model]):
     """Models: the raw form of AI systems."""
 
     def __init__(self, transport: Transport) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from podbay._core import platform_ops
 from podbay._core.channels import (
@@ -20,7 +21,7 @@ from podbay._core.channels import (
     closed_error,
     is_bare_deadline,
 )
-from podbay._core.operations import Operation, Page, Service, StreamOperation
+from podbay._core.operations import Operation, Page, Service, StreamOperation, UploadOperation
 from podbay._core.reading import decoded, decoded_all
 from podbay._core.retries import FIRST_CONTACT_SECONDS, Attempts, Reconnects
 from podbay._core.settings import Settings
@@ -119,6 +120,18 @@ class Endpoint:
             self.channel.unary_unary(HEALTH_CHECK).future(b"", timeout=LEAST_SECONDS).cancel()
         except ValueError:
             raise closed_error() from None
+
+
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _guarded(requests: Iterator[Message], failed: list[Exception]) -> Iterator[Message]:
+    """Yield requests until making one fails, and keep why: gRPC itself would only log it."""
+    try:
+        yield from requests
+    except Exception as error:  # noqa: BLE001 # raised where the call ends
+        failed.append(error)
 
 
 class Transport:
@@ -247,6 +260,32 @@ class Transport:
             raise error_of(error, operation.what, endpoint.address) from None
         finally:
             answers.cancel()
+
+    def upload(self, operation: UploadOperation[T], requests: Iterator[Message]) -> T:
+        """Send an RPC with a stream of requests, and return what it brings.
+
+        Requests are taken as the service has room for them.
+
+        Raises:
+            PodbayError: It failed. It is not tried again.
+        """
+        endpoint = self.endpoint(operation.service)
+        endpoint.reach(self.settings.timeout)
+        rpc: Any = endpoint.channel.stream_unary(
+            operation.path,
+            request_serializer=_serialized,
+            response_deserializer=operation.response.FromString,
+        )
+        failed: list[Exception] = []
+        try:
+            answer = rpc(_guarded(requests, failed), metadata=self._metadata)
+        except grpc.RpcError as error:
+            if failed:
+                raise failed[0] from None
+            raise error_of(error, operation.what, endpoint.address) from None
+        except ValueError:
+            raise closed_error() from None
+        return decoded(operation, answer)
 
     def follow(
         self, make: Callable[[], StreamOperation[T]], timeout: float | None = None

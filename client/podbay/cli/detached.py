@@ -100,4 +100,11 @@ def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
         arguments += ["--drivers", ",".join(settings.drivers)]
     if settings.enable_process_driver:
         arguments.append("--enable-process-driver")
+    if settings.model_quota:
+        arguments += ["--model-quota", settings.model_quota]
+    if settings.no_fetch:
+        arguments.append("--no-fetch")
+    if settings.hub_token_file is not None:
+        # It runs in another folder.
+        arguments += ["--hub-token-file", str(settings.hub_token_file.absolute())]
     return arguments

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from podbay.cli.arguments import filter_options, read_json_file
 from podbay.cli.entities import change_labels, delete_all, query_arguments, show_entity
-from podbay.cli.invocation import Invocation, json_option, pass_invocation
+from podbay.cli.invocation import Invocation, account_of, json_option, pass_invocation
 from podbay.cli.lazy import Noun
-from podbay.cli.output import age, table, write_json
+from podbay.cli.output import age, progress, table, transfer, write_json
+
+if TYPE_CHECKING:
+    from podbay import Client
+    from podbay.schema.platform import Model
 
 __all__ = ["model"]
 
@@ -69,8 +76,152 @@ def get(invocation: Invocation, model_id: str) -> None:
     """Show a model."""
     with invocation.client() as client:
         found = client.models.get(model_id)
+    _show(invocation, found)
+
+
+@model.command()
+@click.argument("model_id", metavar="ID")
+@click.option("--wait", is_flag=True, help="Go on until its files are there, or never will be.")
+@json_option
+@pass_invocation
+def status(invocation: Invocation, model_id: str, wait: bool) -> None:
+    """Show where a model stands, and why."""
+    with invocation.client() as client:
+        found = _waited(invocation, client, model_id) if wait else client.models.get(model_id)
+        files = client.models.files(model_id) if found.status != "Deleted" else []
+    stored = sum(file.state == "Stored" for file in files)
+    size = sum(file.size for file in files)
+    pairs = [("files", f"{stored} of {len(files)} stored, {size} bytes")] if files else []
+    _show(invocation, found, *pairs)
+    if wait and found.status != "Ready":
+        click.get_current_context().exit(1)
+
+
+def _waited(invocation: Invocation, client: Client, model_id: str) -> Model:
+    from podbay.schema.platform import is_status_terminal  # noqa: PLC0415 # takes long
+
+    found = client.models.get(model_id)
+    if is_status_terminal(found.status):
+        return found
+    with (
+        progress(f"{found.status}", quiet=invocation.json) as shown,
+        closing(client.models.watch(id=model_id)) as changes,
+    ):
+        for change in changes:
+            found = change.resource
+            shown.update(": ".join(text for text in (found.status, found.message) if text))
+            if is_status_terminal(found.status):
+                break
+    return found
+
+
+def _show(invocation: Invocation, found: Model, *pairs: tuple[str, object]) -> None:
     source = [("source", found.source.kind.value), ("artifact", found.artifact.kind.value)]
-    show_entity(invocation, found, [*source])
+    show_entity(invocation, found, [*source, *pairs])
+
+
+@model.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--name", help="What people call it; the folder's name unless said.")
+@click.option(
+    "--model", "model_id", metavar="ID", help="Upload to this model: it makes no new one."
+)
+@click.option("--account", help="The account; that of the token unless said.")
+@click.option("--memory", help="What a service needs to load it, as 8Gi.")
+@click.option("--cpu", help="The processors that it needs, as 2.")
+@click.option("--include", multiple=True, metavar="PATTERN", help="Only such files; as .gitignore.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="No such files; as .gitignore.")
+@click.option("--include-symlinks", is_flag=True, help="Follow symbolic links.")
+@json_option
+@pass_invocation
+def upload(
+    invocation: Invocation,
+    directory: Path,
+    name: str | None,
+    model_id: str | None,
+    account: str | None,
+    memory: str | None,
+    cpu: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    include_symlinks: bool,
+) -> None:
+    """Upload the files of a folder as a model.
+
+    Where it breaks off, run it again: the same model is found by its name and files, and only
+    what is missing is sent.
+    """
+    if model_id is not None and (name or account or memory or cpu or include or exclude):
+        raise click.UsageError("--model names a model that is there: it takes no further options")
+    resources = {key: text for key, text in (("memory", memory), ("cpu", cpu)) if text}
+    with invocation.client() as client, transfer(quiet=invocation.json) as tell:
+        target: Model | str | None = model_id
+        if target is None:
+            target = client.models.create_from_volume(
+                directory,
+                account=account_of(client, account),
+                name=name or directory.resolve().name,
+                resources=resources,
+                include_symlinks=include_symlinks,
+                include=list(include) or None,
+                exclude=list(exclude) or None,
+                reuse=True,
+                progress=tell,
+            )
+        found = client.models.upload_volume(target, directory, progress=tell)
+    _show(invocation, found)
+
+
+@model.command()
+@click.argument("model_id", metavar="ID")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@json_option
+@pass_invocation
+def download(invocation: Invocation, model_id: str, directory: Path) -> None:
+    """Download the files of a model into a folder, and verify them.
+
+    Where it breaks off, run it again: only what is missing is sent.
+    """
+    with invocation.client() as client:
+        with transfer(quiet=invocation.json) as tell:
+            client.models.download(model_id, directory, progress=tell)
+        files = client.models.files(model_id)
+    if invocation.json:
+        write_json(files)
+    else:
+        click.echo(f"{len(files)} files, {sum(file.size for file in files)} bytes in {directory}")
+
+
+@model.command()
+@click.argument("model_id", metavar="ID")
+@json_option
+@pass_invocation
+def files(invocation: Invocation, model_id: str) -> None:
+    """List the files of a model."""
+    with invocation.client() as client:
+        found = client.models.files(model_id)
+    if invocation.json:
+        write_json(found)
+        return
+    table(
+        ("PATH", "BYTES", "STATE", "SHA256"),
+        [(file.path, file.size, file.state, file.sha256 or "") for file in found],
+        empty="no files",
+    )
+
+
+@model.command()
+@click.argument("model_id", metavar="ID")
+@json_option
+@pass_invocation
+def logs(invocation: Invocation, model_id: str) -> None:
+    """Show what was written while a model was fetched or uploaded.
+
+    With --json each line is a string.
+    """
+    with invocation.client() as client:
+        for line in client.models.logs(model_id):
+            click.echo(json.dumps(line, ensure_ascii=False) if invocation.json else line)
 
 
 @model.command()

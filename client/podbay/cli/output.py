@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +15,8 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from podbay.types import TransferProgress
+
 __all__ = [
     "Progress",
     "age",
@@ -23,6 +25,7 @@ __all__ = [
     "entity_json",
     "progress",
     "table",
+    "transfer",
     "write_json",
 ]
 
@@ -167,3 +170,48 @@ def progress(text: str, *, quiet: bool = False) -> Iterator[Progress]:
             yield _Spinner(status)
     else:
         yield _Lines(text, quiet=quiet)
+
+
+_ACTIVITIES = {"read": "reading", "upload": "uploading", "download": "downloading"}
+
+
+@contextmanager
+def transfer(*, quiet: bool = False) -> Iterator[Callable[[TransferProgress], None]]:
+    """Show on stderr how far a transfer is, and give what is to be told of it.
+
+    On a terminal it is a bar; elsewhere a line for each tenth.
+
+    Args:
+        quiet: Show nothing where nobody watches.
+    """
+    if not sys.stderr.isatty():
+        tenths = dict[str, int]()
+
+        def tell(now: TransferProgress) -> None:
+            tenth = 10 * now.done // now.total if now.total else 10
+            if tenth != tenths.get(now.activity) and not quiet:
+                text = f"{_ACTIVITIES[now.activity]}: {now.done} of {now.total} bytes"
+                click.echo(text, err=True)
+            tenths[now.activity] = tenth
+
+        yield tell
+        return
+    from rich import progress as bars  # noqa: PLC0415 # takes long, and JSON does without
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.DownloadColumn(binary_units=True),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=console(stderr=True)) as shown:
+        tasks = dict[str, bars.TaskID]()
+
+        def move(now: TransferProgress) -> None:
+            if now.activity not in tasks:
+                name = _ACTIVITIES[now.activity]
+                tasks[now.activity] = shown.add_task(name, total=now.total)
+            shown.update(tasks[now.activity], completed=now.done)
+
+        yield move

@@ -30,6 +30,20 @@ __all__ = ["up"]
 _PORT = click.IntRange(0, 65535)
 
 
+def _size(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    from podbay.schema.platform import quantity_to_int  # noqa: PLC0415 # takes long
+
+    if text is None:
+        return None
+    try:
+        size = quantity_to_int(text)
+    except (ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise click.BadParameter(f"{text!r} is not a size, as 500Gi")
+    return text
+
+
 @click.command(cls=LoneCommand)
 @click.option(
     "--registry-port",
@@ -82,6 +96,19 @@ _PORT = click.IntRange(0, 65535)
     callback=duration_option,
     metavar="DURATION",
     help="How long each service may finish its calls at the end.",
+)
+@click.option(
+    "--model-quota",
+    metavar="SIZE",
+    callback=_size,
+    help="The most bytes that the files of models may have, as 500Gi.",
+)
+@click.option("--no-fetch", is_flag=True, help="Fetch no models from hubs and Git.")
+@click.option(
+    "--hub-token-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="A token for the Hugging Face Hub; readable by its owner only.",
 )
 @click.option("--detach", is_flag=True, help="Run in the background; return when healthy.")
 @click.option("--detached", is_flag=True, hidden=True, help="This is the background process.")

@@ -37,6 +37,13 @@ class _LocalModels(Models):
         self._make_account(_account_of(request))
         return super().create(request, **options)
 
+    def create_from_volume(
+        self, root_directory: str | os.PathLike[str], *, account: str, **options: Any
+    ) -> Model:
+        """Register a model whose files are those of a folder."""
+        self._make_account(account)
+        return super().create_from_volume(root_directory, account=account, **options)
+
 
 class _LocalServices(LocalInferenceServices):
     def __init__(self, transport: Transport, account: str, make_account: _MakeAccount) -> None:

@@ -32,6 +32,10 @@ class UpSettings:
         drivers: The replica drivers; None for those that are safe on `host`.
         enable_process_driver: Allow the process driver although `host` is not loopback.
         drain_seconds: How long each service may take to finish its calls when it stops.
+        model_quota: The most bytes that the files of models may have, as "500Gi"; None for what
+            the disk holds.
+        no_fetch: Whether models from hubs and Git are registered only.
+        hub_token_file: A token for the Hugging Face Hub; None for none.
     """
 
     registry_port: int = 7101
@@ -43,6 +47,9 @@ class UpSettings:
     drivers: tuple[str, ...] | None = None
     enable_process_driver: bool = False
     drain_seconds: float = 10.0
+    model_quota: str | None = None
+    no_fetch: bool = False
+    hub_token_file: Path | None = None
 
     @property
     def loopback(self) -> bool:
@@ -118,6 +125,15 @@ def _off_loopback(settings: UpSettings) -> tuple[str, ...]:
     return ("--allow-process-driver-off-loopback",) if allowed else ()
 
 
+def _model_options(settings: UpSettings) -> tuple[str, ...]:
+    token_file = settings.hub_token_file
+    return (
+        *(("--model-quota", settings.model_quota) if settings.model_quota else ()),
+        *(("--no-fetch",) if settings.no_fetch else ()),
+        *(("--hub-token-file", str(token_file.absolute())) if token_file else ()),
+    )
+
+
 def check_ports(settings: UpSettings) -> UpSettings:
     """Return the settings with a number for every port.
 
@@ -176,6 +192,7 @@ def plan_services(
             *("--admin-token-file", str(data.admin_token_file)),
             *("--session-manager-endpoint", public[1]),
             *("--inference-router-endpoint", public[2]),
+            *_model_options(settings),
         ),
         (
             *("--registry-endpoint", local[0]),

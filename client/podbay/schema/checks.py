@@ -4,6 +4,7 @@ The models read everything that the platform reads, so that data from elsewhere 
 A new resource is held to more.
 """
 
+import base64
 from collections.abc import Iterator, Sequence
 from functools import singledispatch
 
@@ -16,12 +17,13 @@ from podbay.schema._model import (
     ModelSourceKinds,
     ModelSpec,
 )
+from podbay.schema._paths import check_portable_path
 from podbay.schema._request_base import AccountRequest
 from podbay.schema._runner import InferenceServiceRunner
 from podbay.schema._service import InferenceInterface, InferenceServiceBase, SchemaAdapter
 from podbay.schema._session import InferenceSessionBase
 
-__all__ = ["check_creatable"]
+__all__ = ["check_creatable", "check_portable_path"]
 
 _Problem = tuple[str, str]
 
@@ -34,6 +36,7 @@ _ARTIFACT_PAYLOADS = {
     ModelArtifactKind.HuggingFaceCache: "huggingFaceCache",
     ModelArtifactKind.Volume: "volume",
 }
+_MD5_BYTES = 16
 _REQUIRED_TEXTS = ("account", "name", "inferenceService")
 
 
@@ -70,14 +73,8 @@ def _check_spec(request: object) -> Iterator[_Problem]:
 def _check_model(request: ModelSpec) -> Iterator[_Problem]:
     yield from _check_payload("source", request.source, _SOURCE_PAYLOADS)
     yield from _check_payload("artifact", request.artifact, _ARTIFACT_PAYLOADS)
-    seen: set[str] = set()
-    for index, file in enumerate(request.artifact.volume.files if request.artifact.volume else ()):
-        path = f"artifact.volume.files.{index}"
-        if file.size < 0:
-            yield f"{path}.size", "must not be negative"
-        if file.path in seen:
-            yield f"{path}.path", "the same path comes before"
-        seen.add(file.path)
+    yield from _check_files(request.artifact)
+    yield from _check_origin(request.source, request.artifact)
     for index, accelerator in enumerate(request.accelerators or ()):
         yield from _check_accelerator(f"accelerators.{index}", accelerator)
 
@@ -101,6 +98,59 @@ def _check_session(request: InferenceSessionBase) -> Iterator[_Problem]:
         yield "replicas", "must be at least 1"
     if request.accelerator is not None:
         yield from _check_accelerator("accelerator", request.accelerator)
+
+
+def _check_files(artifact: ModelArtifact) -> Iterator[_Problem]:
+    files = artifact.volume.files if artifact.volume else []
+    folders = {part for file in files for part in _folders_of(file.path)}
+    seen: set[str] = set()
+    for index, file in enumerate(files):
+        path = f"artifact.volume.files.{index}"
+        if file.size < 0:
+            yield f"{path}.size", "must not be negative"
+        if file.path in seen:
+            yield f"{path}.path", "the same path comes before"
+        if file.path in folders:
+            yield f"{path}.path", "another file lies below this path, as if it were a folder"
+        if file.digest.md5 is not None and not _is_md5(file.digest.md5):
+            yield f"{path}.digest.md5", "must be an MD5 sum in base64"
+        seen.add(file.path)
+
+
+def _folders_of(path: str) -> Iterator[str]:
+    parts = path.split("/")
+    return ("/".join(parts[:end]) for end in range(1, len(parts)))
+
+
+def _is_md5(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text, validate=True)) == _MD5_BYTES
+    except ValueError:
+        return False
+
+
+def _check_origin(source: ModelSource, artifact: ModelArtifact) -> Iterator[_Problem]:
+    """Checks that what the source gives can be kept as the artifact says."""
+    cache, hub = artifact.huggingFaceCache, source.huggingFaceHub
+    if source.kind == ModelSourceKinds.OpenLLM and artifact.kind != ModelArtifactKind.Mock:
+        yield (
+            "source.kind",
+            (
+                "models of OpenLLM cannot be fetched: name the repository that holds the weights, "
+                "with kind HuggingFaceHub or GitLFS"
+            ),
+        )
+    if source.kind == ModelSourceKinds.Upload and artifact.kind != ModelArtifactKind.Volume:
+        yield "artifact.kind", "must be Volume where source.kind is Upload: it lists the files"
+    if cache is not None:
+        try:
+            check_portable_path(cache.snapshot_path())
+        except ValueError:
+            yield "artifact.huggingFaceCache", "repoID and revision do not make a path of a file"
+    if cache is not None and hub is not None:
+        for name in ("repoID", "revision"):
+            if getattr(cache, name) != getattr(hub, name):
+                yield f"artifact.huggingFaceCache.{name}", "must be that of source.huggingFaceHub"
 
 
 def _check_payload(

@@ -147,6 +147,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The service is about to stop."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 125
     """A defect in Podbay. The metadata hold the id under which the service logged it."""
+    ERROR_REASON_MODEL_NOT_READY: _ErrorReason.ValueType  # 140
+    """The files of the model are not there yet, or never will be; the metadata tell where it stands."""
+    ERROR_REASON_MODEL_NOT_UPLOADABLE: _ErrorReason.ValueType  # 141
+    """The model does not wait for files."""
+    ERROR_REASON_MODEL_FILE_NOT_FOUND: _ErrorReason.ValueType  # 142
+    """The model has no file at this path."""
+    ERROR_REASON_MODEL_FILES_MISSING: _ErrorReason.ValueType  # 143
+    """Files of the model are not uploaded yet; the metadata name them."""
+    ERROR_REASON_MODEL_FILE_DAMAGED: _ErrorReason.ValueType  # 144
+    """A file in the store is not what was written; the metadata tell both digests."""
+    ERROR_REASON_DIGEST_MISMATCH: _ErrorReason.ValueType  # 145
+    """The bytes that came are not those that were announced."""
+    ERROR_REASON_UPLOAD_OFFSET_MISMATCH: _ErrorReason.ValueType  # 146
+    """The upload goes on at another byte; the metadata tell which."""
+    ERROR_REASON_TRANSFER_INTERRUPTED: _ErrorReason.ValueType  # 147
+    """The transfer stalled, or another one took its place. What came is kept: go on."""
+    ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 148
+    """The quota for model files, or the disk, is full."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is why something failed, for programs. docs/errors.md says for each what it means,
@@ -271,6 +289,24 @@ ERROR_REASON_SERVICE_STOPPING: ErrorReason.ValueType  # 124
 """The service is about to stop."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 125
 """A defect in Podbay. The metadata hold the id under which the service logged it."""
+ERROR_REASON_MODEL_NOT_READY: ErrorReason.ValueType  # 140
+"""The files of the model are not there yet, or never will be; the metadata tell where it stands."""
+ERROR_REASON_MODEL_NOT_UPLOADABLE: ErrorReason.ValueType  # 141
+"""The model does not wait for files."""
+ERROR_REASON_MODEL_FILE_NOT_FOUND: ErrorReason.ValueType  # 142
+"""The model has no file at this path."""
+ERROR_REASON_MODEL_FILES_MISSING: ErrorReason.ValueType  # 143
+"""Files of the model are not uploaded yet; the metadata name them."""
+ERROR_REASON_MODEL_FILE_DAMAGED: ErrorReason.ValueType  # 144
+"""A file in the store is not what was written; the metadata tell both digests."""
+ERROR_REASON_DIGEST_MISMATCH: ErrorReason.ValueType  # 145
+"""The bytes that came are not those that were announced."""
+ERROR_REASON_UPLOAD_OFFSET_MISMATCH: ErrorReason.ValueType  # 146
+"""The upload goes on at another byte; the metadata tell which."""
+ERROR_REASON_TRANSFER_INTERRUPTED: ErrorReason.ValueType  # 147
+"""The transfer stalled, or another one took its place. What came is kept: go on."""
+ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 148
+"""The quota for model files, or the disk, is full."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from podbay.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ModelFileState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelFileStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelFileState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_FILE_STATE_UNSPECIFIED: _ModelFileState.ValueType  # 0
+    """Never sent."""
+    MODEL_FILE_STATE_MISSING: _ModelFileState.ValueType  # 1
+    """Nothing, or a part of an upload."""
+    MODEL_FILE_STATE_STORED: _ModelFileState.ValueType  # 2
+    """All of it."""
+    MODEL_FILE_STATE_DAMAGED: _ModelFileState.ValueType  # 3
+    """It was stored, and is damaged now: it must be uploaded again."""
+
+class ModelFileState(_ModelFileState, metaclass=_ModelFileStateEnumTypeWrapper):
+    """ModelFileState says how much of a model's file the registry has."""
+
+MODEL_FILE_STATE_UNSPECIFIED: ModelFileState.ValueType  # 0
+"""Never sent."""
+MODEL_FILE_STATE_MISSING: ModelFileState.ValueType  # 1
+"""Nothing, or a part of an upload."""
+MODEL_FILE_STATE_STORED: ModelFileState.ValueType  # 2
+"""All of it."""
+MODEL_FILE_STATE_DAMAGED: ModelFileState.ValueType  # 3
+"""It was stored, and is damaged now: it must be uploaded again."""
+Global___ModelFileState: _TypeAlias = ModelFileState  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
@@ -605,3 +634,41 @@ class ModelCreateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__storage) -> _WhichOneofReturnType__storage | None: ...
 
 Global___ModelCreateRequest: _TypeAlias = ModelCreateRequest  # noqa: Y015
+
+@_typing.final
+class ModelFile(_message.Message):
+    """ModelFile is one file of a model, as the registry keeps it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    MD5_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """The path in the model's folder, relative and portable."""
+    size: _builtins.int
+    """The size in bytes."""
+    sha256: _builtins.str
+    """The SHA-256 sum in lower-case hex; empty while nobody has said it."""
+    md5: _builtins.str
+    """The MD5 sum in base64; empty where it is not known."""
+    state: Global___ModelFileState.ValueType
+    """How much of it is there."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        size: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+        md5: _builtins.str = ...,
+        state: Global___ModelFileState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["md5", b"md5", "path", b"path", "sha256", b"sha256", "size", b"size", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelFile: _TypeAlias = ModelFile  # noqa: Y015

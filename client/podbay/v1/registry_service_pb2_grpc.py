@@ -112,6 +112,36 @@ class RegistryServiceStub(object):
                 request_serializer=podbay_dot_v1_dot_registry__service__pb2.WatchModelsRequest.SerializeToString,
                 response_deserializer=podbay_dot_v1_dot_registry__service__pb2.WatchModelsResponse.FromString,
                 _registered_method=True)
+        self.ListModelFiles = channel.unary_unary(
+                '/podbay.v1.RegistryService/ListModelFiles',
+                request_serializer=podbay_dot_v1_dot_registry__service__pb2.ListModelFilesRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_registry__service__pb2.ListModelFilesResponse.FromString,
+                _registered_method=True)
+        self.OfferModelFiles = channel.unary_unary(
+                '/podbay.v1.RegistryService/OfferModelFiles',
+                request_serializer=podbay_dot_v1_dot_registry__service__pb2.OfferModelFilesRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_registry__service__pb2.OfferModelFilesResponse.FromString,
+                _registered_method=True)
+        self.UploadModelFile = channel.stream_unary(
+                '/podbay.v1.RegistryService/UploadModelFile',
+                request_serializer=podbay_dot_v1_dot_registry__service__pb2.UploadModelFileRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_registry__service__pb2.UploadModelFileResponse.FromString,
+                _registered_method=True)
+        self.FinalizeModel = channel.unary_unary(
+                '/podbay.v1.RegistryService/FinalizeModel',
+                request_serializer=podbay_dot_v1_dot_registry__service__pb2.FinalizeModelRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_registry__service__pb2.FinalizeModelResponse.FromString,
+                _registered_method=True)
+        self.DownloadModelFile = channel.unary_stream(
+                '/podbay.v1.RegistryService/DownloadModelFile',
+                request_serializer=podbay_dot_v1_dot_registry__service__pb2.DownloadModelFileRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_registry__service__pb2.DownloadModelFileResponse.FromString,
+                _registered_method=True)
+        self.StreamModelLogs = channel.unary_stream(
+                '/podbay.v1.RegistryService/StreamModelLogs',
+                request_serializer=podbay_dot_v1_dot_registry__service__pb2.StreamModelLogsRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_registry__service__pb2.StreamModelLogsResponse.FromString,
+                _registered_method=True)
         self.CreateInferenceService = channel.unary_unary(
                 '/podbay.v1.RegistryService/CreateInferenceService',
                 request_serializer=podbay_dot_v1_dot_registry__service__pb2.CreateInferenceServiceRequest.SerializeToString,
@@ -274,6 +304,65 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListModelFiles(self, request, context):
+        """ListModelFiles lists the files of a model by page, ordered by path, with sizes and digests.
+        Idempotent. Needs get on the model. Fails with NOT_FOUND and INVALID_ARGUMENT
+        (INVALID_PAGE_TOKEN).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OfferModelFiles(self, request, context):
+        """OfferModelFiles tells the registry which content the files of a model have, and returns those
+        that must be uploaded, with the byte to begin at. Files that the account has in the store
+        need no upload. Idempotent. Needs edit on the model. Fails with NOT_FOUND,
+        FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED, DIGEST_MISMATCH) and
+        INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadModelFile(self, request_iterator, context):
+        """UploadModelFile takes one file: first a header, then chunks in their order. Where the stream
+        ends early, what came is kept for a day, and another stream goes on from the byte that
+        OfferModelFiles tells. Idempotent. Needs edit on the model. Fails with NOT_FOUND
+        (MODEL_NOT_FOUND, MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
+        REFERENCE_DELETED, DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED
+        (TRANSFER_INTERRUPTED) and RESOURCE_EXHAUSTED (STORAGE_FULL).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinalizeModel(self, request, context):
+        """FinalizeModel makes a model ready whose files are all there. Idempotent. Needs edit on the
+        model. Fails with NOT_FOUND and FAILED_PRECONDITION (MODEL_FILES_MISSING,
+        MODEL_NOT_UPLOADABLE, REFERENCE_DELETED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadModelFile(self, request, context):
+        """DownloadModelFile sends one file of a ready model in chunks, from any byte on. The file is
+        verified first. Idempotent. Needs get on the model. Fails with NOT_FOUND (MODEL_NOT_FOUND,
+        MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_READY, REFERENCE_DELETED) and DATA_LOSS
+        (MODEL_FILE_DAMAGED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamModelLogs(self, request, context):
+        """StreamModelLogs sends what was written while a model was fetched or uploaded. Idempotent.
+        Needs get on the model. Fails with NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateInferenceService(self, request, context):
         """CreateInferenceService registers a service around an image. Idempotent with a request id.
         Needs create on inferenceservices of the account, and get on the model that it names. Fails
@@ -410,6 +499,36 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.WatchModels,
                     request_deserializer=podbay_dot_v1_dot_registry__service__pb2.WatchModelsRequest.FromString,
                     response_serializer=podbay_dot_v1_dot_registry__service__pb2.WatchModelsResponse.SerializeToString,
+            ),
+            'ListModelFiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelFiles,
+                    request_deserializer=podbay_dot_v1_dot_registry__service__pb2.ListModelFilesRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_registry__service__pb2.ListModelFilesResponse.SerializeToString,
+            ),
+            'OfferModelFiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.OfferModelFiles,
+                    request_deserializer=podbay_dot_v1_dot_registry__service__pb2.OfferModelFilesRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_registry__service__pb2.OfferModelFilesResponse.SerializeToString,
+            ),
+            'UploadModelFile': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadModelFile,
+                    request_deserializer=podbay_dot_v1_dot_registry__service__pb2.UploadModelFileRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_registry__service__pb2.UploadModelFileResponse.SerializeToString,
+            ),
+            'FinalizeModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinalizeModel,
+                    request_deserializer=podbay_dot_v1_dot_registry__service__pb2.FinalizeModelRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_registry__service__pb2.FinalizeModelResponse.SerializeToString,
+            ),
+            'DownloadModelFile': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadModelFile,
+                    request_deserializer=podbay_dot_v1_dot_registry__service__pb2.DownloadModelFileRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_registry__service__pb2.DownloadModelFileResponse.SerializeToString,
+            ),
+            'StreamModelLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamModelLogs,
+                    request_deserializer=podbay_dot_v1_dot_registry__service__pb2.StreamModelLogsRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_registry__service__pb2.StreamModelLogsResponse.SerializeToString,
             ),
             'CreateInferenceService': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateInferenceService,
@@ -838,6 +957,168 @@ class RegistryService(object):
             '/podbay.v1.RegistryService/WatchModels',
             podbay_dot_v1_dot_registry__service__pb2.WatchModelsRequest.SerializeToString,
             podbay_dot_v1_dot_registry__service__pb2.WatchModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelFiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.RegistryService/ListModelFiles',
+            podbay_dot_v1_dot_registry__service__pb2.ListModelFilesRequest.SerializeToString,
+            podbay_dot_v1_dot_registry__service__pb2.ListModelFilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OfferModelFiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.RegistryService/OfferModelFiles',
+            podbay_dot_v1_dot_registry__service__pb2.OfferModelFilesRequest.SerializeToString,
+            podbay_dot_v1_dot_registry__service__pb2.OfferModelFilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadModelFile(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/podbay.v1.RegistryService/UploadModelFile',
+            podbay_dot_v1_dot_registry__service__pb2.UploadModelFileRequest.SerializeToString,
+            podbay_dot_v1_dot_registry__service__pb2.UploadModelFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinalizeModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.RegistryService/FinalizeModel',
+            podbay_dot_v1_dot_registry__service__pb2.FinalizeModelRequest.SerializeToString,
+            podbay_dot_v1_dot_registry__service__pb2.FinalizeModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadModelFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/podbay.v1.RegistryService/DownloadModelFile',
+            podbay_dot_v1_dot_registry__service__pb2.DownloadModelFileRequest.SerializeToString,
+            podbay_dot_v1_dot_registry__service__pb2.DownloadModelFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamModelLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/podbay.v1.RegistryService/StreamModelLogs',
+            podbay_dot_v1_dot_registry__service__pb2.StreamModelLogsRequest.SerializeToString,
+            podbay_dot_v1_dot_registry__service__pb2.StreamModelLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,6 +89,41 @@ class RegistryServiceStub:
     by cancel, or with OUT_OF_RANGE (REVISION_COMPACTED): list again, or UNAVAILABLE
     (SERVICE_STOPPING): watch again from the last revision. Needs query on models.
     """
+    ListModelFiles: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelFilesRequest, _registry_service_pb2.ListModelFilesResponse]
+    """ListModelFiles lists the files of a model by page, ordered by path, with sizes and digests.
+    Idempotent. Needs get on the model. Fails with NOT_FOUND and INVALID_ARGUMENT
+    (INVALID_PAGE_TOKEN).
+    """
+    OfferModelFiles: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.OfferModelFilesRequest, _registry_service_pb2.OfferModelFilesResponse]
+    """OfferModelFiles tells the registry which content the files of a model have, and returns those
+    that must be uploaded, with the byte to begin at. Files that the account has in the store
+    need no upload. Idempotent. Needs edit on the model. Fails with NOT_FOUND,
+    FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED, DIGEST_MISMATCH) and
+    INVALID_ARGUMENT.
+    """
+    UploadModelFile: _grpc.StreamUnaryMultiCallable[_registry_service_pb2.UploadModelFileRequest, _registry_service_pb2.UploadModelFileResponse]
+    """UploadModelFile takes one file: first a header, then chunks in their order. Where the stream
+    ends early, what came is kept for a day, and another stream goes on from the byte that
+    OfferModelFiles tells. Idempotent. Needs edit on the model. Fails with NOT_FOUND
+    (MODEL_NOT_FOUND, MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
+    REFERENCE_DELETED, DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED
+    (TRANSFER_INTERRUPTED) and RESOURCE_EXHAUSTED (STORAGE_FULL).
+    """
+    FinalizeModel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.FinalizeModelRequest, _registry_service_pb2.FinalizeModelResponse]
+    """FinalizeModel makes a model ready whose files are all there. Idempotent. Needs edit on the
+    model. Fails with NOT_FOUND and FAILED_PRECONDITION (MODEL_FILES_MISSING,
+    MODEL_NOT_UPLOADABLE, REFERENCE_DELETED).
+    """
+    DownloadModelFile: _grpc.UnaryStreamMultiCallable[_registry_service_pb2.DownloadModelFileRequest, _registry_service_pb2.DownloadModelFileResponse]
+    """DownloadModelFile sends one file of a ready model in chunks, from any byte on. The file is
+    verified first. Idempotent. Needs get on the model. Fails with NOT_FOUND (MODEL_NOT_FOUND,
+    MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_READY, REFERENCE_DELETED) and DATA_LOSS
+    (MODEL_FILE_DAMAGED).
+    """
+    StreamModelLogs: _grpc.UnaryStreamMultiCallable[_registry_service_pb2.StreamModelLogsRequest, _registry_service_pb2.StreamModelLogsResponse]
+    """StreamModelLogs sends what was written while a model was fetched or uploaded. Idempotent.
+    Needs get on the model. Fails with NOT_FOUND.
+    """
     CreateInferenceService: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CreateInferenceServiceRequest, _registry_service_pb2.CreateInferenceServiceResponse]
     """CreateInferenceService registers a service around an image. Idempotent with a request id.
     Needs create on inferenceservices of the account, and get on the model that it names. Fails
@@ -181,6 +216,41 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """WatchModels sends changes from a revision on, and progress while there are none. It ends only
     by cancel, or with OUT_OF_RANGE (REVISION_COMPACTED): list again, or UNAVAILABLE
     (SERVICE_STOPPING): watch again from the last revision. Needs query on models.
+    """
+    ListModelFiles: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelFilesRequest, _registry_service_pb2.ListModelFilesResponse]  # type: ignore[assignment]
+    """ListModelFiles lists the files of a model by page, ordered by path, with sizes and digests.
+    Idempotent. Needs get on the model. Fails with NOT_FOUND and INVALID_ARGUMENT
+    (INVALID_PAGE_TOKEN).
+    """
+    OfferModelFiles: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.OfferModelFilesRequest, _registry_service_pb2.OfferModelFilesResponse]  # type: ignore[assignment]
+    """OfferModelFiles tells the registry which content the files of a model have, and returns those
+    that must be uploaded, with the byte to begin at. Files that the account has in the store
+    need no upload. Idempotent. Needs edit on the model. Fails with NOT_FOUND,
+    FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED, DIGEST_MISMATCH) and
+    INVALID_ARGUMENT.
+    """
+    UploadModelFile: _aio.StreamUnaryMultiCallable[_registry_service_pb2.UploadModelFileRequest, _registry_service_pb2.UploadModelFileResponse]  # type: ignore[assignment]
+    """UploadModelFile takes one file: first a header, then chunks in their order. Where the stream
+    ends early, what came is kept for a day, and another stream goes on from the byte that
+    OfferModelFiles tells. Idempotent. Needs edit on the model. Fails with NOT_FOUND
+    (MODEL_NOT_FOUND, MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
+    REFERENCE_DELETED, DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED
+    (TRANSFER_INTERRUPTED) and RESOURCE_EXHAUSTED (STORAGE_FULL).
+    """
+    FinalizeModel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.FinalizeModelRequest, _registry_service_pb2.FinalizeModelResponse]  # type: ignore[assignment]
+    """FinalizeModel makes a model ready whose files are all there. Idempotent. Needs edit on the
+    model. Fails with NOT_FOUND and FAILED_PRECONDITION (MODEL_FILES_MISSING,
+    MODEL_NOT_UPLOADABLE, REFERENCE_DELETED).
+    """
+    DownloadModelFile: _aio.UnaryStreamMultiCallable[_registry_service_pb2.DownloadModelFileRequest, _registry_service_pb2.DownloadModelFileResponse]  # type: ignore[assignment]
+    """DownloadModelFile sends one file of a ready model in chunks, from any byte on. The file is
+    verified first. Idempotent. Needs get on the model. Fails with NOT_FOUND (MODEL_NOT_FOUND,
+    MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_READY, REFERENCE_DELETED) and DATA_LOSS
+    (MODEL_FILE_DAMAGED).
+    """
+    StreamModelLogs: _aio.UnaryStreamMultiCallable[_registry_service_pb2.StreamModelLogsRequest, _registry_service_pb2.StreamModelLogsResponse]  # type: ignore[assignment]
+    """StreamModelLogs sends what was written while a model was fetched or uploaded. Idempotent.
+    Needs get on the model. Fails with NOT_FOUND.
     """
     CreateInferenceService: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CreateInferenceServiceRequest, _registry_service_pb2.CreateInferenceServiceResponse]  # type: ignore[assignment]
     """CreateInferenceService registers a service around an image. Idempotent with a request id.
@@ -355,6 +425,77 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """WatchModels sends changes from a revision on, and progress while there are none. It ends only
         by cancel, or with OUT_OF_RANGE (REVISION_COMPACTED): list again, or UNAVAILABLE
         (SERVICE_STOPPING): watch again from the last revision. Needs query on models.
+        """
+
+    @_abc_1.abstractmethod
+    def ListModelFiles(
+        self,
+        request: _registry_service_pb2.ListModelFilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.ListModelFilesResponse, _abc.Awaitable[_registry_service_pb2.ListModelFilesResponse]]:
+        """ListModelFiles lists the files of a model by page, ordered by path, with sizes and digests.
+        Idempotent. Needs get on the model. Fails with NOT_FOUND and INVALID_ARGUMENT
+        (INVALID_PAGE_TOKEN).
+        """
+
+    @_abc_1.abstractmethod
+    def OfferModelFiles(
+        self,
+        request: _registry_service_pb2.OfferModelFilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.OfferModelFilesResponse, _abc.Awaitable[_registry_service_pb2.OfferModelFilesResponse]]:
+        """OfferModelFiles tells the registry which content the files of a model have, and returns those
+        that must be uploaded, with the byte to begin at. Files that the account has in the store
+        need no upload. Idempotent. Needs edit on the model. Fails with NOT_FOUND,
+        FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED, DIGEST_MISMATCH) and
+        INVALID_ARGUMENT.
+        """
+
+    @_abc_1.abstractmethod
+    def UploadModelFile(
+        self,
+        request_iterator: _MaybeAsyncIterator[_registry_service_pb2.UploadModelFileRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.UploadModelFileResponse, _abc.Awaitable[_registry_service_pb2.UploadModelFileResponse]]:
+        """UploadModelFile takes one file: first a header, then chunks in their order. Where the stream
+        ends early, what came is kept for a day, and another stream goes on from the byte that
+        OfferModelFiles tells. Idempotent. Needs edit on the model. Fails with NOT_FOUND
+        (MODEL_NOT_FOUND, MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
+        REFERENCE_DELETED, DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED
+        (TRANSFER_INTERRUPTED) and RESOURCE_EXHAUSTED (STORAGE_FULL).
+        """
+
+    @_abc_1.abstractmethod
+    def FinalizeModel(
+        self,
+        request: _registry_service_pb2.FinalizeModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.FinalizeModelResponse, _abc.Awaitable[_registry_service_pb2.FinalizeModelResponse]]:
+        """FinalizeModel makes a model ready whose files are all there. Idempotent. Needs edit on the
+        model. Fails with NOT_FOUND and FAILED_PRECONDITION (MODEL_FILES_MISSING,
+        MODEL_NOT_UPLOADABLE, REFERENCE_DELETED).
+        """
+
+    @_abc_1.abstractmethod
+    def DownloadModelFile(
+        self,
+        request: _registry_service_pb2.DownloadModelFileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_service_pb2.DownloadModelFileResponse], _abc.AsyncIterator[_registry_service_pb2.DownloadModelFileResponse]]:
+        """DownloadModelFile sends one file of a ready model in chunks, from any byte on. The file is
+        verified first. Idempotent. Needs get on the model. Fails with NOT_FOUND (MODEL_NOT_FOUND,
+        MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_READY, REFERENCE_DELETED) and DATA_LOSS
+        (MODEL_FILE_DAMAGED).
+        """
+
+    @_abc_1.abstractmethod
+    def StreamModelLogs(
+        self,
+        request: _registry_service_pb2.StreamModelLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_service_pb2.StreamModelLogsResponse], _abc.AsyncIterator[_registry_service_pb2.StreamModelLogsResponse]]:
+        """StreamModelLogs sends what was written while a model was fetched or uploaded. Idempotent.
+        Needs get on the model. Fails with NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

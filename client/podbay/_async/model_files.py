@@ -1,0 +1,292 @@
+"""The files of models, asynchronously."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, NoReturn
+
+from podbay._async.transport import Transport, now
+from podbay._core import create_ops, model_data_ops, resource_ops
+from podbay._core.model_data_ops import OFFERS
+from podbay._core.paging import Pages
+from podbay._core.retries import Reconnects
+from podbay._core.transfers import Offer, Sending, Tally
+from podbay._volumes.content import Digests, FileReader, FileWriter, digests_of
+from podbay._volumes.scan import LocalFile, locate, scan
+from podbay.errors import PodbayError
+from podbay.schema.platform import Accelerator, File, Model, ModelResources
+from podbay.types import ModelFile, TransferProgress
+from podbay.v1 import registry_service_pb2 as registry
+
+__all__ = ["ModelFiles"]
+
+Progress = Callable[[TransferProgress], object]
+
+
+class ModelFiles:
+    """What can be done with the files of models."""
+
+    _transport: Transport
+
+    async def create_from_volume(
+        self,
+        root_directory: str | os.PathLike[str],
+        *,
+        account: str,
+        name: str,
+        resources: ModelResources | Mapping[str, Any],
+        accelerators: Sequence[Accelerator | Mapping[str, Any]] | None = None,
+        include_symlinks: bool = False,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        reuse: bool = False,
+        progress: Progress | None = None,
+    ) -> Model:
+        """Register a model whose files are those of a folder; `upload_volume` then sends them.
+
+        Args:
+            root_directory: The folder.
+            account: The account that shall own the model.
+            name: Its name.
+            resources: What a service needs to load it, as {"memory": "8Gi"}.
+            accelerators: The hardware that it can run on.
+            include_symlinks: Whether symbolic links count as what they point to.
+            include: Patterns as in a .gitignore file; only what matches is taken.
+            exclude: Patterns likewise; what matches is left out after all.
+            reuse: Whether to return the model that the same call made before, where it still waits
+                for files or has them, instead of making another.
+            progress: Called while the files are read.
+
+        Raises:
+            InvalidRequestError: There are no such files, or one of them cannot be taken.
+        """
+        files = await asyncio.to_thread(
+            scan,
+            root_directory,
+            include_symlinks=include_symlinks,
+            include=include,
+            exclude=exclude,
+        )
+        tally = Tally("read", sum(file.size for file in files), progress)
+        request = model_data_ops.volume_request(
+            [(file.path, file.size, (await _digests(file, tally)).md5) for file in files],
+            account=account,
+            name=name,
+            resources=resources,
+            accelerators=accelerators,
+        )
+        if reuse:
+            pages = Pages(resource_ops.MODELS, {"account": account, "name": name})
+            while (operation := pages.next_operation()) is not None:
+                models = pages.took(await self._transport.run(operation))
+                found = model_data_ops.made_before(models, request)
+                if found is not None:
+                    return found
+        return await self._transport.run(create_ops.create_model(request, None))
+
+    async def upload_volume(
+        self,
+        model: Model | str,
+        root_directory: str | os.PathLike[str],
+        *,
+        progress: Progress | None = None,
+    ) -> Model:
+        """Upload the files of a model out of a folder, and finalize it.
+
+        What the registry has already is not sent again: run it again where it broke off.
+
+        Args:
+            model: The model, or its id.
+            root_directory: The folder.
+            progress: Called while files are read and sent.
+
+        Raises:
+            InvalidRequestError: A file is missing, or is not what the model was created with.
+            ConflictError: The model takes no files, or there is no room for them.
+        """
+        model_id = model_data_ops.model_id_of(model)
+        current = await self._transport.run(resource_ops.MODELS.get(model_id))
+        awaited = model_data_ops.awaited_files(current)
+        located = await asyncio.to_thread(locate, root_directory, awaited)
+        total = sum(file.size for file in awaited)
+        read, sent = Tally("read", total, progress), Tally("upload", total, progress)
+        for start in range(0, len(located), OFFERS):
+            part = slice(start, start + OFFERS)
+            await self._upload_some(model_id, awaited[part], located[part], read, sent)
+        return await self.finalize(model_id)
+
+    async def finalize(self, model_id: str) -> Model:
+        """Make a model ready whose files were all uploaded.
+
+        Raises:
+            ConflictError: Files are missing; `metadata` names them.
+        """
+        return await self._transport.run(model_data_ops.finalize(model_id))
+
+    async def files(self, model_id: str) -> list[ModelFile]:
+        """Return the files of a model, ordered by path."""
+        files, token = list[ModelFile](), ""
+        while True:
+            page = await self._transport.run(model_data_ops.list_files(model_id, token))
+            files += page.items
+            token = page.next_token
+            if not token:
+                return files
+
+    async def download(
+        self,
+        model_id: str,
+        destination: str | os.PathLike[str],
+        *,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Download the files of a model into a folder, which is made where there is none.
+
+        Each file is verified. Files that are there already are not sent again: run it again where
+        it broke off.
+
+        Args:
+            model_id: The model.
+            destination: The folder.
+            progress: Called while files come.
+
+        Raises:
+            ConflictError: The model is not ready.
+            InvalidRequestError: A file is in the way.
+            ModelDataError: A file is damaged in the store.
+        """
+        model = await self._transport.run(resource_ops.MODELS.get(model_id))
+        model_data_ops.check_ready(model)
+        files = await self.files(model_id)
+        tally = Tally("download", sum(file.size for file in files), progress)
+        root = Path(destination)
+        await asyncio.to_thread(root.mkdir, parents=True, exist_ok=True)
+        for file in files:
+            writer = FileWriter(root, file.path, file.size, file.sha256 or "")
+            if not await asyncio.to_thread(writer.is_there):
+                await self._download_file(model_id, writer, tally)
+            tally.at(file.path, file.size)
+        return root
+
+    def logs(self, id: str) -> AsyncGenerator[str, None]:
+        """Yield the lines that were written while a model was fetched or uploaded."""
+        return self._transport.stream(model_data_ops.model_logs(id))
+
+    async def download_logs(self, id: str, destination: str | os.PathLike[str]) -> None:
+        """Write the log of a model into a new file.
+
+        Raises:
+            FileExistsError: The file is there already.
+        """
+        # In memory: the registry bounds a log to a MiB.
+        file = await asyncio.to_thread(Path(destination).open, "x", encoding="utf-8")
+        with file:
+            text = "".join([f"{line}\n" async for line in self.logs(id)])
+            await asyncio.to_thread(file.write, text)
+
+    async def uplink(self, model_id: str, path: str) -> NoReturn:  # noqa: ARG002 # the platform's
+        """Refuse: there are no addresses to upload to over HTTP. Use `upload_volume`.
+
+        Raises:
+            NotFoundError: Always.
+        """
+        raise model_data_ops.no_uplink()
+
+    async def _upload_some(
+        self,
+        model_id: str,
+        awaited: Sequence[File],
+        located: Sequence[LocalFile],
+        read: Tally,
+        sent: Tally,
+    ) -> None:
+        offers = {}
+        for file, local in zip(awaited, located, strict=True):
+            digests = await _digests(local, read)
+            model_data_ops.check_md5(file, digests.md5)
+            offers[file.path] = Offer(file.path, file.size, digests.sha256)
+        needs = await self._transport.run(model_data_ops.offer_files(model_id, offers.values()))
+        for local in located:
+            if local.path in needs:
+                reconnects = Reconnects(self._patience)
+                sending = Sending(offers[local.path], needs[local.path], reconnects)
+                await self._upload_file(model_id, sending, local.location, sent)
+            sent.at(local.path, local.size)
+
+    async def _upload_file(
+        self, model_id: str, sending: Sending, location: Path, tally: Tally
+    ) -> None:
+        offer = sending.offer
+        while True:
+            tally.at(offer.path, sending.offset)
+            try:
+                reader = await asyncio.to_thread(
+                    FileReader, location, sending.offset, sending.chunk
+                )
+                with reader:
+                    messages = _messages(model_id, sending, reader, tally)
+                    operation = model_data_ops.upload_file(offer.path)
+                    await self._transport.upload(operation, messages, careful=sending.careful)
+            except PodbayError as error:
+                delay = sending.next_delay(error, now(), random.random())  # noqa: S311 # spreads tries
+                if delay is None or self._transport.closed:
+                    raise
+            else:
+                return
+            await asyncio.sleep(delay)
+            again = model_data_ops.offer_files(model_id, [offer])
+            if not sending.goes_on(await self._transport.run(again)):
+                return
+
+    async def _download_file(self, model_id: str, writer: FileWriter, tally: Tally) -> None:
+        reconnects = Reconnects(self._patience)
+        try:
+            while True:
+                await asyncio.to_thread(writer.begin)
+                tally.at(writer.path, writer.offset)
+                operation = model_data_ops.download_file(model_id, writer.path, writer.offset)
+                try:
+                    async with aclosing(self._transport.stream(operation)) as chunks:
+                        async for chunk in chunks:
+                            size = await asyncio.to_thread(writer.write, chunk)
+                            tally.more(writer.path, size)
+                            reconnects.came()
+                    await asyncio.to_thread(writer.finish)
+                except PodbayError as error:
+                    delay = reconnects.next_delay(error, now(), random.random())  # noqa: S311 # spreads tries
+                    if delay is None or self._transport.closed:
+                        raise
+                else:
+                    return
+                await asyncio.sleep(delay)
+        finally:
+            writer.close()
+
+    @property
+    def _patience(self) -> float:
+        settings = self._transport.settings
+        return settings.timeout if settings.retries else 0.0
+
+
+async def _digests(file: LocalFile, tally: Tally) -> Digests:
+    loop = asyncio.get_running_loop()
+
+    def took(size: int) -> None:
+        # Progress is told where the user is: on the loop.
+        loop.call_soon_threadsafe(tally.more, file.path, size)
+
+    return await asyncio.to_thread(digests_of, file.location, took)
+
+
+async def _messages(
+    model_id: str, sending: Sending, reader: FileReader, tally: Tally
+) -> AsyncGenerator[registry.UploadModelFileRequest, None]:
+    yield model_data_ops.header(model_id, sending.offer, sending.offset)
+    while (chunk := await asyncio.to_thread(reader.next)) is not None:
+        yield registry.UploadModelFileRequest(chunk=chunk)
+        tally.more(sending.offer.path, len(chunk.data))
