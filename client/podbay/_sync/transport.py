@@ -117,7 +117,8 @@ class Endpoint:
         """
         try:
             # Without waiting for a connection, so this is over at once.
-            self.channel.unary_unary(HEALTH_CHECK).future(b"", timeout=LEAST_SECONDS).cancel()
+            check: Any = self.channel.unary_unary(HEALTH_CHECK)
+            check.future(b"", timeout=LEAST_SECONDS).cancel()
         except ValueError:
             raise closed_error() from None
 
