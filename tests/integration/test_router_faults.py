@@ -218,7 +218,7 @@ async def test_the_session_manager_may_be_away_at_a_hundred_calls_a_second() -> 
         client = rig.exchange("s")
         failures: list[pb.CallResult] = []
         sent = answered = 0
-        over = asyncio.Event()
+        over, finished = asyncio.Event(), asyncio.Event()
 
         async def send() -> None:
             nonlocal sent
@@ -227,10 +227,14 @@ async def test_the_session_manager_may_be_away_at_a_hundred_calls_a_second() -> 
                 sent += 1
                 await client.send(call(sent))
                 await asyncio.sleep(max(0.0, begin + sent / OUTAGE_RATE - time.monotonic()))
+            # The last one wakes who waits for answers.
+            sent += 1
+            finished.set()
+            await client.send(call(sent))
 
         async def receive() -> None:
             nonlocal answered
-            while not (over.is_set() and answered == sent):
+            while not (finished.is_set() and answered == sent):
                 result = await client.next()
                 answered += 1
                 if result.HasField("error"):

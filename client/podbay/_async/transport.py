@@ -86,6 +86,7 @@ class Endpoint:
             if error.code() in (
                 grpc.StatusCode.DEADLINE_EXCEEDED,
                 grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.CANCELLED,  # by a server that stops
             ):
                 return False
         except grpc.aio.UsageError:

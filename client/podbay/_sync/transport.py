@@ -98,13 +98,29 @@ class Endpoint:
         except grpc.RpcError as error:
             code = _code_of(error)
             if code is grpc.StatusCode.CANCELLED:
-                raise closed_error() from None
+                # Said where the channel was closed meanwhile, which another call on it tells for
+                # sure; and by a server that stops, which is then not ready.
+                self._check_open()
+                return False
             if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
                 return False
         except ValueError:
             raise closed_error() from None
         self._reached = True
         return True
+
+    def _check_open(self) -> None:
+        """Return where the channel is open.
+
+        Raises:
+            CancelledCallError: It is closed.
+        """
+        try:
+            # Without waiting for a connection, so this is over at once.
+            check: Any = self.channel.unary_unary(HEALTH_CHECK)
+            check.future(b"", timeout=LEAST_SECONDS).cancel()
+        except ValueError:
+            raise closed_error() from None
 
 
 def _serialized(message: Message) -> bytes:
