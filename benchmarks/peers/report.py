@@ -11,15 +11,17 @@ _PAGE = """# Performance beside other model servers
 
 Written by `make bench-peers` on {date}: Python {python}, {cores} cores that the client and all
 servers share; medians of {rounds} rounds of {seconds} s a case. In each round every system is
-started, loaded and stopped, one after the other. Figures of another machine differ; the ratios are
-what to compare.
+started, loaded and stopped, one after the other. The machine's load average was {load} before it:
+the more of it is other work, the less the figures say. Those of another machine differ; the ratios
+are what to compare.
 
 Every system echoes a text: a short one of {short} characters, and one of 10 KB. Each has an
 environment of its own, made from `requirements/peers/` ({pins}). Each is loaded by an asynchronous
 Python client on uvloop, which checks each answer: Podbay by its own, MLServer by its gRPC stubs,
 the others by aiohttp. In Podbay and Ray Serve the function runs in a process of its own behind a
 router or proxy; in MLServer it runs in the server's process, in BentoML in a worker's. Access logs
-and metrics of the peers are off.
+of the peers are off, and so are MLServer's and BentoML's metrics; apart from that they run with
+their defaults.
 
 *CPU* is of all processes of the system, in seconds per 1,000 requests, and *client CPU* the load's.
 *Memory* is the most that was seen after a load, of all processes together, shared pages
@@ -90,9 +92,11 @@ def _summary(by_case: dict[tuple[str, int], Figure]) -> str:
         ours, theirs = by_case[f"Podbay | {text}", 32], by_case[f"{MLSERVER} | {text}", 32]
         ratio = ours.rate() / theirs.rate()
         verdict = "reached" if ratio >= _REACH else "NOT reached"
+        cpu = _all_cpu(theirs) / _all_cpu(ours)
         lines.append(
             f"- {text} text, 32 in flight: **{ratio:.2f}×** MLServer's requests per second "
-            f"(the aim is {_REACH:.0f}×: {verdict})."
+            f"(the aim is {_REACH:.0f}×: {verdict}). MLServer needs {cpu:.2f}× the CPU time a "
+            "call, client included, and can use but one core for its server."
         )
         ours, theirs = by_case[f"Podbay | {text}", 1], by_case[f"{MLSERVER} | {text}", 1]
         verdict = "reached" if ours.p50() <= theirs.p50() else "NOT reached"
@@ -101,3 +105,7 @@ def _summary(by_case: dict[tuple[str, int], Figure]) -> str:
             f"MLServer's {theirs.p50() * 1e3:.2f} ms (the aim is no more: {verdict})."
         )
     return "\n".join(lines)
+
+
+def _all_cpu(figure: Figure) -> float:
+    return figure.cpu_per_1000() + figure.load_cpu_per_1000()

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 __all__ = ["RouteAcks"]
 
 _AWAY_SECONDS = 2.0
-_RECONNECTING = "reconnecting"
+# Routers look for a session manager that is away about once a second, and are slow on a busy
+# machine. Those that are still not there then are taken for gone.
+_RECONNECT_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -32,14 +34,20 @@ class RouteAcks:
     def __init__(self, away_after: float = _AWAY_SECONDS) -> None:
         self._away_after = away_after
         self._watches: dict[str, _Watch] = {}
+        self._expecting_until: float | None = None
 
     def expect_reconnects(self, now: float) -> None:
-        """Wait a while for routers that watched an earlier session manager."""
-        self._watches[_RECONNECTING] = _Watch(0, now)
+        """Wait a while for routers that watched an earlier session manager.
+
+        Nothing is settled before the first is there, and a moment for the others has passed.
+        """
+        self._expecting_until = now + _RECONNECT_SECONDS
 
     def open(self, watch_id: str, now: float) -> None:
         """Note a new watch; it owes its first word."""
         self._watches[watch_id] = _Watch(0, now)
+        if self._expecting_until is not None:
+            self._expecting_until = min(self._expecting_until, now + self._away_after)
 
     def close(self, watch_id: str) -> None:
         """Note that a watch has ended."""
@@ -68,6 +76,8 @@ class RouteAcks:
 
     def settled(self, revision: int, now: float) -> bool:
         """Say whether every router that is there serves by this revision or a later one."""
+        if self._expecting_until is not None and now < self._expecting_until:
+            return False
         return all(
             watch.acknowledged >= revision or self._is_away(watch, now)
             for watch in self._watches.values()
@@ -80,6 +90,8 @@ class RouteAcks:
             for watch in self._watches.values()
             if watch.owes_since is not None and not self._is_away(watch, now)
         ]
+        if self._expecting_until is not None and now < self._expecting_until:
+            times.append(self._expecting_until)
         return min(times, default=None)
 
     def _is_away(self, watch: _Watch, now: float) -> bool:
