@@ -82,7 +82,8 @@ class LiveState:
         for ended in await self.store.load_ended(now - _ENDED_ROUTES_SECONDS, _ENDED_ROUTES):
             self.announcer.update(ended, {}, now, monotonic)
         self._sessions, self._replicas = await self.store.load_live()
-        if self._sessions:
+        if self._sessions or await self.store.load_ended(0.0, 1):
+            # Routers may have the routes of an earlier session manager, and none of new sessions.
             self.announcer.acks.expect_reconnects(monotonic)
         for session in self._sessions.values():
             self.announcer.restore(session, self._replicas[session.id], now, monotonic)

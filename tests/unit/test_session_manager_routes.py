@@ -207,8 +207,25 @@ def test_what_was_long_ready_stays_ready_over_a_restart() -> None:
     told.settle(0)
     assert told.is_ready("r1")
     assert not told.is_ready("r2")
-    told.settle(2)
+    # A router comes, and then a moment passes in which others may come.
+    acks.open("a", 3)
+    acks.acknowledge("a", told.table.revision, told.table.revision, 3)
+    told.settle(4.9)
+    assert not told.is_ready("r2")
+    assert acks.next_change(4.9) == 5
+    told.settle(5)
     assert told.is_ready("r2")
+
+
+def test_routers_that_do_not_come_back_are_not_waited_for() -> None:
+    told, acks = announcer()
+    acks.expect_reconnects(0)
+    told.update(SESSION, {"r1": READY}, 101, 0)
+    told.settle(9.9)
+    assert not told.is_ready("r1")
+    assert acks.next_change(9.9) == 10
+    told.settle(10)
+    assert told.is_ready("r1")
 
 
 @pytest.mark.parametrize("phase", [ReplicaPhase.UNREADY, ReplicaPhase.FAILED])
