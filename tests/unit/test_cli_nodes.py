@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from podbay.cli import detached
 from podbay.cli.session_placement import placement_lines
-from podbay.local.plan import UpSettings, plan_services
+from podbay.local.plan import UpSettings, container_flags, plan_services
 from podbay.local.state import DataDir
 from podbay.schema.platform import InferenceSessionAndToken
 from podbay.types import (
@@ -175,13 +176,24 @@ def test_without_nodes_an_explanation_says_so():
 
 
 def test_up_hands_the_files_of_the_operator_on(tmp_path: Path):
-    settings = UpSettings(nodes=Path("n.toml"), runner_kinds=Path("k.toml"), allow_egress=True)
+    settings = UpSettings(
+        nodes=Path("n.toml"),
+        runner_kinds=Path("k.toml"),
+        allow_egress=True,
+        allow_root_images=True,
+        gpu_probe_image="gpus@sha256:1",
+        model_cache_quota="5Gi",
+    )
     _, manager, _ = plan_services(settings, DataDir(tmp_path))
     for name, value in (
         ("--nodes", str(Path("n.toml").absolute())),
         ("--runner-kinds", str(Path("k.toml").absolute())),
         ("--drivers", "process,inprocess,attached,docker"),
+        ("--gpu-probe-image", "gpus@sha256:1"),
+        ("--model-cache-quota", "5Gi"),
     ):
         assert manager.argv[manager.argv.index(name) + 1] == value
-    assert "--allow-egress" in manager.argv
+    assert {"--allow-egress", "--allow-root-images"} < set(manager.argv)
+    data = DataDir(tmp_path)
+    assert set(container_flags(settings)) < set(detached._arguments(data, settings))
     assert "--nodes" not in plan_services(UpSettings(), DataDir(tmp_path))[1].argv

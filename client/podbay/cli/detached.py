@@ -84,6 +84,8 @@ def _environment() -> dict[str, str]:
 
 
 def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
+    from podbay.local.plan import container_flags  # noqa: PLC0415 # takes long
+
     arguments = [
         *("--data-dir", str(data.path)),
         *("--registry-port", str(settings.registry_port)),
@@ -100,8 +102,7 @@ def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
         arguments += ["--nodes", str(settings.nodes.absolute())]
     if settings.runner_kinds is not None:
         arguments += ["--runner-kinds", str(settings.runner_kinds.absolute())]
-    if settings.allow_egress:
-        arguments += ["--allow-egress"]
+    arguments += container_flags(settings)
     if settings.drivers is not None:
         arguments += ["--drivers", ",".join(settings.drivers)]
     if settings.enable_process_driver:

@@ -105,6 +105,22 @@ def _size(_ctx: click.Context, _parameter: click.Parameter, text: str | None) ->
     help="Let replicas open connections to the outside whose service asks for it.",
 )
 @click.option(
+    "--allow-root-images",
+    is_flag=True,
+    help="Run images as root that name no user; otherwise they run as an unprivileged one.",
+)
+@click.option(
+    "--gpu-probe-image",
+    metavar="IMAGE",
+    help="An image with nvidia-smi, by which nodes with GPUs are looked at now and then.",
+)
+@click.option(
+    "--model-cache-quota",
+    metavar="SIZE",
+    callback=_size,
+    help="How much of models' files is kept for replicas, as 500Gi.",
+)
+@click.option(
     "--drain",
     "drain_seconds",
     default="10s",

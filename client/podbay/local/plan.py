@@ -16,6 +16,7 @@ __all__ = [
     "ServiceSpec",
     "UpSettings",
     "check_ports",
+    "container_flags",
     "plan_services",
 ]
 
@@ -47,6 +48,10 @@ class UpSettings:
         nodes: A TOML file that declares nodes; None for none.
         runner_kinds: A TOML file that changes how kinds of runners are run; None for none.
         allow_egress: Let replicas open connections to the outside that ask for it.
+        allow_root_images: Run images as root that name no user.
+        gpu_probe_image: An image with nvidia-smi, to look at nodes with GPUs; None for no look.
+        model_cache_quota: How much of models' files is kept for replicas, as "500Gi"; None for what
+            the disk holds.
     """
 
     registry_port: int = 7101
@@ -64,6 +69,9 @@ class UpSettings:
     nodes: Path | None = None
     runner_kinds: Path | None = None
     allow_egress: bool = False
+    allow_root_images: bool = False
+    gpu_probe_image: str | None = None
+    model_cache_quota: str | None = None
 
     @property
     def loopback(self) -> bool:
@@ -156,7 +164,21 @@ def _container_options(settings: UpSettings) -> tuple[str, ...]:
         options += ("--nodes", str(settings.nodes.absolute()))
     if settings.runner_kinds is not None:
         options += ("--runner-kinds", str(settings.runner_kinds.absolute()))
-    return (*options, "--allow-egress") if settings.allow_egress else options
+    return (*options, *container_flags(settings))
+
+
+def container_flags(settings: UpSettings) -> tuple[str, ...]:
+    """Return the options for containers that `podbay up` and the session manager both have."""
+    return (
+        *(("--allow-egress",) if settings.allow_egress else ()),
+        *(("--allow-root-images",) if settings.allow_root_images else ()),
+        *(("--gpu-probe-image", settings.gpu_probe_image) if settings.gpu_probe_image else ()),
+        *(
+            ("--model-cache-quota", settings.model_cache_quota)
+            if settings.model_cache_quota
+            else ()
+        ),
+    )
 
 
 def check_ports(settings: UpSettings) -> UpSettings:
