@@ -21,7 +21,6 @@ pytestmark = [pytest.mark.needs_reference_client, pytest.mark.timeout(300)]
 
 # What Podbay does not have of the platform's client, on purpose: docs/coming-from-dyff.md says so.
 MISSING = {
-    "models": {"stream_workflow_logs", "workflow_logs"},
     # Signed addresses of stored files, which Podbay has not.
     "raw.models": {"downlinks", "finalize", "logs", "upload"},
     "raw.inferenceservices": {"downlinks", "logs"},

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from podbay import AsyncClient, Client, errors
+from podbay.errors import DeadlineExceededError
 from podbay.types import TransferProgress
 from tests.support.client_faces import AsyncFace, SyncFace, _Blocking
 from tests.support.model_files import md5, sha256
@@ -89,6 +90,8 @@ def create(client: Any, root: Path, **options: Any) -> Any:
 def test_a_folder_there_and_back(client: Any, volume: Path, tmp_path: Path) -> None:
     model = create(client, volume)
     assert model.status == "WaitingForUpload"
+    with pytest.raises(DeadlineExceededError):
+        list(client.models.stream_workflow_logs(model.id, timeout=0.05))
     files = tree(volume)
     assert {f.path: (f.size, f.digest.md5) for f in model.artifact.volume.files} == {
         path: (len(data), md5(data)) for path, data in files.items()
@@ -116,6 +119,11 @@ def test_a_folder_there_and_back(client: Any, volume: Path, tmp_path: Path) -> N
     assert client.models.upload_volume(model.id, volume).status == "Ready"
     lines = list(client.models.logs(model.id))
     assert "finalized" in lines[-1]
+    answer = client.models.workflow_logs(model.id, since="1h", limit=2)
+    assert (answer.workflow.kind, answer.workflow.id) == ("Model", model.id)
+    assert [f"{e.timestamp[:19]}Z {e.message}" for e in answer.logs] == lines[-2:]
+    followed = list(client.models.stream_workflow_logs(model.id, timeout=30))
+    assert [entry.message for entry in followed[-2:]] == [e.message for e in answer.logs]
     client.models.download_logs(model.id, tmp_path / "log")
     assert (tmp_path / "log").read_text().splitlines() == lines
     with pytest.raises(FileExistsError):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -67,16 +68,35 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
             "wait_ready": (),
             "watch_status": (),
             "logs": (),
+            "files": (),
+            "finalize": (),
             "workflow_logs": (),
             "stream_workflow_logs": (),
         }.items()
     },
-    **{f"nodes.{name}": (("n",), {}) for name in ("get", "cordon", "uncordon")},
+    **{
+        f"nodes.{name}": (("n",), {})
+        for name in ("get", "cordon", "uncordon", "drain", "undrain", "withdraw")
+    },
+    "nodes.declare": (({"name": "n", "engine": "unix:///run/docker.sock"},), {}),
+    "models.create_from_volume": (
+        (Path(__file__).parent,),
+        {"account": "acct", "name": "m", "resources": {}, "include": ["__init__.py"]},
+    ),
+    "inferencesessions.explain_placement": (("x",), {}),
     "accounts.create": (("acct",), {}),
     "tokens.create": (("acct",), {}),
     "tokens.revoke": (("x",), {}),
 }
-NOT_SENT = {"inferencesessions.client", "tokens.inspect_unverified"}
+# What sends nothing, and what takes as long as its files are large: a transfer that stalls ends by
+# itself.
+NOT_SENT = {
+    "inferencesessions.client",
+    "models.download",
+    "models.upload_volume",
+    "models.uplink",
+    "tokens.inspect_unverified",
+}
 
 
 @pytest.fixture(params=[SyncFace, AsyncFace], ids=["sync", "async"])
@@ -133,15 +153,16 @@ def hang(fake: FakeInstallation) -> threading.Event:
     return leave
 
 
-def test_every_method_ends_in_its_time(client: Any, fake: FakeInstallation) -> None:
+def test_every_method_ends_in_its_time(client: Any, fake: FakeInstallation, tmp_path: Path) -> None:
     leave = hang(fake)
+    arguments = {**ARGUMENTS, "models.download_logs": (("x", tmp_path / "log"), {})}
     client.installation()
     for service in (client.models, client.nodes):
         with pytest.raises(errors.DeadlineExceededError):  # connects
             service.get("x", timeout=0.5)
     seen = []
     for name, method in methods(client):
-        args, options = ARGUMENTS.get(name, ((), {}))
+        args, options = arguments.get(name, ((), {}))
         began = time.monotonic()
         with pytest.raises(errors.DeadlineExceededError):
             called(method, *args, **options, timeout=0.1)

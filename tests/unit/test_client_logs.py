@@ -7,7 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from podbay._core.log_reading import LogReading
-from podbay._core.workflow_logs import WorkflowLogQuery, workflow_log_entry
+from podbay._core.workflow_logs import (
+    ModelLogTail,
+    WorkflowLogQuery,
+    model_log_line,
+    workflow_log_entry,
+)
 from podbay.errors import InvalidRequestError
 from podbay.types import LogLine
 from podbay.v1 import inference_session_pb2
@@ -87,3 +92,23 @@ def test_since_is_a_number_and_a_unit(since: str) -> None:
 def test_a_limit_is_a_number_of_lines(limit: int) -> None:
     with pytest.raises(InvalidRequestError, match="limit"):
         WorkflowLogQuery("x", None, limit, NOW)
+
+
+def test_lines_of_models_begin_with_their_time() -> None:
+    entry = workflow_log_entry(model_log_line("2030-01-01T12:00:00Z fetched a b"))
+    assert (entry.timestamp, entry.message) == ("2030-01-01T12:00:00.000000Z", "fetched a b")
+    assert entry.labels == {}
+    assert workflow_log_entry(model_log_line("no time")).message == "no time"
+    query = WorkflowLogQuery("m", "1h", 1, NOW, kind="Model")
+    texts = ["2030-01-01T09:00:00Z old", "2030-01-01T11:30:00Z mid", "2030-01-01T11:40:00Z new"]
+    answer = query.answer(map(model_log_line, texts))
+    assert (answer.workflow.kind, [entry.message for entry in answer.logs]) == ("Model", ["new"])
+
+
+def test_a_log_that_is_followed_may_lose_its_beginning() -> None:
+    tail = ModelLogTail()
+    assert tail.new_lines(["a", "b"]) == ["a", "b"]
+    assert tail.new_lines(["a", "b"]) == []
+    assert tail.new_lines(["a", "b", "b"]) == ["b"]
+    assert tail.new_lines(["b", "b", "c"]) == ["c"]
+    assert tail.new_lines(["x", "y"]) == ["x", "y"]

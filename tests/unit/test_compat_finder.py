@@ -182,7 +182,6 @@ def test_an_import_says_what_is_missing_and_what_for(source: str, text: str):
         ("measurements.create({})", "no 'measurements': .*no part of audits.*has models"),
         ("evaluations", "no 'evaluations': it runs models"),
         ("quotas", "no 'quotas'"),
-        ("models.workflow_logs('id')", "no 'workflow_logs': .*inferencesessions.logs"),
         ("inferencesessions.documentation", "no 'documentation': sessions are not documented"),
         ("inferencesessions.publish", "no 'publish': sessions are not published"),
         ("inferenceservices.fetch('id')", "no 'fetch': .*another id"),

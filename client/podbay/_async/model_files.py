@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,15 +18,33 @@ from podbay._core import create_ops, model_data_ops, resource_ops
 from podbay._core.model_data_ops import OFFERS
 from podbay._core.paging import Pages
 from podbay._core.retries import Reconnects
+from podbay._core.timeouts import check_timeout
 from podbay._core.transfers import Offer, Sending, Tally
+from podbay._core.workflow_logs import (
+    ModelLogTail,
+    WorkflowLogQuery,
+    model_log_line,
+    workflow_log_entry,
+)
 from podbay._volumes.content import Digests, FileReader, FileWriter, digests_of
 from podbay._volumes.scan import LocalFile, locate, scan
 from podbay.errors import PodbayError
-from podbay.schema.platform import Accelerator, File, Model, ModelResources
+from podbay.schema.platform import (
+    Accelerator,
+    File,
+    Model,
+    ModelResources,
+    WorkflowLogEntry,
+    WorkflowLogsResponse,
+    is_status_terminal,
+)
 from podbay.types import ModelFile, TransferProgress
 from podbay.v1 import registry_service_pb2 as registry
 
 __all__ = ["ModelFiles"]
+
+# How often a log is read again that is followed.
+_LOOK_SECONDS = 1.0
 
 Progress = Callable[[TransferProgress], object]
 
@@ -46,6 +67,7 @@ class ModelFiles:
         exclude: Sequence[str] | None = None,
         reuse: bool = False,
         progress: Progress | None = None,
+        timeout: float | None = None,
     ) -> Model:
         """Register a model whose files are those of a folder; `upload_volume` then sends them.
 
@@ -61,6 +83,7 @@ class ModelFiles:
             reuse: Whether to return the model that the same call made before, where it still waits
                 for files or has them, instead of making another.
             progress: Called while the files are read.
+            timeout: How long the registry may take once they are read, in seconds.
 
         Raises:
             InvalidRequestError: There are no such files, or one of them cannot be taken.
@@ -80,14 +103,15 @@ class ModelFiles:
             resources=resources,
             accelerators=accelerators,
         )
+        deadline = self._transport.deadline(timeout)
         if reuse:
             pages = Pages(resource_ops.MODELS, {"account": account, "name": name})
             while (operation := pages.next_operation()) is not None:
-                models = pages.took(await self._transport.run(operation))
+                models = pages.took(await self._transport.run_until(operation, deadline))
                 found = model_data_ops.made_before(models, request)
                 if found is not None:
                     return found
-        return await self._transport.run(create_ops.create_model(request, None))
+        return await self._transport.run_until(create_ops.create_model(request, None), deadline)
 
     async def upload_volume(
         self,
@@ -120,23 +144,27 @@ class ModelFiles:
             await self._upload_some(model_id, awaited[part], located[part], read, sent)
         return await self.finalize(model_id)
 
-    async def finalize(self, model_id: str) -> Model:
+    async def finalize(self, model_id: str, *, timeout: float | None = None) -> Model:
         """Make a model ready whose files were all uploaded.
+
+        Args:
+            model_id: The model.
+            timeout: How long it may take, in seconds, further tries included.
 
         Raises:
             ConflictError: Files are missing; `metadata` names them.
         """
-        return await self._transport.run(model_data_ops.finalize(model_id))
+        return await self._transport.run(model_data_ops.finalize(model_id), timeout)
 
-    async def files(self, model_id: str) -> list[ModelFile]:
-        """Return the files of a model, ordered by path."""
-        files, token = list[ModelFile](), ""
-        while True:
-            page = await self._transport.run(model_data_ops.list_files(model_id, token))
-            files += page.items
-            token = page.next_token
-            if not token:
-                return files
+    async def files(self, model_id: str, *, timeout: float | None = None) -> list[ModelFile]:
+        """Return the files of a model, ordered by path.
+
+        Args:
+            model_id: The model.
+            timeout: How long it may take, in seconds, further tries included.
+        """
+        pages = partial(model_data_ops.list_files, model_id)
+        return await self._transport.run_pages(pages, timeout)
 
     async def download(
         self,
@@ -173,12 +201,24 @@ class ModelFiles:
             tally.at(file.path, file.size)
         return root
 
-    def logs(self, id: str) -> AsyncGenerator[str, None]:
-        """Yield the lines that were written while a model was fetched or uploaded."""
-        return self._transport.stream(model_data_ops.model_logs(id))
+    def logs(self, id: str, *, timeout: float | None = None) -> AsyncGenerator[str, None]:
+        """Yield the lines that were written while a model was fetched or uploaded.
 
-    async def download_logs(self, id: str, destination: str | os.PathLike[str]) -> None:
+        Args:
+            id: The model.
+            timeout: How long it may take, in seconds; without end unless given.
+        """
+        return self._transport.stream(model_data_ops.model_logs(id), timeout)
+
+    async def download_logs(
+        self, id: str, destination: str | os.PathLike[str], *, timeout: float | None = None
+    ) -> None:
         """Write the log of a model into a new file.
+
+        Args:
+            id: The model.
+            destination: The file.
+            timeout: How long it may take, in seconds; without end unless given.
 
         Raises:
             FileExistsError: The file is there already.
@@ -186,8 +226,61 @@ class ModelFiles:
         # In memory: the registry bounds a log to a MiB.
         file = await asyncio.to_thread(Path(destination).open, "x", encoding="utf-8")
         with file:
-            text = "".join([f"{line}\n" async for line in self.logs(id)])
+            text = "".join([f"{line}\n" async for line in self.logs(id, timeout=timeout)])
             await asyncio.to_thread(file.write, text)
+
+    async def workflow_logs(
+        self,
+        id: str,
+        *,
+        since: str | None = None,
+        limit: int = 1000,
+        timeout: float | None = None,
+    ) -> WorkflowLogsResponse:
+        """Return what was written while a model was fetched or uploaded, as the platform does.
+
+        Args:
+            id: The model.
+            since: Only lines of the last "90s", "30m", "1h" or "2d".
+            limit: The most lines, the newest; `totalLines` counts those of the answer.
+            timeout: How long the call may take, in seconds.
+
+        Raises:
+            InvalidRequestError: `since` or `limit` is not valid.
+        """
+        query = WorkflowLogQuery(id, since, limit, datetime.now(UTC), kind="Model")
+        allowed = check_timeout(timeout, self._transport.settings.timeout)
+        async with aclosing(self.logs(id, timeout=allowed)) as lines:
+            return query.answer([model_log_line(line) async for line in lines])
+
+    async def stream_workflow_logs(
+        self, id: str, *, timeout: float | None = None
+    ) -> AsyncGenerator[WorkflowLogEntry, None]:
+        """Yield what is written about a model as the platform's log entries.
+
+        It goes on, a second behind, until the model is ready, failed or deleted.
+
+        Args:
+            id: The model.
+            timeout: How long to go on, in seconds; without end unless given.
+
+        Raises:
+            LateError: The time ran out.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        tail = ModelLogTail()
+        while True:
+            left = None if until is None else max(until - time.monotonic(), 0.001)
+            model = await self._transport.run(resource_ops.MODELS.get(id), left)
+            over = is_status_terminal(model.status)
+            async with aclosing(self.logs(id, timeout=left)) as lines:
+                for line in tail.new_lines([line async for line in lines]):
+                    yield workflow_log_entry(model_log_line(line))
+            if over:
+                return
+            if until is not None and time.monotonic() >= until:
+                raise model_data_ops.not_over_in_time(id, timeout)
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def uplink(self, model_id: str, path: str) -> NoReturn:  # noqa: ARG002 # the platform's
         """Refuse: there are no addresses to upload to over HTTP. Use `upload_volume`.

@@ -28,6 +28,7 @@ __all__ = [
     "model_id_of",
     "model_logs",
     "no_uplink",
+    "not_over_in_time",
     "offer_files",
     "upload_file",
     "volume_request",
@@ -232,6 +233,14 @@ def model_id_of(model: platform.Model | str) -> str:
     if not isinstance(found, str) or not found:
         raise invalid("model", "must be a model, or the id of one")
     return found
+
+
+def not_over_in_time(model_id: str, timeout: float | None) -> PodbayError:
+    """Return the error of following the log of a model for too short a time."""
+    return error_for(
+        "DEADLINE_EXCEEDED",
+        f"The model {model_id} was neither ready nor failed within {timeout or 0:g} s.",
+    )
 
 
 def no_uplink() -> PodbayError:

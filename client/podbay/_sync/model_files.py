@@ -7,6 +7,8 @@ import random
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,16 +16,34 @@ from podbay._core import create_ops, model_data_ops, resource_ops
 from podbay._core.model_data_ops import OFFERS
 from podbay._core.paging import Pages
 from podbay._core.retries import Reconnects
+from podbay._core.timeouts import check_timeout
 from podbay._core.transfers import Offer, Sending, Tally
+from podbay._core.workflow_logs import (
+    ModelLogTail,
+    WorkflowLogQuery,
+    model_log_line,
+    workflow_log_entry,
+)
 from podbay._sync.transport import Transport
 from podbay._volumes.content import Digests, FileReader, FileWriter, digests_of
 from podbay._volumes.scan import LocalFile, locate, scan
 from podbay.errors import PodbayError
-from podbay.schema.platform import Accelerator, File, Model, ModelResources
+from podbay.schema.platform import (
+    Accelerator,
+    File,
+    Model,
+    ModelResources,
+    WorkflowLogEntry,
+    WorkflowLogsResponse,
+    is_status_terminal,
+)
 from podbay.types import ModelFile, TransferProgress
 from podbay.v1 import registry_service_pb2 as registry
 
 __all__ = ["ModelFiles"]
+
+# How often a log is read again that is followed.
+_LOOK_SECONDS = 1.0
 
 Progress = Callable[[TransferProgress], object]
 
@@ -46,6 +66,7 @@ class ModelFiles:
         exclude: Sequence[str] | None = None,
         reuse: bool = False,
         progress: Progress | None = None,
+        timeout: float | None = None,
     ) -> Model:
         """Register a model whose files are those of a folder; `upload_volume` then sends them.
 
@@ -61,6 +82,7 @@ class ModelFiles:
             reuse: Whether to return the model that the same call made before, where it still waits
                 for files or has them, instead of making another.
             progress: Called while the files are read.
+            timeout: How long the registry may take once they are read, in seconds.
 
         Raises:
             InvalidRequestError: There are no such files, or one of them cannot be taken.
@@ -76,14 +98,15 @@ class ModelFiles:
             resources=resources,
             accelerators=accelerators,
         )
+        deadline = self._transport.deadline(timeout)
         if reuse:
             pages = Pages(resource_ops.MODELS, {"account": account, "name": name})
             while (operation := pages.next_operation()) is not None:
-                models = pages.took(self._transport.run(operation))
+                models = pages.took(self._transport.run_until(operation, deadline))
                 found = model_data_ops.made_before(models, request)
                 if found is not None:
                     return found
-        return self._transport.run(create_ops.create_model(request, None))
+        return self._transport.run_until(create_ops.create_model(request, None), deadline)
 
     def upload_volume(
         self,
@@ -116,23 +139,27 @@ class ModelFiles:
             self._upload_some(model_id, awaited[part], located[part], read, sent)
         return self.finalize(model_id)
 
-    def finalize(self, model_id: str) -> Model:
+    def finalize(self, model_id: str, *, timeout: float | None = None) -> Model:
         """Make a model ready whose files were all uploaded.
+
+        Args:
+            model_id: The model.
+            timeout: How long it may take, in seconds, further tries included.
 
         Raises:
             ConflictError: Files are missing; `metadata` names them.
         """
-        return self._transport.run(model_data_ops.finalize(model_id))
+        return self._transport.run(model_data_ops.finalize(model_id), timeout)
 
-    def files(self, model_id: str) -> list[ModelFile]:
-        """Return the files of a model, ordered by path."""
-        files, token = list[ModelFile](), ""
-        while True:
-            page = self._transport.run(model_data_ops.list_files(model_id, token))
-            files += page.items
-            token = page.next_token
-            if not token:
-                return files
+    def files(self, model_id: str, *, timeout: float | None = None) -> list[ModelFile]:
+        """Return the files of a model, ordered by path.
+
+        Args:
+            model_id: The model.
+            timeout: How long it may take, in seconds, further tries included.
+        """
+        pages = partial(model_data_ops.list_files, model_id)
+        return self._transport.run_pages(pages, timeout)
 
     def download(
         self,
@@ -168,18 +195,83 @@ class ModelFiles:
             tally.at(file.path, file.size)
         return root
 
-    def logs(self, id: str) -> Generator[str, None, None]:
-        """Yield the lines that were written while a model was fetched or uploaded."""
-        return self._transport.stream(model_data_ops.model_logs(id))
+    def logs(self, id: str, *, timeout: float | None = None) -> Generator[str, None, None]:
+        """Yield the lines that were written while a model was fetched or uploaded.
 
-    def download_logs(self, id: str, destination: str | os.PathLike[str]) -> None:
+        Args:
+            id: The model.
+            timeout: How long it may take, in seconds; without end unless given.
+        """
+        return self._transport.stream(model_data_ops.model_logs(id), timeout)
+
+    def download_logs(
+        self, id: str, destination: str | os.PathLike[str], *, timeout: float | None = None
+    ) -> None:
         """Write the log of a model into a new file.
+
+        Args:
+            id: The model.
+            destination: The file.
+            timeout: How long it may take, in seconds; without end unless given.
 
         Raises:
             FileExistsError: The file is there already.
         """
         with Path(destination).open("x", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in self.logs(id))
+            file.writelines(f"{line}\n" for line in self.logs(id, timeout=timeout))
+
+    def workflow_logs(
+        self,
+        id: str,
+        *,
+        since: str | None = None,
+        limit: int = 1000,
+        timeout: float | None = None,
+    ) -> WorkflowLogsResponse:
+        """Return what was written while a model was fetched or uploaded, as the platform does.
+
+        Args:
+            id: The model.
+            since: Only lines of the last "90s", "30m", "1h" or "2d".
+            limit: The most lines, the newest; `totalLines` counts those of the answer.
+            timeout: How long the call may take, in seconds.
+
+        Raises:
+            InvalidRequestError: `since` or `limit` is not valid.
+        """
+        query = WorkflowLogQuery(id, since, limit, datetime.now(UTC), kind="Model")
+        allowed = check_timeout(timeout, self._transport.settings.timeout)
+        with closing(self.logs(id, timeout=allowed)) as lines:
+            return query.answer([model_log_line(line) for line in lines])
+
+    def stream_workflow_logs(
+        self, id: str, *, timeout: float | None = None
+    ) -> Generator[WorkflowLogEntry, None, None]:
+        """Yield what is written about a model as the platform's log entries.
+
+        It goes on, a second behind, until the model is ready, failed or deleted.
+
+        Args:
+            id: The model.
+            timeout: How long to go on, in seconds; without end unless given.
+
+        Raises:
+            LateError: The time ran out.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        tail = ModelLogTail()
+        while True:
+            left = None if until is None else max(until - time.monotonic(), 0.001)
+            model = self._transport.run(resource_ops.MODELS.get(id), left)
+            over = is_status_terminal(model.status)
+            with closing(self.logs(id, timeout=left)) as lines:
+                for line in tail.new_lines(lines):
+                    yield workflow_log_entry(model_log_line(line))
+            if over:
+                return
+            if until is not None and time.monotonic() >= until:
+                raise model_data_ops.not_over_in_time(id, timeout)
+            time.sleep(_LOOK_SECONDS)
 
     def uplink(self, model_id: str, path: str) -> NoReturn:  # noqa: ARG002 # the platform's
         """Refuse: there are no addresses to upload to over HTTP. Use `upload_volume`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from podbay import AsyncClient
 from podbay._core.inference import Adapter, CallShape
@@ -15,6 +15,7 @@ from podbay._sync.exchange import Exchange
 from podbay._sync.inference import InferenceSessionClient
 from podbay._sync.resources import InferenceServices, Models
 from podbay._sync.sessions import InferenceSessions
+from podbay._sync.transport import Transport
 from podbay.compat.refusals import no_such_call
 from podbay.compat.timeouts import seconds
 from podbay.schema.platform import InferenceInterface, WorkflowLogEntry
@@ -33,6 +34,12 @@ class CompatModels(Models):
 
     def __getattr__(self, name: str) -> Any:
         no_such_call("models", name)
+
+    def stream_workflow_logs(  # type: ignore[override] # the platform's is asynchronous
+        self, id: str, *, timeout: float | None = None
+    ) -> AsyncGenerator[WorkflowLogEntry, None]:
+        """Yield what is written about a model, for `async for`, as the platform does."""
+        return _log_entries(self._transport, "models", id, timeout)
 
 
 class CompatServices(InferenceServices):
@@ -80,22 +87,11 @@ class CompatSessions(InferenceSessions):
     def __getattr__(self, name: str) -> Any:
         no_such_call("inferencesessions", name)
 
-    async def stream_workflow_logs(  # type: ignore[override] # the platform's is asynchronous
+    def stream_workflow_logs(  # type: ignore[override] # the platform's is asynchronous
         self, id: str, *, timeout: float | None = None
     ) -> AsyncGenerator[WorkflowLogEntry, None]:
-        """Yield what the replicas write, for `async for`, as the platform's only such method."""
-        settings = self._transport.settings
-        async with (
-            AsyncClient(
-                settings.endpoint,
-                settings.api_token,
-                timeout=settings.timeout,
-                retries=settings.retries,
-            ) as client,
-            aclosing(client.inferencesessions.stream_workflow_logs(id, timeout=timeout)) as entries,
-        ):
-            async for entry in entries:
-                yield entry
+        """Yield what the replicas write, for `async for`, as the platform does."""
+        return _log_entries(self._transport, "inferencesessions", id, timeout)
 
     def client(
         self,
@@ -116,3 +112,24 @@ class CompatSessions(InferenceSessions):
         return self.client_type(
             session_id, exchange, shape, seconds(timeout), partial(self.wait_ready, session_id)
         )
+
+
+async def _log_entries(
+    transport: Transport,
+    group: Literal["models", "inferencesessions"],
+    id: str,  # the platform's name of it
+    timeout: float | None,  # of what is streamed
+) -> AsyncGenerator[WorkflowLogEntry, None]:
+    """Yield log entries by an asynchronous client; they are all that the platform has of one."""
+    settings = transport.settings
+    async with (
+        AsyncClient(
+            settings.endpoint,
+            settings.api_token,
+            timeout=settings.timeout,
+            retries=settings.retries,
+        ) as client,
+        aclosing(getattr(client, group).stream_workflow_logs(id, timeout=timeout)) as entries,
+    ):
+        async for entry in entries:
+            yield entry

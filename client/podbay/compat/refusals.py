@@ -12,7 +12,6 @@ _FETCH: Final = (
 )
 _STORE: Final = "resources are kept in a database, not in folders: get(id).json() has the same JSON"
 _PURGE: Final = "nothing is removed for good by a call: delete(id) marks it, and ends a session"
-_LOGS: Final = "there are no workflows: models.logs(id) has what was written during its fetch"
 _NOT_DOCUMENTED: Final = "sessions are not documented: their services are"
 
 _CALLS: Final = {
@@ -20,8 +19,6 @@ _CALLS: Final = {
     "purge": _PURGE,
     "entity_path": _STORE,
     "link_entity": _STORE,
-    "workflow_logs": _LOGS,
-    "stream_workflow_logs": _LOGS,
     "publish": "sessions are not published: their services are",
     "documentation": _NOT_DOCUMENTED,
     "edit_documentation": _NOT_DOCUMENTED,
