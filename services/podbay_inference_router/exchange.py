@@ -34,7 +34,7 @@ _ITEM_OVERHEAD: Final = 32
 # How long a stream without calls stays open while the router drains, for the client to end it.
 _LINGER_SECONDS: Final = 1.0
 # A message costs as much as some five calls, so results that come one after the other share one. A
-# turn of the loop is a few microseconds, which nobody waits for where no other call runs.
+# turn of the loop is a few microseconds, which nobody waits for where fewer than two calls run.
 _GATHER_TURNS: Final = 3
 
 
@@ -291,7 +291,7 @@ class ExchangeStream:
         """Let further results join those that wait, for as long as they come in a row."""
         for _ in range(_GATHER_TURNS):
             size = self._backlog
-            if not size or not self._calls or self._closed_batches:
+            if not size or len(self._calls) < 2 or self._closed_batches:
                 return
             await asyncio.sleep(0)
             if self._backlog == size:
