@@ -19,7 +19,8 @@ environment of its own, made from `requirements/peers/` ({pins}). Each is loaded
 Python client on uvloop, which checks each answer: Podbay by its own, MLServer by its gRPC stubs,
 the others by aiohttp. In Podbay and Ray Serve the function runs in a process of its own behind a
 router or proxy; in MLServer it runs in the server's process, in BentoML in a worker's. Access logs
-and metrics of the peers are off.
+of the peers are off, and so are MLServer's and BentoML's metrics; apart from that they run with
+their defaults.
 
 *CPU* is of all processes of the system, in seconds per 1,000 requests, and *client CPU* the load's.
 *Memory* is the most that was seen after a load, of all processes together, shared pages
