@@ -54,6 +54,7 @@ def main() -> int:
     if missing:
         print(f"The comparison with Envoy needs a tool: {missing}", file=sys.stderr)
         return 2
+    load = os.getloadavg()[0]
     with installation() as up, contextlib.ExitStack() as stack:
         client = stack.enter_context(Client())
         session_id, token, status = session(client, ECHO_REPLICA, "benchmark-echo")
@@ -69,7 +70,9 @@ def main() -> int:
         )
         hop = rates(replica, 32, 10 * arguments.requests, arguments.rounds)
     found = _find(figures, arguments)
-    arguments.output.write_text(page(figures, hop, found, _machine(arguments)), encoding="utf-8")
+    arguments.output.write_text(
+        page(figures, hop, found, _machine(arguments, load)), encoding="utf-8"
+    )
     print(f"\nwritten: {arguments.output}")
     return 0
 
@@ -149,11 +152,12 @@ def _cpu(processes: list[psutil.Process]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def _machine(arguments: argparse.Namespace) -> dict[str, str]:
+def _machine(arguments: argparse.Namespace, load: float) -> dict[str, str]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "python": platform.python_version(),
         "cores": str(os.cpu_count()),
+        "load": f"{load:.1f}",
         "envoy": ENVOY_VERSION,
         "rounds": str(arguments.rounds),
         "requests": str(arguments.requests),

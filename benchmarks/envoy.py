@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -31,6 +32,10 @@ def missing_tools() -> str | None:
     """Say what is missing for the comparison, and how to get it."""
     if shutil.which("h2load") is None:
         return "h2load is not installed (Debian: apt-get install nghttp2-client)"
+    if shutil.which("taskset") is None:
+        return "taskset is not installed (Debian: apt-get install util-linux)"
+    if len(os.sched_getaffinity(0)) < 2:
+        return "a second core, as the proxies are measured alone on one"
     return None
 
 

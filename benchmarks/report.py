@@ -11,8 +11,10 @@ _PAGE = """# Performance
 
 Written by `make bench` on {date}: Python {python}, {cores} cores that the client, the router, the
 replica and Envoy {envoy} share; medians of {rounds} rounds of {requests} requests, all cases in
-turn in one run. Figures of another machine differ; the ratios are what to compare. To run it
-again: `make bench` (it needs h2load: Debian's nghttp2-client; Envoy comes from PyPI).
+turn in one run. The machine's load average was {load} before it: the more of it is other work, the
+less latencies and even ratios say. Figures of another machine differ; the ratios are what to
+compare. To run it again: `make bench` (it needs h2load: Debian's nghttp2-client; Envoy comes from
+PyPI).
 
 Every case calls the same echo replica (`benchmarks/echo_replica.py`) with the same body. *direct*
 goes straight to it, *envoy* through Envoy as a plain proxy from HTTP/2 to HTTP/1.1 with one worker

@@ -48,9 +48,10 @@ def main() -> int:
     chosen = [s for s in systems if arguments.only is None or s.name in arguments.only]
     cores = sorted(os.sched_getaffinity(0))[:_CORES]
     os.sched_setaffinity(0, cores)
+    load = os.getloadavg()[0]
     figures = _measure(chosen, arguments.rounds, arguments.seconds)
     if len(chosen) == len(systems):
-        facts = _facts(arguments, len(cores))
+        facts = _facts(arguments, len(cores), load)
         arguments.output.write_text(page(figures, facts), encoding="utf-8")
         print(f"\nwritten: {arguments.output}")
     return 0
@@ -75,12 +76,13 @@ def _measure(systems: list[System], rounds: int, seconds: float) -> list[Figure]
     return list(figures.values())
 
 
-def _facts(arguments: argparse.Namespace, cores: int) -> dict[str, str]:
+def _facts(arguments: argparse.Namespace, cores: int, load: float) -> dict[str, str]:
     pins = [pins_of(f"peers/{peer.key}.txt")[0] for peer in PEERS]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "python": platform.python_version(),
         "cores": str(cores),
+        "load": f"{load:.1f}",
         "rounds": str(arguments.rounds),
         "seconds": f"{arguments.seconds:g}",
         "short": str(SHORT),

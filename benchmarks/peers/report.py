@@ -11,8 +11,9 @@ _PAGE = """# Performance beside other model servers
 
 Written by `make bench-peers` on {date}: Python {python}, {cores} cores that the client and all
 servers share; medians of {rounds} rounds of {seconds} s a case. In each round every system is
-started, loaded and stopped, one after the other. Figures of another machine differ; the ratios are
-what to compare.
+started, loaded and stopped, one after the other. The machine's load average was {load} before it:
+the more of it is other work, the less the figures say. Those of another machine differ; the ratios
+are what to compare.
 
 Every system echoes a text: a short one of {short} characters, and one of 10 KB. Each has an
 environment of its own, made from `requirements/peers/` ({pins}). Each is loaded by an asynchronous

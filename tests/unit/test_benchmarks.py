@@ -67,7 +67,7 @@ def test_the_page_of_the_peers_says_whether_the_aim_is_reached(rate: float, verd
         for text in ("short", "10 KB")
         for in_flight in (1, 32)
     ]
-    names = ("date", "python", "cores", "rounds", "seconds", "short", "pins")
+    names = ("date", "python", "cores", "rounds", "seconds", "short", "pins", "load")
     written = page(figures, dict.fromkeys(names, "x"))
     assert f"{rate / 1000:.2f}×** MLServer's requests per second (the aim is 3×: {verdict})" in (  # noqa: RUF001 # as the page has it
         written
