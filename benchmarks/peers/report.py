@@ -92,9 +92,11 @@ def _summary(by_case: dict[tuple[str, int], Figure]) -> str:
         ours, theirs = by_case[f"Podbay | {text}", 32], by_case[f"{MLSERVER} | {text}", 32]
         ratio = ours.rate() / theirs.rate()
         verdict = "reached" if ratio >= _REACH else "NOT reached"
+        cpu = _all_cpu(theirs) / _all_cpu(ours)
         lines.append(
             f"- {text} text, 32 in flight: **{ratio:.2f}×** MLServer's requests per second "
-            f"(the aim is {_REACH:.0f}×: {verdict})."
+            f"(the aim is {_REACH:.0f}×: {verdict}). MLServer needs {cpu:.2f}× the CPU time a "
+            "call, client included, and can use but one core for its server."
         )
         ours, theirs = by_case[f"Podbay | {text}", 1], by_case[f"{MLSERVER} | {text}", 1]
         verdict = "reached" if ours.p50() <= theirs.p50() else "NOT reached"
@@ -103,3 +105,7 @@ def _summary(by_case: dict[tuple[str, int], Figure]) -> str:
             f"MLServer's {theirs.p50() * 1e3:.2f} ms (the aim is no more: {verdict})."
         )
     return "\n".join(lines)
+
+
+def _all_cpu(figure: Figure) -> float:
+    return figure.cpu_per_1000() + figure.load_cpu_per_1000()
