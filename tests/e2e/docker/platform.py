@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,13 @@ def _declaration(name: str, engine: Engine, gpus: Sequence[tuple[str, str]]) -> 
     return "\n".join(lines)
 
 
+def _installation(platform: Platform) -> str:
+    """Return what the platform calls itself on engines, which it tells nobody else."""
+    (database,) = platform.data_dir.rglob("session-manager.sqlite3")
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        return str(connection.execute("SELECT id FROM installation").fetchone()[0])
+
+
 @contextmanager
 def docker_platform(
     docker: Docker,
@@ -109,7 +117,7 @@ def docker_platform(
     """Run `podbay up` with the engines as nodes n0, n1, and so on.
 
     Args:
-        docker: The engines; its installation becomes the platform's.
+        docker: The engines; the platform's installation becomes its own.
         folder: Where the platform lives.
         gpus: The GPUs of each engine by its index: pairs of id and hardware type.
         arguments: Further arguments of `podbay up`.
@@ -122,4 +130,5 @@ def docker_platform(
     nodes.write_text("\n\n".join(declared), encoding="utf-8")
     options = ("--workers=1", "--drivers=docker", f"--nodes={nodes}", *arguments)
     with Platform(folder / "data", options) as platform, platform.client() as client:
+        docker.installation = _installation(platform)
         yield DockerPlatform(platform, client, docker)

@@ -24,6 +24,7 @@ def test_a_container_answers_and_leaves_nothing(running: DockerPlatform) -> None
     running.client.inferencesessions.wait_ready(session, timeout=60)
     assert running.infer(session, {"hal": 9000}) == [{"echo": {"hal": 9000}}]
     status = running.client.inferencesessions.status(session)
+    assert sum(map(len, running.containers().values())) == 2
     # Replicas of a session keep away from each other.
     assert len({replica.node for replica in status.replicas}) == 2
     running.client.inferencesessions.terminate(session)
