@@ -48,13 +48,18 @@ fmt: $(STAMP) ## Format the code and the protos
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format -w
 
-wheels: $(STAMP) ## Collect the wheels that the images are made of, in build/wheels
-	$(BIN)/python requirements/wheels.py build/wheels
+wheels: $(STAMP) ## Collect the wheels that the images are made of, below build/
+	$(BIN)/python requirements/wheels.py platform build/wheels
+	$(BIN)/python requirements/wheels.py examples build/example-wheels
 
-images: wheels ## Build the images of the services and of the replica; BASE names another base
+IMAGE = docker build --network none $(if $(BASE),--build-arg BASE=$(BASE))
+
+images: wheels ## Build the images of the services, the replica and the examples; BASE names another base
 	for target in registry session-manager inference-router replica; do \
-	  docker build --network none $(if $(BASE),--build-arg BASE=$(BASE)) --target $$target \
-	    -t podbay/$$target . || exit 1; \
+	  $(IMAGE) --target $$target -t podbay/$$target . || exit 1; \
+	done
+	for target in magika ocr; do \
+	  $(IMAGE) -f examples.Dockerfile --target $$target -t podbay/$$target . || exit 1; \
 	done
 
 bench: $(STAMP) ## Measure Podbay beside a direct call, Envoy and the reference; writes docs/performance*.md

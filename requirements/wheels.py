@@ -1,11 +1,13 @@
-"""Collect the wheels that the images are made of: `python requirements/wheels.py FOLDER`.
+"""Collect the wheels that images are made of: `python requirements/wheels.py SET FOLDER`.
 
-Images are built without network. What goes into them are the versions of requirements/dev.txt, for
-Linux and Python 3.11, whatever this machine has.
+The sets are `platform`, for Dockerfile, `examples`, for examples.Dockerfile, and `own`: our wheel
+alone. Images are built without network. What goes into them are the versions of
+requirements/dev.txt, for Linux and Python 3.11, whatever this machine has.
 """
 
 from __future__ import annotations
 
+import argparse
 import platform
 import re
 import subprocess
@@ -14,10 +16,25 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = "local,docker,models"
+SETS = {
+    "platform": ("podbay[local,docker,models]",),
+    # The services are programs like any: they need nothing of what Podbay needs.
+    "examples": (
+        "httptools",
+        "magika",
+        "onnxruntime",
+        "python-multipart",
+        "rapidocr",
+        "starlette",
+        "uvicorn",
+        "uvloop",
+    ),
+    "own": (),
+}
 PYTHON = "3.11"
 # From the oldest on: what a wheel asks for of its C library.
 GLIBC = ("2_5", "2_12", "2_17", "2_24", "2_26", "2_27", "2_28", "2_31", "2_34")
+PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 
 
 def constraints() -> str:
@@ -26,21 +43,24 @@ def constraints() -> str:
     return "\n".join(re.findall(r"^[A-Za-z0-9._-]+==[^\\\n]+", text, re.MULTILINE))
 
 
-def collect(folder: Path) -> None:
-    """Build our wheel and fetch all others."""
+def build_own(folder: Path) -> None:
+    """Build our wheel in place of the one that is there."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("podbay-*.whl"):
         old.unlink()
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     own = ["wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={folder}", str(ROOT)]
-    subprocess.run([*pip, *own], check=True)  # noqa: S603 # pip of this environment
+    subprocess.run([*PIP, *own], check=True)  # noqa: S603 # pip of this environment
+
+
+def fetch(requirements: tuple[str, ...], folder: Path) -> None:
+    """Fetch pip, and what the requirements need beside our wheel."""
     machine = platform.machine()
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as pinned:
         pinned.write(constraints())
         pinned.flush()
         subprocess.run(  # noqa: S603 # pip of this environment
             [
-                *pip,
+                *PIP,
                 "download",
                 "--only-binary=:all:",
                 f"--python-version={PYTHON}",
@@ -51,11 +71,17 @@ def collect(folder: Path) -> None:
                 f"--constraint={pinned.name}",
                 f"--dest={folder}",
                 "pip",
-                f"podbay[{EXTRAS}]",
+                *requirements,
             ],
             check=True,
         )
 
 
 if __name__ == "__main__":
-    collect(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    build_own(given.folder)
+    if SETS[given.set]:
+        fetch(SETS[given.set], given.folder)

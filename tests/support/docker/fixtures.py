@@ -100,6 +100,31 @@ def platform_images(
     return built
 
 
+EXAMPLE_TARGETS = ("magika", "ocr")
+
+
+@pytest.fixture(scope="session")
+def example_images(
+    machine_of_engines: Machine,
+    image_registry: ImageRegistry,
+    test_images: TestImages,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, str]:
+    """The images of examples.Dockerfile, pushed from the first engine; their names by digest."""
+    context = images.example_context(tmp_path_factory.mktemp("examples"))
+    client = machine_of_engines.engines[0].client()
+    built: dict[str, str] = {}
+    try:
+        for target in EXAMPLE_TARGETS:
+            name = f"{image_registry.host}/podbay/{target}"
+            base = {"BASE": f"{image_registry.host}/test/replica:test"}
+            images.build(client, context, tag=f"{name}:test", target=target, arguments=base)
+            built[target] = images.push(client, name)
+    finally:
+        client.close()
+    return built
+
+
 class Docker:
     """One engine of its own installation for one test."""
 

@@ -90,23 +90,42 @@ def push(client: docker.APIClient, name: str) -> str:
     return f"{name}@{digest}"
 
 
-def wheels() -> Path:
-    """Return a folder with the wheels of the platform's images; ours is made anew."""
-    key = hashlib.sha256((_REPOSITORY / "requirements/dev.txt").read_bytes()).hexdigest()[:12]
-    folder = _TOOLS / f"wheels-{key}"
+def wheels(name: str) -> Path:
+    """Return a folder with a set of wheels, fetched once for each content of what says which.
+
+    Our own wheel is among them and may be an old one.
+    """
+    requirements = _REPOSITORY / "requirements"
+    said = (requirements / "dev.txt", requirements / "wheels.py", _REPOSITORY / "pyproject.toml")
+    key = hashlib.sha256(b"".join(file.read_bytes() for file in said)).hexdigest()[:12]
+    folder = _TOOLS / f"wheels-{name}-{key}"
     _TOOLS.mkdir(exist_ok=True)
     with (_TOOLS / "wheels.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _run(sys.executable, str(_REPOSITORY / "requirements/wheels.py"), str(folder))
+        if not folder.exists():
+            new = folder.with_name(f"new-{folder.name}")
+            _run(sys.executable, str(requirements / "wheels.py"), name, str(new))
+            new.rename(folder)
     return folder
 
 
 def platform_context(folder: Path) -> Path:
     """Return a build context of the platform's images below `folder`, with nothing else in it."""
+    return _context(folder, "Dockerfile", "platform", "wheels")
+
+
+def example_context(folder: Path) -> Path:
+    """Return one of the examples' images, likewise."""
+    return _context(folder, "examples.Dockerfile", "examples", "example-wheels")
+
+
+def _context(folder: Path, dockerfile: str, name: str, place: str) -> Path:
     context = folder / "context"
     (context / "build").mkdir(parents=True)
-    shutil.copy(_REPOSITORY / "Dockerfile", context)
-    shutil.copytree(wheels(), context / "build" / "wheels")
+    shutil.copy(_REPOSITORY / dockerfile, context / "Dockerfile")
+    collected = context / "build" / place
+    shutil.copytree(wheels(name), collected)
+    _run(sys.executable, str(_REPOSITORY / "requirements/wheels.py"), "own", str(collected))
     return context
 
 
