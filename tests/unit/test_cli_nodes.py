@@ -175,12 +175,20 @@ def test_without_nodes_an_explanation_says_so():
 
 
 def test_up_hands_the_files_of_the_operator_on(tmp_path: Path):
-    settings = UpSettings(nodes=Path("n.toml"), runner_kinds=Path("k.toml"), allow_egress=True)
+    settings = UpSettings(
+        nodes=Path("n.toml"),
+        runner_kinds=Path("k.toml"),
+        allow_egress=True,
+        node_grace=2.5,
+        gpu_probe_image="mirror.example/cuda",
+    )
     _, manager, _ = plan_services(settings, DataDir(tmp_path))
     for name, value in (
         ("--nodes", str(Path("n.toml").absolute())),
         ("--runner-kinds", str(Path("k.toml").absolute())),
-        ("--drivers", "process,inprocess,docker"),
+        ("--drivers", "process,inprocess,attached,docker"),
+        ("--node-grace", "2.500000"),
+        ("--gpu-probe-image", "mirror.example/cuda"),
     ):
         assert manager.argv[manager.argv.index(name) + 1] == value
     assert "--allow-egress" in manager.argv

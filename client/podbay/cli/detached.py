@@ -102,6 +102,10 @@ def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
         arguments += ["--runner-kinds", str(settings.runner_kinds.absolute())]
     if settings.allow_egress:
         arguments += ["--allow-egress"]
+    if settings.node_grace is not None:
+        arguments += ["--node-grace", f"{settings.node_grace:f}s"]
+    if settings.gpu_probe_image:
+        arguments += ["--gpu-probe-image", settings.gpu_probe_image]
     if settings.drivers is not None:
         arguments += ["--drivers", ",".join(settings.drivers)]
     if settings.enable_process_driver:

@@ -105,6 +105,18 @@ def _size(_ctx: click.Context, _parameter: click.Parameter, text: str | None) ->
     help="Let replicas open connections to the outside whose service asks for it.",
 )
 @click.option(
+    "--node-grace",
+    callback=duration_option,
+    metavar="DURATION",
+    help="How long a node may be out of reach before its replicas are placed elsewhere; 60s "
+    "unless said.",
+)
+@click.option(
+    "--gpu-probe-image",
+    metavar="IMAGE",
+    help="An image with nvidia-smi, by which nodes with GPUs are looked at now and then.",
+)
+@click.option(
     "--drain",
     "drain_seconds",
     default="10s",

@@ -47,6 +47,9 @@ class UpSettings:
         nodes: A TOML file that declares nodes; None for none.
         runner_kinds: A TOML file that changes how kinds of runners are run; None for none.
         allow_egress: Let replicas open connections to the outside that ask for it.
+        node_grace: Seconds that a node may be out of reach before its replicas are placed
+            elsewhere; the session manager's own default where None.
+        gpu_probe_image: An image with nvidia-smi, to look at nodes with GPUs; None for no look.
     """
 
     registry_port: int = 7101
@@ -64,6 +67,8 @@ class UpSettings:
     nodes: Path | None = None
     runner_kinds: Path | None = None
     allow_egress: bool = False
+    node_grace: float | None = None
+    gpu_probe_image: str | None = None
 
     @property
     def loopback(self) -> bool:
@@ -156,6 +161,10 @@ def _container_options(settings: UpSettings) -> tuple[str, ...]:
         options += ("--nodes", str(settings.nodes.absolute()))
     if settings.runner_kinds is not None:
         options += ("--runner-kinds", str(settings.runner_kinds.absolute()))
+    if settings.node_grace is not None:
+        options += ("--node-grace", f"{settings.node_grace:f}")
+    if settings.gpu_probe_image:
+        options += ("--gpu-probe-image", settings.gpu_probe_image)
     return (*options, "--allow-egress") if settings.allow_egress else options
 
 
