@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from docker.errors import NotFound
 
 from podbay import Client
 from podbay.schema.platform import InferenceService
@@ -117,6 +121,12 @@ class DockerPlatform:
         with sessions.client(session_id, sessions.token(session_id), endpoint="echo") as calls:
             return calls.infer(body)
 
+    def facts(self, session_id: str) -> Any:
+        """Return what the first replica of a session says of itself; see the test image."""
+        address = self.client.inferencesessions.status(session_id).replicas[0].address
+        with urllib.request.urlopen(f"http://{address}/facts", timeout=10) as response:
+            return json.load(response)
+
     def full(self, session_id: str) -> bool:
         """Whether all replicas of a session take calls."""
         status = self.client.inferencesessions.status(session_id)
@@ -143,7 +153,11 @@ class DockerPlatform:
             client = engine.client()
             try:
                 listed = client.containers(all=True, filters=mine)
-                found[name] = [client.inspect_container(one["Id"]) for one in listed]
+                found[name] = []
+                for one in listed:
+                    # One that is removed meanwhile is not there.
+                    with suppress(NotFound):
+                        found[name].append(client.inspect_container(one["Id"]))
             finally:
                 client.close()
         return found
