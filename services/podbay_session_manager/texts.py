@@ -147,17 +147,20 @@ def failure_message(session: SessionRecord, replica: ReplicaRecord) -> str:
     if replica.reason is Reason.MOCK_PROCESS_ENDED:
         return f"The session has lost its mock. {replica.message}"
     # One of several machines, which may be to blame, must be known by its name.
-    on = f", on node {replica.node}" if replica.driver.partition("/")[0] == "docker" else ""
+    on = f" on node {replica.node}" if replica.driver.partition("/")[0] == "docker" else ""
     if replica.attempt > 1:
         start = (
             f"No replica of the session ever became ready, after {replica.attempt} attempts. "
             f"The last one{on}: "
         )
     else:
-        start = f"The session's replica{on}{',' if on else ''} never became ready. "
-    mend = "" if replica.reason in _NOT_THE_SERVICE else f"Mend the service {session.service.name!r}"
-    end = f"{mend}, and create a new session." if mend else "Then create a new session."
-    return f"{start}{replica.message} {end}"
+        start = f"The session's replica{on} never became ready. "
+    then = (
+        "Then create a new session."
+        if replica.reason in _NOT_THE_SERVICE
+        else f"Mend the service {session.service.name!r}, and create a new session."
+    )
+    return f"{start}{replica.message} {then}"
 
 
 def whole_message(session: SessionRecord) -> str | None:

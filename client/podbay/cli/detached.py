@@ -96,16 +96,6 @@ def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
         arguments += ["--advertise-host", settings.advertised_host]
     if settings.workers:
         arguments += ["--workers", str(settings.workers)]
-    if settings.nodes is not None:
-        arguments += ["--nodes", str(settings.nodes.absolute())]
-    if settings.runner_kinds is not None:
-        arguments += ["--runner-kinds", str(settings.runner_kinds.absolute())]
-    if settings.allow_egress:
-        arguments += ["--allow-egress"]
-    if settings.node_grace is not None:
-        arguments += ["--node-grace", f"{settings.node_grace:f}s"]
-    if settings.gpu_probe_image:
-        arguments += ["--gpu-probe-image", settings.gpu_probe_image]
     if settings.drivers is not None:
         arguments += ["--drivers", ",".join(settings.drivers)]
     if settings.enable_process_driver:
@@ -117,4 +107,19 @@ def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
     if settings.hub_token_file is not None:
         # It runs in another folder.
         arguments += ["--hub-token-file", str(settings.hub_token_file.absolute())]
+    return [*arguments, *_container_arguments(settings)]
+
+
+def _container_arguments(settings: UpSettings) -> list[str]:
+    arguments: list[str] = []
+    if settings.nodes is not None:
+        arguments += ["--nodes", str(settings.nodes.absolute())]
+    if settings.runner_kinds is not None:
+        arguments += ["--runner-kinds", str(settings.runner_kinds.absolute())]
+    if settings.allow_egress:
+        arguments += ["--allow-egress"]
+    if settings.node_grace is not None:
+        arguments += ["--node-grace", f"{settings.node_grace:f}s"]
+    if settings.gpu_probe_image:
+        arguments += ["--gpu-probe-image", settings.gpu_probe_image]
     return arguments

@@ -122,8 +122,9 @@ class DockerPlatform:
             return calls.infer(body)
 
     def facts(self, session_id: str) -> Any:
-        """Return what the first replica of a session says of itself; see the test image."""
-        address = self.client.inferencesessions.status(session_id).replicas[0].address
+        """Return what a ready replica of a session says of itself; see the test image."""
+        status = self.client.inferencesessions.status(session_id)
+        address = next(one.address for one in status.replicas if one.phase == "Ready")
         with urllib.request.urlopen(f"http://{address}/facts", timeout=10) as response:
             return json.load(response)
 
@@ -194,6 +195,7 @@ def docker_platform(
     folder: Path,
     *,
     nodes: Mapping[int, NodeOptions] | None = None,
+    count: int = NODES,
     arguments: Sequence[str] = (),
 ) -> Iterator[DockerPlatform]:
     """Run `podbay up` with engines as nodes n0, n1, and so on.
@@ -201,11 +203,11 @@ def docker_platform(
     Args:
         docker: The engines; its installation becomes the platform's.
         folder: Where the platform lives.
-        nodes: What is declared of the engines, by their indices; the first `NODES` are nodes in
-            any case.
+        nodes: What is declared of the engines, by their indices.
+        count: How many of the first engines are nodes in any case.
         arguments: Further arguments of `podbay up`.
     """
-    chosen = {index: NodeOptions() for index in range(NODES)} | dict(nodes or {})
+    chosen = {index: NodeOptions() for index in range(count)} | dict(nodes or {})
     engines = {f"n{index}": docker.machine.engines[index] for index in chosen}
     file = folder / "nodes.toml"
     declared = [

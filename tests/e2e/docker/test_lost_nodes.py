@@ -157,7 +157,7 @@ async def test_a_machine_is_lost_with_all_that_runs_on_it(
 
             async def elsewhere() -> bool:
                 now = await replicas(client, session)
-                return 3 == sum(r.phase == "Ready" and r.node != _LOST for r in now.values())
+                return sum(r.phase == "Ready" and r.node != _LOST for r in now.values()) == 3
 
             await eventually(elsewhere, "another one takes its place", timeout=40)
             await traffic.more(50)

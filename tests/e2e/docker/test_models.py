@@ -89,4 +89,3 @@ def explains_itself(running: DockerPlatform, model_id: str, text: str) -> None:
         assert error.metadata["reason"] == "DATA_UNAVAILABLE"
     for told in (status.message or "", str(waited.value), str(called.value)):
         assert text in told
-        print(told)

@@ -67,9 +67,7 @@ def test_a_registry_that_is_down(running: DockerPlatform) -> None:
     running.docker.registry.stop()
     try:
         image = f"{running.docker.registry.host}/test/replica{NOWHERE}"
-        failing(
-            running, running.service(image=image), "REGISTRY_UNREACHABLE", "connection refused"
-        )
+        failing(running, running.service(image=image), "REGISTRY_UNREACHABLE", "connection refused")
     finally:
         running.docker.registry.start()
 
