@@ -2,7 +2,8 @@
 
 The same image is started by the engine alone (docker-py: create, start), and by the docker driver
 with all that it adds, in turn within each round. Both are asked until the first byte of the first
-answer of the readiness path has come.
+answer of the readiness path has come. Beside them, a session of the whole platform is created and
+called.
 """
 
 from __future__ import annotations
@@ -21,20 +22,24 @@ from pathlib import Path
 import docker
 
 from benchmarks.figures import percentile, table
+from podbay.types import SessionStatus
 from podbay_session_manager.drivers.containers.driver import DockerDriver
 from podbay_session_manager.drivers.containers.settings import DockerSettings
 from podbay_session_manager.drivers.contract import LaunchSpec
 from podbay_session_manager.records import ServiceSpec, Serving
+from tests.e2e.docker.platform import DockerPlatform, docker_platform
 from tests.support.docker import images
 from tests.support.docker.engines import Machine, machine
+from tests.support.docker.fixtures import Docker, TestImages
 from tests.support.docker.image_registry import ImageRegistry
+from tests.support.eventually import eventually_sync
 
 ROOT = Path(__file__).resolve().parent.parent
 
 _PAGE = """# Performance of containers
 
 Written by `python -m benchmarks.containers` on {date}: Python {python}, {cores} cores, Docker
-{engine}; {rounds} rounds, both in turn within each round. The image is on the node, and its replica
+{engine}; {rounds} rounds, all in turn within each round. The image is on the node, and its replica
 is a small web server in Python. Milliseconds, the median and the 95th percentile. Figures of
 another machine differ; what the driver adds is what to compare.
 
@@ -44,13 +49,16 @@ another machine differ; what the driver adds is what to compare.
 - **the docker driver**: the same with what a replica gets: a look whether it exists, a network of
   the session's own, limits, no capabilities, a read-only root with tmpfs.
 - **a second replica of a session**: the network is there.
+- **the whole platform**: from the creation of a session to the first answer of `infer`; it is
+  started when its status says so, and what comes after that includes the readiness probe and the
+  router's acknowledgement.
 """
 
 _PORT = 8000
 
 
 async def measure(
-    where: Machine, reference: str, rounds: int
+    where: Machine, reference: str, whole: _Platform, rounds: int
 ) -> dict[str, list[tuple[float, float]]]:
     """Return, by case, the seconds until the start was done and until the first byte came."""
     engine = where.engines[0]
@@ -68,6 +76,7 @@ async def measure(
                     "a second replica of a session": await _driven(driver, reference, session, "b"),
                 }
                 await _clear(driver)
+                results["the whole platform"] = await asyncio.to_thread(whole.run)
                 if number:
                     # The first round warms up.
                     for case, result in results.items():
@@ -76,6 +85,39 @@ async def measure(
             await driver.close()
             client.close()
     return found
+
+
+class _Platform:
+    """A platform and a service on it."""
+
+    def __init__(self, running: DockerPlatform) -> None:
+        self._running = running
+        self._service = running.service(
+            memory="256Mi", serving={"readiness_path": "/ready", "stop_grace": 0}
+        )
+
+    def run(self) -> tuple[float, float]:
+        """Create a session, and return the seconds until it was started and has answered."""
+        running = self._running
+        sessions = running.client.inferencesessions
+        started: list[float] = []
+
+        def look(status: SessionStatus) -> None:
+            if not started and any(r.phase in {"Probing", "Ready"} for r in status.replicas):
+                started.append(time.perf_counter() - begun)
+
+        begun = time.perf_counter()
+        made = sessions.create(
+            {"account": running.account, "inferenceService": self._service.id, "replicas": 1}
+        )
+        session = made.inferencesession.id
+        sessions.wait_ready(session, timeout=60, progress=look)
+        with sessions.client(session, made.token, endpoint="echo") as calls:
+            calls.infer({})
+        answered = time.perf_counter() - begun
+        sessions.terminate(session)
+        eventually_sync(lambda: running.left() == {}, "nothing is left")
+        return started[0], answered
 
 
 def _bare(client: docker.APIClient, reference: str) -> tuple[float, float]:
@@ -136,7 +178,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--output", type=Path, default=ROOT / "docs/performance-containers.md")
     options = parser.parse_args()
-    with machine(1) as where:
+    # A second one, that the rig expects, stands idle.
+    with machine(2) as where:
         registry = ImageRegistry(where.slot.folder / "registry")
         client = where.engines[0].client()
         try:
@@ -144,7 +187,13 @@ def main() -> None:
             images.import_image(client, images.replica_tarball(where.slot.folder), name)
             reference = images.push(client, name)
             engine = client.version()["Version"]
-            found = asyncio.run(measure(where, reference, options.rounds))
+            rig = Docker(where, TestImages(reference, reference, reference), registry)
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                docker_platform(rig, Path(folder), count=1) as running,
+            ):
+                whole = _Platform(running)
+                found = asyncio.run(measure(where, reference, whole, options.rounds))
         finally:
             client.close()
             registry.stop()

@@ -24,6 +24,10 @@ __all__ = [
 
 _SIGNAL_BASE = 128
 _TAIL_BYTES = 1536
+# What the service cannot help: the reason's own message says what to do about it.
+_NOT_THE_SERVICE = frozenset(
+    {Reason.DISK_FULL, Reason.GPU_UNAVAILABLE, Reason.REGISTRY_UNREACHABLE}
+)
 
 
 def exit_reason(exit_code: int | None) -> tuple[Reason, str]:
@@ -142,17 +146,21 @@ def failure_message(session: SessionRecord, replica: ReplicaRecord) -> str:
     """Say why a session failed for good."""
     if replica.reason is Reason.MOCK_PROCESS_ENDED:
         return f"The session has lost its mock. {replica.message}"
+    # One of several machines, which may be to blame, must be known by its name.
+    on = f" on node {replica.node}" if replica.driver.partition("/")[0] == "docker" else ""
     if replica.attempt > 1:
         start = (
             f"No replica of the session ever became ready, after {replica.attempt} attempts. "
-            "The last one: "
+            f"The last one{on}: "
         )
     else:
-        start = "The session's replica never became ready. "
-    return (
-        f"{start}{replica.message} Mend the service {session.service.name!r}, and create a new "
-        "session."
+        start = f"The session's replica{on} never became ready. "
+    then = (
+        "Then create a new session."
+        if replica.reason in _NOT_THE_SERVICE
+        else f"Mend the service {session.service.name!r}, and create a new session."
     )
+    return f"{start}{replica.message} {then}"
 
 
 def whole_message(session: SessionRecord) -> str | None:

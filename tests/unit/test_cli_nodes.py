@@ -180,6 +180,7 @@ def test_up_hands_the_files_of_the_operator_on(tmp_path: Path):
         nodes=Path("n.toml"),
         runner_kinds=Path("k.toml"),
         allow_egress=True,
+        node_grace=2.5,
         allow_root_images=True,
         gpu_probe_image="gpus@sha256:1",
         model_cache_quota="5Gi",
@@ -189,6 +190,7 @@ def test_up_hands_the_files_of_the_operator_on(tmp_path: Path):
         ("--nodes", str(Path("n.toml").absolute())),
         ("--runner-kinds", str(Path("k.toml").absolute())),
         ("--drivers", "process,inprocess,attached,docker"),
+        ("--node-grace", "2.500000"),
         ("--gpu-probe-image", "gpus@sha256:1"),
         ("--model-cache-quota", "5Gi"),
     ):

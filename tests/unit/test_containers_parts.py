@@ -83,6 +83,14 @@ class TestConfig:
         made = config(image={"Config": {"User": own}}, settings={"allow_root": allow})
         assert made["User"] == user
 
+    def test_nobody_sees_gpus_but_its_own(self) -> None:
+        service = replace(SERVICE, env=(("NVIDIA_VISIBLE_DEVICES", "all"),))
+        assert "NVIDIA_VISIBLE_DEVICES=void" in config(service)["Env"]
+        # The engine names those that are asked for.
+        made = config(service, gpus=("1",))
+        assert not any(line.startswith("NVIDIA_VISIBLE_DEVICES") for line in made["Env"])
+        assert made["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] == ["1"]
+
     def test_the_environment_is_the_services_and_then_ours(self) -> None:
         service = replace(SERVICE, env=(("A", "1"), ("PORT", "80"), ("PODBAY_SESSION_ID", "no")))
         image = {"Config": {"Env": ["HOME=/app", "PYTHONUNBUFFERED="]}}
@@ -93,6 +101,7 @@ class TestConfig:
             "PODBAY_REPLICA_HOST": "0.0.0.0",
             "PODBAY_SESSION_ID": "s1",
             "PODBAY_REPLICA_ID": "r1",
+            "NVIDIA_VISIBLE_DEVICES": "void",
         }
 
     def test_limits(self) -> None:

@@ -84,8 +84,6 @@ def _environment() -> dict[str, str]:
 
 
 def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
-    from podbay.local.plan import container_flags  # noqa: PLC0415 # takes long
-
     arguments = [
         *("--data-dir", str(data.path)),
         *("--registry-port", str(settings.registry_port)),
@@ -98,11 +96,6 @@ def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
         arguments += ["--advertise-host", settings.advertised_host]
     if settings.workers:
         arguments += ["--workers", str(settings.workers)]
-    if settings.nodes is not None:
-        arguments += ["--nodes", str(settings.nodes.absolute())]
-    if settings.runner_kinds is not None:
-        arguments += ["--runner-kinds", str(settings.runner_kinds.absolute())]
-    arguments += container_flags(settings)
     if settings.drivers is not None:
         arguments += ["--drivers", ",".join(settings.drivers)]
     if settings.enable_process_driver:
@@ -114,4 +107,17 @@ def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
     if settings.hub_token_file is not None:
         # It runs in another folder.
         arguments += ["--hub-token-file", str(settings.hub_token_file.absolute())]
-    return arguments
+    return [*arguments, *_container_arguments(settings)]
+
+
+def _container_arguments(settings: UpSettings) -> list[str]:
+    from podbay.local.plan import container_flags  # noqa: PLC0415 # takes long
+
+    arguments: list[str] = []
+    if settings.nodes is not None:
+        arguments += ["--nodes", str(settings.nodes.absolute())]
+    if settings.runner_kinds is not None:
+        arguments += ["--runner-kinds", str(settings.runner_kinds.absolute())]
+    if settings.node_grace is not None:
+        arguments += ["--node-grace", f"{settings.node_grace:f}s"]
+    return [*arguments, *container_flags(settings)]

@@ -110,6 +110,13 @@ def _size(_ctx: click.Context, _parameter: click.Parameter, text: str | None) ->
     help="Run images as root that name no user; otherwise they run as an unprivileged one.",
 )
 @click.option(
+    "--node-grace",
+    callback=duration_option,
+    metavar="DURATION",
+    help="How long a node may be out of reach before its replicas are placed elsewhere; 60s "
+    "unless said.",
+)
+@click.option(
     "--gpu-probe-image",
     metavar="IMAGE",
     help="An image with nvidia-smi, by which nodes with GPUs are looked at now and then.",

@@ -49,6 +49,8 @@ class UpSettings:
         runner_kinds: A TOML file that changes how kinds of runners are run; None for none.
         allow_egress: Let replicas open connections to the outside that ask for it.
         allow_root_images: Run images as root that name no user.
+        node_grace: Seconds that a node may be out of reach before its replicas are placed
+            elsewhere; the session manager's own default where None.
         gpu_probe_image: An image with nvidia-smi, to look at nodes with GPUs; None for no look.
         model_cache_quota: How much of models' files is kept for replicas, as "500Gi"; None for what
             the disk holds.
@@ -69,6 +71,7 @@ class UpSettings:
     nodes: Path | None = None
     runner_kinds: Path | None = None
     allow_egress: bool = False
+    node_grace: float | None = None
     allow_root_images: bool = False
     gpu_probe_image: str | None = None
     model_cache_quota: str | None = None
@@ -164,6 +167,8 @@ def _container_options(settings: UpSettings) -> tuple[str, ...]:
         options += ("--nodes", str(settings.nodes.absolute()))
     if settings.runner_kinds is not None:
         options += ("--runner-kinds", str(settings.runner_kinds.absolute()))
+    if settings.node_grace is not None:
+        options += ("--node-grace", f"{settings.node_grace:f}")
     return (*options, *container_flags(settings))
 
 

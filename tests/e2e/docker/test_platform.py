@@ -14,8 +14,7 @@ from tests.support.eventually import eventually_sync
 
 @pytest.fixture
 def running(docker: Docker, tmp_path: Path) -> Iterator[DockerPlatform]:
-    gpus = {0: [("0", "nvidia.com/gpu-t4"), ("1", "nvidia.com/gpu-t4")]}
-    with docker_platform(docker, tmp_path, gpus=gpus) as made:
+    with docker_platform(docker, tmp_path) as made:
         yield made
 
 
@@ -23,9 +22,10 @@ def test_a_container_answers_and_leaves_nothing(running: DockerPlatform) -> None
     session = running.session(running.service(), replicas=2)
     running.client.inferencesessions.wait_ready(session, timeout=60)
     assert running.infer(session, {"hal": 9000}) == [{"echo": {"hal": 9000}}]
+    eventually_sync(lambda: running.full(session), "both replicas are ready")
     status = running.client.inferencesessions.status(session)
-    assert sum(map(len, running.containers().values())) == 2
+    assert sum(len(found) for found in running.containers().values()) == 2
     # Replicas of a session keep away from each other.
     assert len({replica.node for replica in status.replicas}) == 2
     running.client.inferencesessions.terminate(session)
-    eventually_sync(lambda: not any(running.containers().values()), "no container is left")
+    eventually_sync(lambda: running.left() == {}, "nothing is left")

@@ -204,14 +204,28 @@ class Docker:
                 client.close()
 
 
+def _installation(
+    machine: Machine, images: TestImages, registry: ImageRegistry
+) -> Iterator[Docker]:
+    made = Docker(machine, images, registry)
+    yield made
+    registry.start()
+    for engine in machine.engines:
+        engine.ensure_up()
+    made.clean()
+
+
 @pytest.fixture
 def docker(
     machine_of_engines: Machine, test_images: TestImages, image_registry: ImageRegistry
 ) -> Iterator[Docker]:
     """An installation on the engines, which are in order again after the test."""
-    made = Docker(machine_of_engines, test_images, image_registry)
-    yield made
-    image_registry.start()
-    for engine in machine_of_engines.engines:
-        engine.ensure_up()
-    made.clean()
+    yield from _installation(machine_of_engines, test_images, image_registry)
+
+
+@pytest.fixture(scope="module")
+def shared_docker(
+    machine_of_engines: Machine, test_images: TestImages, image_registry: ImageRegistry
+) -> Iterator[Docker]:
+    """The same for all tests of a module."""
+    yield from _installation(machine_of_engines, test_images, image_registry)

@@ -16,6 +16,7 @@ from podbay_session_manager.records import PORT_VARIABLE, ServiceSpec
 __all__ = ["MountedFolder", "container_config", "memory_of", "port_of", "probe_config"]
 
 _DEFAULT_PORT: Final = 8000
+_GPUS_VARIABLE: Final = "NVIDIA_VISIBLE_DEVICES"
 _NANO: Final = 10**9
 # Within the container, where none is: the engine's own resolver would carry questions out of a
 # network that has no way out.
@@ -151,6 +152,11 @@ def _environment(spec: LaunchSpec, image_config: Mapping[str, Any], *, home: boo
         variables["PYTHONUNBUFFERED"] = "1"
     variables[_HOST_VARIABLE] = "0.0.0.0"
     variables.update(spec.service.env)
+    # Images for GPUs ask for all of them by this. Where the NVIDIA runtime is an engine's default
+    # one, they would get them; for a replica that has some, the engine names these and no others.
+    variables.pop(_GPUS_VARIABLE, None)
+    if not spec.gpus:
+        variables[_GPUS_VARIABLE] = "void"
     variables[PORT_VARIABLE] = str(port_of(spec.service))
     variables[SESSION_VARIABLE] = spec.session_id
     variables[REPLICA_VARIABLE] = spec.replica_id

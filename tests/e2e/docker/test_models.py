@@ -1,0 +1,91 @@
+"""The files of a model of the registry, in the containers of its sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podbay.errors import PodbayError, SessionFailedError
+from tests.e2e.docker.platform import DockerPlatform, docker_platform
+from tests.support.docker.fixtures import Docker
+from tests.support.eventually import eventually_sync
+
+SERVING = {"readiness_path": "/ready", "stop_grace": 0}
+
+
+@pytest.fixture(scope="module")
+def running(
+    shared_docker: Docker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DockerPlatform]:
+    with docker_platform(shared_docker, tmp_path_factory.mktemp("models")) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(running: DockerPlatform) -> Iterator[None]:
+    yield
+    running.end_all()
+    eventually_sync(lambda: running.left() == {}, "nothing is left")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "hal-9000"
+    (root / "deep/er").mkdir(parents=True)
+    (root / "config.json").write_text('{"hal": 9000}')
+    (root / "deep/er/weights.bin").write_bytes(b"w" * 1_000_001)
+    return root
+
+
+def mount(model_id: str) -> list[dict[str, Any]]:
+    source = {"kind": "Model", "id": model_id}
+    return [{"kind": "Data", "name": "model", "mountPath": "/data", "data": {"source": source}}]
+
+
+def test_replicas_read_the_files_of_a_model(running: DockerPlatform, folder: Path) -> None:
+    models = running.client.models
+    model = models.create_from_volume(
+        folder, account=running.account, name="hal", resources={"memory": "1Gi"}
+    )
+    models.upload_volume(model, folder)
+    session = running.session(running.service(mounts=mount(model.id), serving=SERVING), replicas=2)
+    running.client.inferencesessions.wait_ready(session, timeout=60)
+    facts = running.facts(session)
+    assert facts["files"]["/data"] == {
+        "config.json": '{"hal": 9000}',
+        "deep/er/weights.bin": "w" * 100,
+    }
+    assert "/data" not in facts["writable"]
+    eventually_sync(lambda: running.full(session), "both are ready")
+
+
+def test_files_that_are_not_uploaded_explain_themselves(
+    running: DockerPlatform, folder: Path
+) -> None:
+    (folder / "more.bin").write_text("more")
+    model = running.client.models.create_from_volume(
+        folder, account=running.account, name="later", resources={"memory": "1Gi"}
+    )
+    explains_itself(running, model.id, "WaitingForUpload")
+
+
+def test_a_model_that_is_not_there_explains_itself(running: DockerPlatform) -> None:
+    explains_itself(running, "no-such-model", "no-such-model")
+
+
+def explains_itself(running: DockerPlatform, model_id: str, text: str) -> None:
+    sessions = running.client.inferencesessions
+    session = running.session(running.service(mounts=mount(model_id), serving=SERVING))
+    with pytest.raises(SessionFailedError) as waited:
+        sessions.wait_ready(session, timeout=60)
+    with pytest.raises(PodbayError) as called:
+        running.infer(session, {})
+    status = sessions.status(session)
+    assert status.reason == "DataUnavailable"
+    for error in (waited.value, called.value):
+        assert error.metadata["reason"] == "DATA_UNAVAILABLE"
+    for told in (status.message or "", str(waited.value), str(called.value)):
+        assert text in told
