@@ -406,7 +406,14 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "STORE_UNAVAILABLE": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
     "SERVICE_STOPPING": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
     "INTERNAL": _Reason(InternalError, "INTERNAL", 500),
+    "IMAGE_NOT_FOUND": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
+    "IMAGE_DIGEST_NOT_FOUND": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
+    "REGISTRY_UNREACHABLE": _Reason(SessionFailedError, "UNAVAILABLE", 503),
+    "IMAGE_PULL_DENIED": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
     "OUT_OF_MEMORY": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424, _SEE_LOGS),
+    "DISK_FULL": _Reason(SessionFailedError, "UNAVAILABLE", 503),
+    "GPU_UNAVAILABLE": _Reason(SessionFailedError, "UNAVAILABLE", 503),
+    "DATA_UNAVAILABLE": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
     "MODEL_NOT_READY": _Reason(
         ConflictError, "FAILED_PRECONDITION", 409, "client.models.logs(ID) tells how far it came."
     ),
@@ -432,13 +439,6 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "CRASH_LOOP": _Reason(ReplicaError, "UNAVAILABLE", 502, _SEE_LOGS),
     "NODE_IN_USE": _Reason(ConflictError, "FAILED_PRECONDITION", 409),
     "NODE_NOT_DECLARED": _Reason(ConflictError, "FAILED_PRECONDITION", 409),
-    "IMAGE_NOT_FOUND": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
-    "IMAGE_DIGEST_NOT_FOUND": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
-    "REGISTRY_UNREACHABLE": _Reason(SessionFailedError, "UNAVAILABLE", 503),
-    "IMAGE_PULL_DENIED": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
-    "DISK_FULL": _Reason(SessionFailedError, "UNAVAILABLE", 503),
-    "GPU_UNAVAILABLE": _Reason(SessionFailedError, "UNAVAILABLE", 503),
-    "DATA_UNAVAILABLE": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
 }
 """The catalogue: each reason with its error class, gRPC code, HTTP status and hint."""
 
