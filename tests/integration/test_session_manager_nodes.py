@@ -359,8 +359,8 @@ async def test_without_nodes_and_without_their_driver_it_says_so(rig: NodeRig) -
         await rig.session()
     assert "no node is declared" in refusal(failure)[1]
     await rig.stop()
+    declared = declared_node(NodeDeclaration.model_validate(declaration("n1", T4)))
     with pytest.raises(SettingsError, match="add docker to --drivers"):
-        declared = declared_node(NodeDeclaration.model_validate(declaration("n1", T4)))
         await rig.start(drivers=("process",), nodes=[declared])
     await rig.start(node_drivers=None, drivers=("process",))
     with pytest.raises(grpc.aio.AioRpcError) as failure:
