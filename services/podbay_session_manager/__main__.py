@@ -104,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
         "holds)",
     )
     parser.add_argument(
+        "--copy-model-files",
+        action="store_true",
+        help="copy models' files also to engines of this machine, which do not see this process's "
+        "files, as where it runs in a container",
+    )
+    parser.add_argument(
         "--stop-replicas-on-exit",
         action="store_true",
         help="end all replicas when this process is asked to end; their sessions stay, and their "
@@ -160,6 +166,7 @@ def main() -> int:
             allow_root=options.allow_root_images,
             gpu_probe_image=options.gpu_probe_image,
             model_cache_bytes=options.model_cache_quota,
+            copy_model_files=options.copy_model_files,
         )
         async with serving(settings) as port:
             if options.address_file is not None:

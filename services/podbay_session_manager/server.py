@@ -85,6 +85,8 @@ class Settings:
             disk holds.
         gpu_probe_image: An image with nvidia-smi, to look at nodes with GPUs; empty for no look.
         allow_root: Whether images that name no user run as root.
+        copy_model_files: Whether models' files are copied also to engines of this machine, as where
+            this process is in a container itself.
         runner_kinds: How the kinds of runners are run, by kind.
         allow_egress: Whether replicas may open connections to the outside that ask for it.
     """
@@ -104,6 +106,7 @@ class Settings:
     model_cache_bytes: int | None = None
     gpu_probe_image: str = ""
     allow_root: bool = False
+    copy_model_files: bool = False
     runner_kinds: Mapping[str, RunnerKind] = field(default_factory=lambda: DEFAULT_KINDS)
     allow_egress: bool = False
 
@@ -240,6 +243,7 @@ def _node_drivers(
         generation=str(time.time_ns()),
         allow_egress=settings.allow_egress,
         allow_root=settings.allow_root,
+        copy_data=settings.copy_model_files,
         gpu_probe_image=settings.gpu_probe_image,
     )
     return partial(make_docker_driver, settings=containers)
