@@ -61,6 +61,12 @@ class Fleet:
         if room is not None:
             room.hold(session_id, needs, gpus)
 
+    def shun(self, driver: str, node: str, session_id: str) -> None:
+        """Make a node the last choice of a session that has failed there; before `place`."""
+        room = self._by_place.get((driver, node))
+        if room is not None:
+            room.shun(session_id)
+
     def of_kind(self, kind: str) -> list[NodeRoom]:
         """Return the rooms of the nodes that a kind of driver reaches."""
         return self._by_kind.get(kind, [])

@@ -10,6 +10,7 @@ from podbay_session_manager.placement import Fleet
 from podbay_session_manager.placement_texts import waiting_text, why_waiting
 from podbay_session_manager.plan_input import Scene, World
 from podbay_session_manager.plan_session import MOVABLE, SessionPass
+from podbay_session_manager.policy import OF_THE_NODE
 from podbay_session_manager.records import Needs, Reason, ReplicaRecord, SessionRecord
 
 __all__ = ["fleet_of", "leftovers", "move_from_draining", "place_waiting", "queue_key"]
@@ -56,6 +57,8 @@ def fleet_of(
         for replica in of_session.values():
             if replica.holds_node:
                 fleet.hold(replica.driver, replica.node, session_id, needs, replica.gpus)
+            if replica.phase is ReplicaPhase.FAILED and replica.reason in OF_THE_NODE:
+                fleet.shun(replica.driver, replica.node, session_id)
     return fleet
 
 

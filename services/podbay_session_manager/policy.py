@@ -7,7 +7,7 @@ from typing import Final
 
 from podbay_session_manager.records import Reason
 
-__all__ = ["BLAMELESS", "HOPELESS", "Policy"]
+__all__ = ["BLAMELESS", "HOPELESS", "OF_THE_NODE", "Policy"]
 
 HOPELESS: Final = frozenset(
     {
@@ -25,6 +25,11 @@ HOPELESS: Final = frozenset(
 """What stays as it is until somebody changes the service or the node."""
 
 BLAMELESS: Final = frozenset({Reason.NODE_LOST, Reason.GPU_FAILED})
+
+OF_THE_NODE: Final = frozenset(
+    {Reason.DISK_FULL, Reason.GPU_UNAVAILABLE, Reason.REGISTRY_UNREACHABLE}
+)
+"""Failures that another node may well be without: the next try goes elsewhere where it can."""
 """What a replica ends by through no fault of its own: it does not count as its failure."""
 
 

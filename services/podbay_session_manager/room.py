@@ -20,6 +20,8 @@ MissingKey = tuple[int, float, float, str]
 
 # Sums of processors in floating point are compared with a little slack.
 _SLACK = 1e-9
+# More than a session has replicas on a node.
+_SHUNNED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,10 @@ class NodeRoom:
         """
         self.sessions[session_id] = self.sessions.get(session_id, 0) + 1
         self._take(needs.cpus, needs.memory_bytes, frozenset(gpus))
+
+    def shun(self, session_id: str) -> None:
+        """Be the last choice of a session, as if it were crowded here; room is not taken."""
+        self.sessions[session_id] = self.sessions.get(session_id, 0) + _SHUNNED
 
     def fit(self, needs: Needs) -> Fit | None:
         """Return the best way to put a replica here; None where there is none now.

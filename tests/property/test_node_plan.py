@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -510,6 +511,39 @@ async def test_a_failed_gpu_is_left_and_not_given_again() -> None:
     assert (left.phase, left.reason) == (_P.FAILED, Reason.GPU_FAILED)
     assert "fell off the bus" in left.message
     assert second.failures == 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "elsewhere"), [(Reason.DISK_FULL, True), (Reason.REPLICA_EXITED, False)]
+)
+async def test_what_failed_by_its_node_is_tried_elsewhere(reason: Reason, elsewhere: bool) -> None:
+    # The first node has the fewest GPUs, and is chosen again unless there is a reason.
+    cluster = Cluster({"n1": (T4,), "n2": (T4, T4)})
+    key = cluster.add(gpus(1))
+    cluster.settle(3)
+    (first,) = cluster.live(key)
+    assert first.node == "n1"
+    cluster.drivers["n1"].exit(first.id, 1)
+    failed = first.moved(_P.FAILED, cluster.now, reason=reason, message="as the test says")
+    cluster.replicas[key][first.id] = failed
+    cluster.settle(12)
+    (second,) = cluster.live(key)
+    assert second.phase is _P.READY
+    assert second.node == ("n2" if elsewhere else "n1")
+
+
+async def test_a_node_that_failed_is_better_than_none() -> None:
+    cluster = Cluster({"n1": (T4,), "n2": (T4,)})
+    others = cluster.add(gpus(1))
+    key = cluster.add(gpus(1))
+    cluster.settle(3)
+    (first,) = cluster.live(key)
+    cluster.drivers[first.node].exit(first.id, 1)
+    failed = first.moved(_P.FAILED, cluster.now, reason=Reason.DISK_FULL, message="full")
+    cluster.replicas[key][first.id] = failed
+    cluster.settle(12)
+    assert [r.node for r in cluster.live(key)] == [first.node]
+    assert ready(cluster, others)
 
 
 async def test_a_crash_loop_says_so_with_count_and_exit_code() -> None:
