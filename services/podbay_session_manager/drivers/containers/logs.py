@@ -13,7 +13,9 @@ import json
 import logging
 import shutil
 import time
-from dataclasses import asdict, dataclass
+import zlib
+from collections import Counter, deque
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -38,6 +40,9 @@ _NANOS: Final = 1_000_000_000
 # What was written so soon after a noted time counts as written at that time.
 _TIME_STEP_NANOS: Final = 10_000_000
 _TIMES_BYTES: Final = 2 << 20
+# The engine notes the times of the two outputs apart, and writes them down a little out of order.
+_DISORDER_NANOS: Final = _NANOS
+_RECENT: Final = 2048
 # How many looks an ended container's log may take.
 _LOOKS: Final = 16
 
@@ -50,10 +55,10 @@ class LogUnwritableError(Exception):
 class _Taken:
     """How much of a container's log was taken over."""
 
-    seconds: int = 0
-    nanos: int = 0
-    at_once: int = 0
-    """How many messages of that very time."""
+    mark: int = 0
+    """What is older was taken over, in nanoseconds since 1970."""
+    recent: list[tuple[int, int]] = field(default_factory=list)
+    """The other messages that were: their times and checksums."""
     whole: bool = False
     """Whether the container had ended, so that nothing more will come."""
 
@@ -150,7 +155,9 @@ class _Taker:
         self._state_file = folder / _STATE
         self._segment = segment
         self._taken = self._load()
-        self._skip = self._taken.at_once
+        self._known = Counter(self._taken.recent)
+        self._recent = deque(self._taken.recent)
+        self._forgotten = self._taken.mark - 1
         self._buffer: list[tuple[int, bytes]] = []
         self._buffered = 0
         self._bytes = 0
@@ -165,12 +172,10 @@ class _Taker:
         """
         if self._taken.whole:
             return True
-        since = 0.0
-        if self._taken.seconds:
-            # Somewhat too early: what is known already is left out by its exact time.
-            since = self._taken.seconds + self._taken.nanos // 1000 / 1e6
-        engine.log(container, since, self._take)
+        # Somewhat too early: what is known already is left out by its exact time.
+        engine.log(container, self._taken.mark // 1_000_000 / 1e3, self._take)
         self._flush()
+        self._settle()
         self._taken.whole = ended and not self._cut
         self._save()
         return self._taken.whole
@@ -180,25 +185,31 @@ class _Taker:
         if parsed is None:
             return True
         moment, text = parsed
-        last = (self._taken.seconds, self._taken.nanos)
-        if moment < last:
+        key = (moment, zlib.crc32(text))
+        if moment < self._taken.mark:
             return True
-        if moment == last:
-            if self._skip:
-                self._skip -= 1
-                return True
-            self._taken.at_once += 1
-        else:
-            self._skip = 0
-            self._taken.seconds, self._taken.nanos = moment
-            self._taken.at_once = 1
-        self._buffer.append((moment[0] * _NANOS + moment[1], text))
+        if self._known[key]:
+            self._known[key] -= 1
+            return True
+        self._recent.append(key)
+        if len(self._recent) > 2 * _RECENT:
+            self._forgotten = max(self._forgotten, self._recent.popleft()[0])
+        self._buffer.append((moment, text))
         self._buffered += len(text)
         self._bytes += len(text)
         if self._buffered >= _FLUSH_BYTES:
             self._flush()
         self._cut = self._bytes >= _LOOK_BYTES or time.monotonic() >= self._until
         return not self._cut
+
+    def _settle(self) -> None:
+        """Note what was taken over, for the next look."""
+        times = sorted(moment for moment, _ in self._recent)
+        if not times:
+            return
+        mark = max(self._forgotten + 1, times[-1] - _DISORDER_NANOS, times[-_RECENT:][0])
+        self._taken.mark = mark
+        self._taken.recent = [key for key in self._recent if key[0] >= mark]
 
     def _flush(self) -> None:
         try:
@@ -248,8 +259,10 @@ class _Taker:
 
     def _load(self) -> _Taken:
         try:
-            return _Taken(**json.loads(self._state_file.read_text()))
-        except (OSError, ValueError, TypeError):
+            state = json.loads(self._state_file.read_text())
+            recent = [(moment, checksum) for moment, checksum in state.pop("recent")]
+            return _Taken(**state, recent=recent)
+        except (OSError, ValueError, TypeError, KeyError):
             return _Taken()
 
     def _save(self) -> None:
@@ -261,8 +274,8 @@ class _Taker:
             raise LogUnwritableError(error.strerror) from error
 
 
-def split_message(message: bytes) -> tuple[tuple[int, int], bytes] | None:
-    """Return the time of a message of a log, in seconds and nanoseconds, and its text. Pure.
+def split_message(message: bytes) -> tuple[int, bytes] | None:
+    """Return the time of a message of a log, in nanoseconds since 1970, and its text. Pure.
 
     Args:
         message: As "2026-01-31T01:02:03.123456789Z text".
@@ -273,6 +286,6 @@ def split_message(message: bytes) -> tuple[tuple[int, int], bytes] | None:
     try:
         whole, _, rest = stamp.decode("ascii").rstrip("Z").partition(".")
         seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
-        return (seconds, int(rest.ljust(9, "0")[:9] or "0")), text
+        return seconds * _NANOS + int(rest.ljust(9, "0")[:9] or "0"), text
     except ValueError:
         return None
