@@ -28,6 +28,11 @@ from tests.support.docker.slots import Slot, one_at_a_time, take_slot
 _START_SECONDS = 30.0
 
 
+# Each engine has so many times 256 addresses of the slot's 65536.
+_STRIDE = 16
+_MOST = 256 // _STRIDE
+
+
 class Engine:
     """One engine.
 
@@ -61,7 +66,7 @@ class Engine:
         self._options = tuple(options)
         self._process: subprocess.Popen[bytes] | None = None
         self.folder = slot.folder / f"n{index}"
-        self.more_subnets = f"{slot.network}.{index * 32 + 16}.0/20"
+        self.more_subnets = f"{slot.network}.{index * _STRIDE + 8}.0/21"
         """Addresses that nothing else on this machine has."""
         self.socket = self.folder / "docker.sock"
         self.bridge = f"{slot.bridge_prefix}{index}"
@@ -107,7 +112,7 @@ class Engine:
     def _start(self) -> None:
         first = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
-        network = f"{self._slot.network}.{self._index * 32}"
+        network = f"{self._slot.network}.{self._index * _STRIDE}"
         if first:
             self._prepare_disk()
             _run("ip", "link", "add", self.bridge, "type", "bridge")
@@ -115,7 +120,7 @@ class Engine:
             _run("ip", "link", "set", self.bridge, "up")
             (self.folder / "daemon.json").write_text("{}")
         namespace = f"{self._slot.name}-n{self._index}"
-        pool = 19 if self._networks else 27
+        pool = 20 if self._networks else 27
         with (self.folder / "dockerd.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -231,6 +236,8 @@ class Machine:
         options: Sequence[str] = (),
     ) -> Engine:
         """Start one more engine."""
+        if len(self.engines) >= _MOST:
+            raise RuntimeError(f"a machine has addresses for {_MOST} engines; share them")
         engine = Engine(
             self.slot,
             len(self.engines),
