@@ -89,11 +89,13 @@ def _remove_groups(slot: Slot) -> None:
 
 
 def _bridges(slot: Slot) -> list[str]:
-    shown = subprocess.run(["ip", "-j", "-4", "addr"], capture_output=True, check=True).stdout
+    shown = subprocess.run(["ip", "-j", "addr"], capture_output=True, check=True).stdout
     return [
         link["ifname"]
         for link in json.loads(shown)
-        if any(a.get("local", "").startswith(f"{slot.network}.") for a in link["addr_info"])
+        # By its name where it never got an address; networks' bridges have names of the engine's.
+        if link["ifname"].startswith(slot.bridge_prefix)
+        or any(a.get("local", "").startswith(f"{slot.network}.") for a in link["addr_info"])
     ]
 
 

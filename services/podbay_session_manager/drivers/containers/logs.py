@@ -207,7 +207,9 @@ class _Taker:
         times = sorted(moment for moment, _ in self._recent)
         if not times:
             return
-        mark = max(self._forgotten + 1, times[-1] - _DISORDER_NANOS, times[-_RECENT:][0])
+        mark = max(self._forgotten + 1, times[-1] - _DISORDER_NANOS)
+        if len(times) > _RECENT:
+            mark = max(mark, times[-_RECENT])
         self._taken.mark = mark
         self._taken.recent = [key for key in self._recent if key[0] >= mark]
 
