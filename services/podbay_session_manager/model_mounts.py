@@ -50,15 +50,16 @@ class ModelMounts:
             raise LookupError(
                 f"only models have files that can be mounted, and this is a {mount.source_kind}."
             )
-        self._held |= {mount.source_id}
         try:
-            return await self._cache.ensure(
+            folder = await self._cache.ensure(
                 mount.source_id,
                 holder=_HOLDER,
                 progress=lambda come: moved(come.done, come.total),
             )
         except ServiceError as error:
             raise LookupError(error.message) from error
+        self._held |= {mount.source_id}
+        return folder
 
     def keep(self, models: frozenset[str]) -> None:
         """Hold the models that sessions use, and no others, so that the room of those is free."""

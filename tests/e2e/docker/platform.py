@@ -48,7 +48,7 @@ class DockerPlatform:
     Args:
         platform: The platform, which runs.
         client: A client of the administrator.
-        docker: The engines; its installation becomes the platform's.
+        docker: The engines; the platform's installation becomes its own.
         engines: The engines that are nodes, by name.
     """
 
