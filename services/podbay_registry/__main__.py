@@ -16,6 +16,7 @@ from podbay_kit.process import (
     write_address_file,
 )
 from podbay_kit.serving import split_address
+from podbay_kit.storage import chosen_database, database_options
 from podbay_registry.fetcher import FetchOptions
 from podbay_registry.server import Settings, serving
 
@@ -27,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         "inference services.",
     )
     common_options(parser, port=7101)
+    database_options(parser, "registry")
     parser.add_argument(
         "--admin-token-file",
         type=Path,
@@ -105,6 +107,7 @@ def main() -> int:
         settings = Settings(
             listen=options.listen,
             data_dir=options.data_dir,
+            database=chosen_database(options, "registry"),
             service_token=read_secret(options.service_token_file),
             admin_token_file=options.admin_token_file or options.data_dir / "admin-token",
             session_manager_endpoint=options.session_manager_endpoint,

@@ -48,6 +48,7 @@ class Settings:
         model_quota: The most bytes that the files of models may have; None for what the disk holds.
         stall_seconds: How long a transfer of a file may stand still.
         fetch: How models are fetched.
+        database: The URL of a PostgreSQL schema; None for a SQLite file in the data directory.
     """
 
     listen: str
@@ -62,6 +63,7 @@ class Settings:
     model_quota: int | None = None
     stall_seconds: float = 60.0
     fetch: FetchOptions = field(default_factory=FetchOptions)
+    database: str | None = field(default=None, repr=False)
 
 
 @asynccontextmanager
@@ -72,7 +74,7 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
         StartError: It cannot start; the text says why.
     """
     clock = clock or SystemClock()
-    url = sqlite_url(settings.data_dir / "registry.sqlite3")
+    url = settings.database or sqlite_url(settings.data_dir / "registry.sqlite3")
     await asyncio.to_thread(migrate, url, "podbay_registry")
     database = Database(url)
     tasks = TaskSet(clock=clock)
