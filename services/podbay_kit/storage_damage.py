@@ -122,12 +122,6 @@ _SERVER_FAILURES: Final = {
 
 def _server_failure(url: str, error: Exception) -> DatabaseUnusableError:
     code = code_of(error)
-    # A connection that is refused has no code; the server's words say why, in English or not.
-    said = str(getattr(error, "orig", error))
-    if code == "LOST" and "password authentication failed" in said:
-        code = "28P01"
-    elif code == "LOST" and 'database "' in said and "does not exist" in said:
-        code = "3D000"
     text = _SERVER_FAILURES.get(code)
     if text is None:
         text = (

@@ -29,6 +29,16 @@ _CONFLICTS: Final = frozenset({"40001", "40P01"})
 # The server stops, has crashed, or starts; the connection broke.
 _LOST: Final = frozenset({"57P01", "57P02", "57P03", "08000", "08003", "08006", IDLE_TOO_LONG})
 
+_REFUSALS: Final = {
+    ("password authentication failed",): "28P01",
+    ("no password supplied",): "28P01",
+    ("no pg_hba.conf entry",): "28000",
+    ('role "', "does not exist"): "28000",
+    ('database "', "does not exist"): "3D000",
+    ("too many clients",): "53300",
+    ("remaining connection slots",): "53300",
+}
+
 _HINTS: Final = {
     "SQLITE_FULL": "The disk of the service's data directory is full: make room.",
     "SQLITE_BUSY": "Another process holds the database: try again.",
@@ -55,6 +65,10 @@ def code_of(error: BaseException) -> str:
     name = getattr(original, "sqlite_errorname", None) or getattr(original, "sqlstate", None)
     if name:
         return str(name)
+    # A connection that is refused has no code; the server's words say why.
+    for words, code in _REFUSALS.items():
+        if all(word in str(original) for word in words):
+            return code
     return "LOST" if is_lost(error) else type(original).__name__
 
 

@@ -16,7 +16,7 @@ from alembic.util.exc import CommandError
 
 from podbay_kit.storage_damage import check_file, damaged, start_failure
 from podbay_kit.storage_engines import WRITING, make_engine, schema_of
-from podbay_kit.storage_errors import DatabaseUnusableError, is_lost
+from podbay_kit.storage_errors import DatabaseUnusableError, code_of
 from podbay_kit.storage_urls import is_postgresql, shown, sqlite_path
 
 __all__ = ["head_of", "migrate", "revision_of", "scripts_of"]
@@ -25,6 +25,7 @@ __all__ = ["head_of", "migrate", "revision_of", "scripts_of"]
 _PATIENCE_SECONDS: Final = 15.0
 _PAUSE_SECONDS: Final = 0.5
 _OLDEST_POSTGRESQL: Final = 130_000
+_STARTING: Final = ("LOST", "57P01", "57P02", "57P03", "53300")
 _PAUSED = threading.Event()
 
 # Alembic keeps the configuration that it works with in the module `alembic.context`.
@@ -57,7 +58,8 @@ def migrate(url: str, package: str, revision: str = "head") -> None:
             try:
                 _migrate_once(engine, url, config, revision)
             except sa.exc.DBAPIError as error:
-                if is_postgresql(url) and is_lost(error) and time.monotonic() < give_up:
+                waiting = code_of(error) in _STARTING and time.monotonic() < give_up
+                if is_postgresql(url) and waiting:
                     _PAUSED.wait(_PAUSE_SECONDS)
                     continue
                 raise start_failure(url, error) from error

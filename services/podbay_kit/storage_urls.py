@@ -104,6 +104,14 @@ def postgresql_url(text: str, service: str) -> str:
             "The schema in the URL of the database has at most 40 small letters, digits and "
             "underscores, and begins with no digit."
         )
+    # Where a URL is shown, only what stands before the host is hidden.
+    user = query.pop("user", None) or url.username
+    password = query.pop("password", None) or url.password
+    if not isinstance(user, str | None) or not isinstance(password, str | None):
+        raise DatabaseUnusableError("The URL of the database names its user or password twice.")
+    if password and not user:
+        raise DatabaseUnusableError(f"A URL with a password names the user, too: {_EXAMPLE}")
+    url = url.set(username=user, password=password)
     named = {**query, SCHEMA: f"{schema}_{service}"}
     return url.set(drivername="postgresql+psycopg", query=named).render_as_string(
         hide_password=False
@@ -117,10 +125,11 @@ def shown(url: str) -> str:
         return str(path)
     parsed = sa.make_url(url)
     schema = parsed.query.get(SCHEMA)
-    # A password can also stand in the query.
-    bare = parsed.set(drivername="postgresql", query={}, password=None)
+    bare = sa.URL.create(
+        "postgresql", parsed.username, None, parsed.host, parsed.port, parsed.database
+    )
     suffix = f" (schema {schema})" if schema else ""
-    return f"{bare.render_as_string(hide_password=True)}{suffix}"
+    return f"{bare.render_as_string()}{suffix}"
 
 
 def database_options(parser: argparse.ArgumentParser, service: str) -> None:
@@ -171,7 +180,7 @@ def chosen_database(
         return None
     url = postgresql_url(text, service)
     parsed = sa.make_url(url)
-    if text is options.database and (parsed.password or "password" in parsed.query):
+    if text is options.database and parsed.password:
         raise DatabaseUnusableError(
             "The URL of --database holds a password, which everybody on this machine can read from "
             f"the list of processes. Change it, and put the URL into {_variable(service)} or into "

@@ -66,6 +66,12 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
         help='the most bytes that they may have, as "500Gi" (default: what the disk holds)',
     )
     group.add_argument(
+        "--keep-model-files",
+        action="store_true",
+        help="keep them in this data directory from now on, although another registry on the same "
+        "PostgreSQL did until now; for when that one is gone",
+    )
+    group.add_argument(
         "--no-fetch",
         action="store_true",
         help="fetch nothing: models from hubs and Git are registered only",
@@ -115,6 +121,7 @@ def main() -> int:
             reset_admin_token=options.reset_admin_token,
             drain_seconds=options.drain_seconds,
             model_quota=options.model_quota,
+            keep_model_files=options.keep_model_files,
             fetch=FetchOptions(
                 enabled=not options.no_fetch,
                 concurrency=max(1, options.fetch_concurrency),
