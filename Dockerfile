@@ -12,7 +12,7 @@ COPY build/wheels /wheels
 RUN python3 -m venv --without-pip /opt/podbay \
  && set -- /wheels/pip-*.whl \
  && /opt/podbay/bin/python "$1/pip" install --quiet --no-cache-dir --no-index \
-      --find-links /wheels "podbay[local,docker,models]" \
+      --find-links /wheels "podbay[local,docker,models,postgres]" \
  && mkdir --mode=0700 /var/lib/podbay
 
 FROM ${BASE} AS service

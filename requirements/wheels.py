@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = {
-    "platform": ("podbay[local,docker,models]",),
+    "platform": ("podbay[local,docker,models,postgres]",),
     # The services are programs like any: they need nothing of what Podbay needs.
     "examples": (
         "httptools",

@@ -11,13 +11,14 @@ import hypothesis
 import pytest
 
 from tests.support.docker.needs import missing_engine
+from tests.support.postgresql import missing_postgresql
 from tests.support.reference import ReferenceUnavailableError, reference_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-pytest_plugins = ("tests.support.docker.fixtures",)
+pytest_plugins = ("tests.support.databases", "tests.support.docker.fixtures")
 
 
 def _no_grpcurl() -> str | None:
@@ -56,6 +57,7 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "needs_reference_client": partial(_no_reference, "reference-client"),
     "needs_reference_audit": partial(_no_reference, "reference-audit"),
     "needs_docker": missing_engine,
+    "needs_postgresql": missing_postgresql,
 }
 
 

@@ -432,6 +432,7 @@ REASONS: Final[Mapping[str, _Reason]] = {
         BusyError, "ABORTED", 503, "What came is kept: upload again to go on."
     ),
     "STORAGE_FULL": _Reason(ConflictError, "RESOURCE_EXHAUSTED", 507),
+    "MODEL_FILES_ELSEWHERE": _Reason(ConflictError, "FAILED_PRECONDITION", 409),
     "INSUFFICIENT_CAPACITY": _Reason(BusyError, "UNAVAILABLE", 503, _SEE_EXPLAIN),
     "NO_SUCH_GPU_TYPE": _Reason(BusyError, "UNAVAILABLE", 503, _SEE_EXPLAIN),
     "NODE_LOST": _Reason(ReplicaError, "UNAVAILABLE", 502),

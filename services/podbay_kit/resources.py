@@ -285,6 +285,9 @@ class ResourceStore:
             conn.execute(sa.delete(resources).where(old))
 
     def _row(self, conn: sa.Connection, kind: ResourceKind[Any], resource_id: str) -> Any:
+        if "\0" in resource_id:
+            # PostgreSQL takes no such text; nothing has such an id.
+            return None
         resources = self._resources
         return conn.execute(
             sa.select(resources.c.document, resources.c.revision, resources.c.deleted_time).where(

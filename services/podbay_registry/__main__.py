@@ -16,6 +16,7 @@ from podbay_kit.process import (
     write_address_file,
 )
 from podbay_kit.serving import split_address
+from podbay_kit.storage import chosen_database, database_options
 from podbay_registry.fetcher import FetchOptions
 from podbay_registry.server import Settings, serving
 
@@ -27,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         "inference services.",
     )
     common_options(parser, port=7101)
+    database_options(parser, "registry")
     parser.add_argument(
         "--admin-token-file",
         type=Path,
@@ -62,6 +64,12 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
         type=byte_size,
         metavar="SIZE",
         help='the most bytes that they may have, as "500Gi" (default: what the disk holds)',
+    )
+    group.add_argument(
+        "--keep-model-files",
+        action="store_true",
+        help="keep them in this data directory from now on, although another registry on the same "
+        "PostgreSQL did until now; for when that one is gone",
     )
     group.add_argument(
         "--no-fetch",
@@ -105,6 +113,7 @@ def main() -> int:
         settings = Settings(
             listen=options.listen,
             data_dir=options.data_dir,
+            database=chosen_database(options, "registry"),
             service_token=read_secret(options.service_token_file),
             admin_token_file=options.admin_token_file or options.data_dir / "admin-token",
             session_manager_endpoint=options.session_manager_endpoint,
@@ -112,6 +121,7 @@ def main() -> int:
             reset_admin_token=options.reset_admin_token,
             drain_seconds=options.drain_seconds,
             model_quota=options.model_quota,
+            keep_model_files=options.keep_model_files,
             fetch=FetchOptions(
                 enabled=not options.no_fetch,
                 concurrency=max(1, options.fetch_concurrency),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from podbay_registry.grants import ADMIN_GRANTS
 from podbay_registry.store import RegistryStore
 from podbay_registry.tokens import ApiToken, NewSecret, id_of, is_secret, new_secret
 
-__all__ = ["ADMIN_ACCOUNT", "bootstrap"]
+__all__ = ["ADMIN_ACCOUNT", "Bootstrapped", "bootstrap"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,13 +25,22 @@ ADMIN_ACCOUNT: Final = "admin"
 """The account that exists from the first start on."""
 
 
+@dataclass(frozen=True, slots=True)
+class Bootstrapped:
+    """The installation, and whether it began with this start."""
+
+    installation: Installation
+    is_new: bool = False
+
+
 async def bootstrap(
     store: RegistryStore, clock: Clock, admin_token_file: Path, *, reset: bool
-) -> Installation:
+) -> Bootstrapped:
     """Make what the first start makes, and return the installation.
 
     The secret is in its file before anything that needs it is committed: a crash in between
-    leaves a file that the next start replaces, and no installation without a way in.
+    leaves a file that the next start replaces, and no installation without a way in. Of several
+    registries that start for the first time at once, one makes the installation.
 
     Args:
         store: The registry's store.
@@ -45,24 +55,30 @@ async def bootstrap(
     if installation is None:
         return await _first_start(store, clock, admin_token_file)
     if reset:
-        return await _reset(store, clock, admin_token_file, installation)
+        return Bootstrapped(await _reset(store, clock, admin_token_file, installation))
     await _check_file(store, admin_token_file, installation)
-    return installation
+    return Bootstrapped(installation)
 
 
-async def _first_start(store: RegistryStore, clock: Clock, path: Path) -> Installation:
+async def _first_start(store: RegistryStore, clock: Clock, path: Path) -> Bootstrapped:
     secret = new_secret()
-    await asyncio.to_thread(_write, path, secret)
-    installation = Installation(generate_entity_id(), secret.id)
+    made = Installation(generate_entity_id(), secret.id)
 
-    def install(conn: Connection) -> None:
+    def install(conn: Connection) -> Bootstrapped:
+        other = store.accounts.installation(conn)
+        if other is not None:
+            return Bootstrapped(other)
+        # Here, where no other registry is: two may be told to use one file.
+        _write(path, secret)
         store.accounts.add(conn, ADMIN_ACCOUNT, clock.now())
         store.tokens.add(conn, _admin_token(secret, clock), secret.digest)
-        store.accounts.install(conn, installation)
+        store.accounts.install(conn, made)
+        return Bootstrapped(made, is_new=True)
 
-    await store.database.write(install)
-    _LOG.info("this is the first start; the administrator's token is in %s", path)
-    return installation
+    done = await store.database.write(install)
+    if done.is_new:
+        _LOG.info("this is the first start; the administrator's token is in %s", path)
+    return done
 
 
 async def _reset(
@@ -90,6 +106,9 @@ async def _check_file(store: RegistryStore, path: Path, installation: Installati
     try:
         text = (await asyncio.to_thread(path.read_text, encoding="ascii")).strip()
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, FileNotFoundError) and store.database.is_shared:
+            _LOG.info("the administrator's token is where another registry has written it")
+            return
         _LOG.warning(
             "the administrator's token file %s cannot be read (%s). %s",
             path,

@@ -6,7 +6,7 @@ from podbay.v1 import errors_pb2
 from podbay_kit.errors import ServiceError
 from podbay_registry.file_store import StoredFile
 
-__all__ = ["disk_full", "file_damaged", "quota_full", "stopping_error"]
+__all__ = ["disk_full", "file_damaged", "files_elsewhere", "quota_full", "stopping_error"]
 
 
 def disk_full() -> ServiceError:
@@ -16,6 +16,16 @@ def disk_full() -> ServiceError:
         "The disk of the registry's data directory is full. Make room there, or delete models; "
         "what came is kept, and the upload can go on.",
         metadata={"disk": "full"},
+    )
+
+
+def files_elsewhere() -> ServiceError:
+    """Return the error of a registry that does not keep the files."""
+    return ServiceError(
+        errors_pb2.ERROR_REASON_MODEL_FILES_ELSEWHERE,
+        "This registry does not keep the files of models: another registry of the installation "
+        "does. Use that one for files; everything else works here as well. Where there is none, "
+        "the operator starts the registry that has the folder with --keep-model-files.",
     )
 
 

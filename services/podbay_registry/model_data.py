@@ -18,6 +18,7 @@ from podbay_kit.storage import Connection
 from podbay_registry import model_life
 from podbay_registry.blob_store import BlobStore
 from podbay_registry.file_errors import stopping_error
+from podbay_registry.file_keeper import FileKeeper
 from podbay_registry.kinds import MODELS
 from podbay_registry.model_file_pages import (
     awaited_files,
@@ -51,6 +52,7 @@ class ModelData:
         uploads: Takes files in.
         logs: The models' logs.
         clock: Where the time comes from.
+        keeper: Says whether the files are here.
         stopping: Ends downloads.
         stall_seconds: How long a download's reader may take nothing.
     """
@@ -64,6 +66,7 @@ class ModelData:
         logs: ModelLogs,
         clock: Clock,
         *,
+        keeper: FileKeeper,
         stopping: asyncio.Event,
         stall_seconds: float,
     ) -> None:
@@ -73,6 +76,7 @@ class ModelData:
         self._uploads = uploads
         self._logs = logs
         self._clock = clock
+        self._keeper = keeper
         self._stopping = stopping
         self._stall_seconds = stall_seconds
 
@@ -99,8 +103,9 @@ class ModelData:
 
         Raises:
             ServiceError: MODEL_NOT_FOUND, MODEL_NOT_UPLOADABLE, REFERENCE_DELETED,
-                MODEL_FILE_NOT_FOUND, DIGEST_MISMATCH or INVALID_REQUEST.
+                MODEL_FILE_NOT_FOUND, DIGEST_MISMATCH, MODEL_FILES_ELSEWHERE or INVALID_REQUEST.
         """
+        self._keeper.check()
         if len(request.files) > _MAX_OFFERS:
             raise invalid("files", f"holds more than {_MAX_OFFERS} files")
         model = await self._models.get(request.id, "edit")
@@ -124,8 +129,9 @@ class ModelData:
         """Take in one file.
 
         Raises:
-            ServiceError: What `offer` and `Uploads.receive` raise.
+            ServiceError: MODEL_FILES_ELSEWHERE, and what `offer` and `Uploads.receive` raise.
         """
+        self._keeper.check()
         header = (await self._uploads.first(requests)).header
         model = await self._models.get(header.id, "edit")
         incoming = _offered(model, awaited_files(model), header.file, "header.file", header.offset)
@@ -151,8 +157,9 @@ class ModelData:
 
         Raises:
             ServiceError: MODEL_NOT_FOUND, MODEL_FILES_MISSING, MODEL_NOT_UPLOADABLE or
-                REFERENCE_DELETED.
+                REFERENCE_DELETED, or MODEL_FILES_ELSEWHERE.
         """
+        self._keeper.check()
         before = await self._models.get(model_id, "edit")
         now = self._clock.now()
 
@@ -174,9 +181,10 @@ class ModelData:
 
         Raises:
             ServiceError: MODEL_NOT_FOUND, MODEL_NOT_READY, REFERENCE_DELETED,
-                MODEL_FILE_NOT_FOUND, MODEL_FILE_DAMAGED, TRANSFER_INTERRUPTED, SERVICE_STOPPING
-                or INVALID_REQUEST.
+                MODEL_FILE_NOT_FOUND, MODEL_FILE_DAMAGED, TRANSFER_INTERRUPTED, SERVICE_STOPPING,
+                MODEL_FILES_ELSEWHERE or INVALID_REQUEST.
         """
+        self._keeper.check()
         model = await self._models.get(request.id)
         if model.status != platform.EntityStatus.ready:
             raise model_life.not_ready(model)
@@ -211,8 +219,9 @@ class ModelData:
         """Return the log of a model in batches of lines.
 
         Raises:
-            ServiceError: MODEL_NOT_FOUND.
+            ServiceError: MODEL_NOT_FOUND or MODEL_FILES_ELSEWHERE.
         """
+        self._keeper.check()
         model = await self._models.get(model_id)
         lines = iter(await self._blobs.run(lambda: list(self._logs.read(model.id))))
         return iter(lambda: list(islice(lines, _LOG_BATCH)), [])

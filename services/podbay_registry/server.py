@@ -14,10 +14,12 @@ from podbay_kit.clock import Clock, SystemClock
 from podbay_kit.serving import GrpcServer, ServiceRegistration
 from podbay_kit.storage import Database, migrate, sqlite_url
 from podbay_kit.tasks import TaskSet
+from podbay_registry.account_store import Installation
 from podbay_registry.authentication import RegistryAuthenticator
 from podbay_registry.blob_store import BlobStore
-from podbay_registry.bootstrap import bootstrap
+from podbay_registry.bootstrap import Bootstrapped, bootstrap
 from podbay_registry.fetcher import Fetcher, FetchOptions
+from podbay_registry.file_keeper import FileKeeper
 from podbay_registry.kinds import MODELS
 from podbay_registry.model_data import ModelData
 from podbay_registry.model_logs import ModelLogs
@@ -48,6 +50,9 @@ class Settings:
         model_quota: The most bytes that the files of models may have; None for what the disk holds.
         stall_seconds: How long a transfer of a file may stand still.
         fetch: How models are fetched.
+        database: The URL of a PostgreSQL schema; None for a SQLite file in the data directory.
+        keep_model_files: Whether the folder of models in the data directory is the installation's,
+            although it does not say so.
     """
 
     listen: str
@@ -62,6 +67,8 @@ class Settings:
     model_quota: int | None = None
     stall_seconds: float = 60.0
     fetch: FetchOptions = field(default_factory=FetchOptions)
+    database: str | None = field(default=None, repr=False)
+    keep_model_files: bool = False
 
 
 @asynccontextmanager
@@ -72,7 +79,7 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
         StartError: It cannot start; the text says why.
     """
     clock = clock or SystemClock()
-    url = sqlite_url(settings.data_dir / "registry.sqlite3")
+    url = settings.database or sqlite_url(settings.data_dir / "registry.sqlite3")
     await asyncio.to_thread(migrate, url, "podbay_registry")
     database = Database(url)
     tasks = TaskSet(clock=clock)
@@ -81,15 +88,22 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
         store = RegistryStore(database, progress_interval=settings.progress_interval)
-        files = await _model_files(settings, store, clock, stopping)
+        done = await bootstrap(
+            store, clock, settings.admin_token_file, reset=settings.reset_admin_token
+        )
+        keeper = await _file_keeper(settings, database, done)
+        stack.callback(keeper.close)
+        files = _model_files(settings, store, clock, stopping, keeper)
         stack.push_async_callback(files.blobs.close)
         stack.push_async_callback(files.fetcher.close)
         stack.push_async_callback(tasks.close)
-        server = await _server(settings, store, clock, stopping, files)
+        if keeper.try_lock():
+            await files.take_over()
+        server = _server(settings, store, clock, stopping, files, done.installation)
         try:
             port = await server.start()
             tasks.spawn_forever("maintenance", lambda: _maintain(store, files, clock))
-            tasks.spawn_forever("fetching", files.fetcher.run)
+            tasks.spawn_forever("fetching", lambda: _keep_files(files))
             yield port
         finally:
             stopping.set()
@@ -104,33 +118,61 @@ class _ModelFiles:
     fetcher: Fetcher
     uploads: Uploads
     logs: ModelLogs
+    keeper: FileKeeper
+
+    async def take_over(self) -> None:
+        """Begin to keep the files; the lock is held."""
+        await self.blobs.start()
+        self.keeper.keeping.set()
 
 
-async def _model_files(
-    settings: Settings, store: RegistryStore, clock: Clock, stopping: asyncio.Event
+async def _file_keeper(settings: Settings, database: Database, done: Bootstrapped) -> FileKeeper:
+    keeper = FileKeeper(settings.data_dir / "models", shared=database.is_shared)
+    await asyncio.to_thread(
+        keeper.prepare,
+        done.installation.id,
+        is_new=done.is_new,
+        take=settings.keep_model_files,
+    )
+    if not database.is_shared:
+        await keeper.take_alone()
+    return keeper
+
+
+async def _keep_files(files: _ModelFiles) -> None:
+    if not files.keeper.keeping.is_set():
+        await files.keeper.turn()
+        await files.take_over()
+    await files.fetcher.run()
+
+
+def _model_files(
+    settings: Settings,
+    store: RegistryStore,
+    clock: Clock,
+    stopping: asyncio.Event,
+    keeper: FileKeeper,
 ) -> _ModelFiles:
     root = settings.data_dir / "models"
     blobs = BlobStore(store, root, quota=settings.model_quota, clock=clock)
-    await blobs.start()
     logs = ModelLogs(root / "logs", clock)
     return _ModelFiles(
         blobs=blobs,
         fetcher=Fetcher(store, blobs, logs, clock, settings.fetch),
         uploads=Uploads(blobs, stopping=stopping, stall_seconds=settings.stall_seconds),
         logs=logs,
+        keeper=keeper,
     )
 
 
-async def _server(
+def _server(
     settings: Settings,
     store: RegistryStore,
     clock: Clock,
     stopping: asyncio.Event,
     files: _ModelFiles,
+    installation: Installation,
 ) -> GrpcServer:
-    installation = await bootstrap(
-        store, clock, settings.admin_token_file, reset=settings.reset_admin_token
-    )
     authenticator = RegistryAuthenticator(store, settings.service_token, clock)
     models = ResourceOperations(MODELS, "models", store=store, clock=clock, stopping=stopping)
     data = ModelData(
@@ -140,6 +182,7 @@ async def _server(
         files.uploads,
         files.logs,
         clock,
+        keeper=files.keeper,
         stopping=stopping,
         stall_seconds=settings.stall_seconds,
     )
@@ -168,8 +211,9 @@ async def _server(
 
 async def _maintain(store: RegistryStore, files: _ModelFiles, clock: Clock) -> None:
     await store.maintain(clock.now())
-    await files.blobs.maintain(files.uploads.is_active)
-    await files.fetcher.sweep()
-    living = await store.database.read(store.model_ids)
-    await files.blobs.run(files.logs.remove_others, living)
+    if files.keeper.keeping.is_set():
+        await files.blobs.maintain(files.uploads.is_active)
+        await files.fetcher.sweep()
+        living = await store.database.read(store.model_ids)
+        await files.blobs.run(files.logs.remove_others, living)
     await clock.sleep(_MAINTENANCE_SECONDS)

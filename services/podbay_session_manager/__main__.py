@@ -17,6 +17,7 @@ from podbay_kit.process import (
     write_address_file,
 )
 from podbay_kit.serving import split_address
+from podbay_kit.storage import chosen_database, database_options
 from podbay_session_manager.operator_files import read_nodes, read_runner_kinds
 from podbay_session_manager.policy import Policy
 from podbay_session_manager.server import DRIVERS, Settings, serving
@@ -31,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         "the nodes they run on.",
     )
     common_options(parser, port=7102)
+    database_options(parser, "session_manager")
     parser.add_argument(
         "--registry-endpoint",
         default="127.0.0.1:7101",
@@ -153,6 +155,7 @@ def main() -> int:
         settings = Settings(
             listen=options.listen,
             data_dir=options.data_dir,
+            database=chosen_database(options, "session_manager"),
             service_token=read_secret(options.service_token_file),
             registry_endpoint=options.registry_endpoint,
             drivers=_drivers(options),

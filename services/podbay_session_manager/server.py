@@ -89,6 +89,7 @@ class Settings:
             this process is in a container itself.
         runner_kinds: How the kinds of runners are run, by kind.
         allow_egress: Whether replicas may open connections to the outside that ask for it.
+        database: The URL of a PostgreSQL schema; None for a SQLite file in the data directory.
     """
 
     listen: str
@@ -109,6 +110,7 @@ class Settings:
     copy_model_files: bool = False
     runner_kinds: Mapping[str, RunnerKind] = field(default_factory=lambda: DEFAULT_KINDS)
     allow_egress: bool = False
+    database: str | None = field(default=None, repr=False)
 
 
 @asynccontextmanager
@@ -126,7 +128,7 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
     clock = clock or SystemClock()
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _sole_use(settings.data_dir):
-        url = sqlite_url(settings.data_dir / "session-manager.sqlite3")
+        url = settings.database or sqlite_url(settings.data_dir / "session-manager.sqlite3")
         await asyncio.to_thread(migrate, url, "podbay_session_manager")
         database = Database(url)
         drivers = DriverSet(_make_drivers(settings))

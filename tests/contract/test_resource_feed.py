@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,8 +24,8 @@ from tests.support.resource_store import (
     Ship,
     StoreUnderTest,
     Voyage,
+    opened_store,
     ship,
-    sqlite_store,
 )
 
 CREATED = common_pb2.CHANGE_TYPE_CREATED
@@ -36,8 +35,8 @@ PROGRESS = common_pb2.CHANGE_TYPE_UNSPECIFIED
 
 
 @pytest.fixture
-async def under_test(tmp_path: Path) -> AsyncIterator[StoreUnderTest]:
-    async with sqlite_store(tmp_path) as store:
+async def under_test(database_url: str) -> AsyncIterator[StoreUnderTest]:
+    async with opened_store(database_url) as store:
         yield store
 
 
@@ -118,8 +117,8 @@ async def test_a_watch_goes_on_from_a_revision(under_test: StoreUnderTest) -> No
     assert shown(events) == [(2, CREATED, "Created"), (3, CREATED, "Created")]
 
 
-async def test_other_kinds_bring_progress_only(tmp_path: Path) -> None:
-    async with sqlite_store(tmp_path, progress_interval=0.01) as under_test:
+async def test_other_kinds_bring_progress_only(database_url: str) -> None:
+    async with opened_store(database_url, progress_interval=0.01) as under_test:
         await under_test.add(ship(1))
         watcher = Watcher(under_test.feed, 1)
         voyage = Voyage(id="v", inferenceService={"id": "s", "name": "n"})
@@ -129,8 +128,8 @@ async def test_other_kinds_bring_progress_only(tmp_path: Path) -> None:
         assert await watcher.until(2) == []
 
 
-async def test_idle_watches_send_progress_again_and_again(tmp_path: Path) -> None:
-    async with sqlite_store(tmp_path, progress_interval=0.01) as under_test:
+async def test_idle_watches_send_progress_again_and_again(database_url: str) -> None:
+    async with opened_store(database_url, progress_interval=0.01) as under_test:
         await under_test.add(ship(1))
         watcher = Watcher(under_test.feed, 1)
         assert [await watcher.next() for _ in range(3)] == [WatchEvent(1)] * 3
@@ -198,8 +197,8 @@ async def test_a_watch_behind_compaction_must_list_again(under_test: StoreUnderT
     assert len(await Watcher(under_test.feed, 0).until(5)) == 5
 
 
-async def test_a_feed_that_slept_through_compaction_serves_on(tmp_path: Path) -> None:
-    async with sqlite_store(tmp_path) as under_test:
+async def test_a_feed_that_slept_through_compaction_serves_on(database_url: str) -> None:
+    async with opened_store(database_url) as under_test:
         await under_test.add(ship(1))
         await Watcher(under_test.feed, 1).next()
         await under_test.add(*(ship(n) for n in range(2, 9)))
@@ -213,8 +212,8 @@ async def test_a_feed_that_slept_through_compaction_serves_on(tmp_path: Path) ->
         assert (await watcher.next_change()).revision == 9
 
 
-async def test_writes_of_another_process_are_found(tmp_path: Path) -> None:
-    async with sqlite_store(tmp_path, poll_interval=0.02) as under_test:
+async def test_writes_of_another_process_are_found(database_url: str) -> None:
+    async with opened_store(database_url, poll_interval=0.02) as under_test:
         watcher = Watcher(under_test.feed)
         await watcher.next()
         # Another process has a database and no feed in common with this one.
@@ -282,9 +281,9 @@ class Model:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_no_gap_no_repeat_in_order_under_load(tmp_path: Path, seed: int) -> None:
+async def test_no_gap_no_repeat_in_order_under_load(database_url: str, seed: int) -> None:
     """Writers write at once, followers fall behind, break off and go on; nothing is lost."""
-    async with sqlite_store(tmp_path, kept=16, poll_interval=0.05) as under_test:
+    async with opened_store(database_url, kept=16, poll_interval=0.05) as under_test:
         chance = random.Random(seed)
         truth: dict[int, str] = {}
         writes = 60

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,20 +21,17 @@ from tests.support.resource_store import (
     Ship,
     StoreUnderTest,
     Voyage,
+    opened_store,
     ship,
-    sqlite_store,
 )
 
 ALL = Scope(everything=True)
 DAY = timedelta(days=1)
 
 
-@pytest.fixture(params=["sqlite"])
-async def under_test(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> AsyncIterator[StoreUnderTest]:
-    openers = {"sqlite": sqlite_store}
-    async with openers[request.param](tmp_path) as store:
+@pytest.fixture
+async def under_test(database_url: str) -> AsyncIterator[StoreUnderTest]:
+    async with opened_store(database_url) as store:
         yield store
 
 

@@ -50,17 +50,16 @@ def package(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-async def database(tmp_path, package):
-    url = sqlite_url(tmp_path / "data" / "test.sqlite3")
-    migrate(url, "kit_test_package")
-    database = Database(url)
+async def database(database_url, package):
+    migrate(database_url, "kit_test_package")
+    database = Database(database_url)
     await database.write(lambda c: c.execute(sa.text("insert into counter values (0)")))
     yield database
     await database.close()
 
 
-async def test_two_databases_that_read_then_write_lose_no_update(tmp_path, database):
-    other = Database(sqlite_url(tmp_path / "data" / "test.sqlite3"))
+async def test_two_databases_that_read_then_write_lose_no_update(database_url, database):
+    other = Database(database_url)
 
     def increment(connection):
         n = connection.execute(sa.text("select n from counter")).scalar_one()
@@ -98,6 +97,7 @@ async def test_a_cancelled_caller_leaves_a_whole_transaction(database):
     assert total in {10, 11}
 
 
+@pytest.mark.parametrize("backend", ["sqlite"])
 async def test_a_full_database_is_explained(database):
     def fill(connection):
         connection.exec_driver_sql("pragma max_page_count = 20")
@@ -122,24 +122,27 @@ def test_files_are_private(tmp_path):
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_migrations_go_up_keep_data_and_refuse_a_newer_schema(tmp_path, package):
-    path = tmp_path / "a.sqlite3"
-    url = sqlite_url(path)
-    migrate(url, "kit_test_package")
-    with sqlite3.connect(path) as connection:
-        connection.execute("insert into counter values (42)")
-    connection.close()
+async def test_migrations_go_up_keep_data_and_refuse_a_newer_schema(
+    database_url, database, package
+):
     second = package / "0002_second.py"
     second.write_text(_REVISION.format(revision="0002", down="0001", table="more"))
-    migrate(url, "kit_test_package")
-    migrate(url, "kit_test_package")
-    with sqlite3.connect(path) as connection:
-        assert connection.execute("select n from counter").fetchall() == [(42,)]
-        assert connection.execute("select * from more").fetchall() == []
-    connection.close()
+    migrate(database_url, "kit_test_package")
+    migrate(database_url, "kit_test_package")
+    both = "select n, (select count(*) from more) from counter"
+    found = await database.read(lambda c: c.execute(sa.text(both)).all())
+    assert [tuple(row) for row in found] == [(0, 0)]
     second.unlink()
     with pytest.raises(DatabaseUnusableError, match="schema 0002.*newer version"):
-        migrate(url, "kit_test_package")
+        migrate(database_url, "kit_test_package")
+
+
+async def test_tables_of_something_else_are_left_alone(database_url, database, package):
+    await database.write(lambda c: c.execute(sa.text("drop table alembic_version")))
+    with pytest.raises(DatabaseUnusableError, match="tables of something else, as 'counter'"):
+        migrate(database_url, "kit_test_package")
+    found = await database.read(lambda c: c.execute(sa.text("select n from counter")).all())
+    assert [tuple(row) for row in found] == [(0,)]
 
 
 @pytest.mark.parametrize("damage", ["garbage", "overwritten"])

@@ -16,15 +16,10 @@ from typing import Any
 
 import grpc
 import pytest
-import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
 
 from podbay.v1 import registry_service_pb2 as pb
 from podbay.v1 import registry_service_pb2_grpc as rpc
 from podbay_kit.errors import StartError
-from podbay_kit.storage import migrate, sqlite_url
-from podbay_registry.tables import METADATA
 from tests.support.eventually import eventually
 from tests.support.registry import SERVICE_TOKEN, Registry, mock_model, running_registry
 
@@ -91,19 +86,6 @@ async def test_a_token_file_that_cannot_be_written_leaves_no_half_start(tmp_path
             pass
     async with running_registry(tmp_path) as registry:
         assert await works(registry, registry.admin_token)
-
-
-def test_the_migrations_make_what_the_tables_say(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path / "registry.sqlite3")
-    migrate(url, "podbay_registry")
-    migrate(url, "podbay_registry")
-    engine = sa.create_engine(url)
-    try:
-        with engine.connect() as connection:
-            context = MigrationContext.configure(connection, opts={"compare_type": True})
-            assert compare_metadata(context, METADATA) == []
-    finally:
-        engine.dispose()
 
 
 class Process:

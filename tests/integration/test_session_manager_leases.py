@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from podbay.schema import platform
-from podbay_kit.storage import Database, migrate, sqlite_url
+from podbay_kit.storage import Database, migrate
 from podbay_session_manager.declared_nodes import DeclaredGpu, DeclaredNode, EngineTls
 from podbay_session_manager.machine import ReplicaPhase
 from podbay_session_manager.node_store import StoredNode
@@ -47,10 +46,9 @@ def replica(name: str, *gpus: str, node: str = "n1") -> ReplicaRecord:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SessionStore]:
-    url = sqlite_url(tmp_path / "db.sqlite3")
-    migrate(url, "podbay_session_manager")
-    database = Database(url)
+async def store(database_url: str) -> AsyncIterator[SessionStore]:
+    migrate(database_url, "podbay_session_manager")
+    database = Database(database_url)
     made = SessionStore(database)
     entity = platform.InferenceSession.model_validate(
         {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pydantic
@@ -15,7 +14,9 @@ from podbay.v1 import errors_pb2
 from podbay_kit.resource_feed import ChangeFeed
 from podbay_kit.resource_filters import SERVICE_FIELDS, SESSION_FIELDS, ResourceKind
 from podbay_kit.resources import ResourceStore, define_resource_tables
-from podbay_kit.storage import Database, sqlite_url
+from podbay_kit.storage import Database
+from podbay_kit.storage_engines import schema_of
+from podbay_kit.storage_urls import SCHEMA, is_postgresql
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -91,11 +92,22 @@ class StoreUnderTest:
 
 
 @asynccontextmanager
-async def sqlite_store(folder: Path, **feed: Any) -> AsyncIterator[StoreUnderTest]:
-    """Open a store over a new SQLite file."""
-    under_test = StoreUnderTest(sqlite_url(folder / "store.sqlite3"), **feed)
+async def opened_store(url: str, **feed: Any) -> AsyncIterator[StoreUnderTest]:
+    """Open a store over a new database."""
+    _make_schema(url)
+    under_test = StoreUnderTest(url, **feed)
     await under_test.create_tables()
     try:
         yield under_test
     finally:
         await under_test.database.close()
+
+
+def _make_schema(url: str) -> None:
+    """Make the schema that a service's migrations would make."""
+    if not is_postgresql(url):
+        return
+    engine = sa.create_engine(sa.make_url(url).difference_update_query([SCHEMA]))
+    with engine.begin() as connection:
+        connection.execute(sa.schema.CreateSchema(schema_of(url)))
+    engine.dispose()

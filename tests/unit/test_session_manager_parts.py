@@ -6,19 +6,14 @@ import asyncio
 import dataclasses
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import jwt
 import pytest
-import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 
 from podbay.v1 import account_pb2, errors_pb2, inference_session_pb2
 from podbay.v1 import registry_service_pb2 as registry_pb
 from podbay_kit.errors import ServiceError
 from podbay_kit.process import SettingsError
-from podbay_kit.storage import migrate, sqlite_url
 from podbay_session_manager.__main__ import _drivers, _parser
 from podbay_session_manager.auth import RegistryAuthenticator
 from podbay_session_manager.codec import read_replica, read_session, write_record
@@ -49,7 +44,6 @@ from podbay_session_manager.registry_client import RegistryUnavailableError
 from podbay_session_manager.routes import reason_number
 from podbay_session_manager.status import session_status
 from podbay_session_manager.status_nodes import node_messages
-from podbay_session_manager.tables import METADATA
 from podbay_session_manager.texts import bounded_tail, exit_reason, explanation, whole_message
 from podbay_session_manager.tokens import TokenSigner, make_key
 from tests.support.clock import FakeClock
@@ -115,16 +109,6 @@ def test_records_are_read_back_without_loss() -> None:
 def test_camel_case_of_reasons() -> None:
     assert Reason.COMMAND_NOT_FOUND.camel == "CommandNotFound"
     assert Reason.SESSION_EXPIRED.camel == "SessionExpired"
-
-
-def test_the_migrations_make_the_tables(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path / "db" / "test.sqlite3")
-    migrate(url, "podbay_session_manager")
-    migrate(url, "podbay_session_manager")
-    engine = sa.create_engine(url)
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
-    engine.dispose()
 
 
 @pytest.mark.parametrize(

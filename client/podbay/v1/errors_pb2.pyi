@@ -183,6 +183,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The transfer stalled, or another one took its place. What came is kept: go on."""
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 148
     """The quota for model files, or the disk, is full."""
+    ERROR_REASON_MODEL_FILES_ELSEWHERE: _ErrorReason.ValueType  # 185
+    """This registry does not keep the files of models; another one of the installation does."""
     ERROR_REASON_INSUFFICIENT_CAPACITY: _ErrorReason.ValueType  # 150
     """No node has room for the replica now."""
     ERROR_REASON_NO_SUCH_GPU_TYPE: _ErrorReason.ValueType  # 151
@@ -357,6 +359,8 @@ ERROR_REASON_TRANSFER_INTERRUPTED: ErrorReason.ValueType  # 147
 """The transfer stalled, or another one took its place. What came is kept: go on."""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 148
 """The quota for model files, or the disk, is full."""
+ERROR_REASON_MODEL_FILES_ELSEWHERE: ErrorReason.ValueType  # 185
+"""This registry does not keep the files of models; another one of the installation does."""
 ERROR_REASON_INSUFFICIENT_CAPACITY: ErrorReason.ValueType  # 150
 """No node has room for the replica now."""
 ERROR_REASON_NO_SUCH_GPU_TYPE: ErrorReason.ValueType  # 151
