@@ -34,6 +34,7 @@ from podbay_session_manager.drivers.containers.settings import DockerSettings
 from podbay_session_manager.drivers.contract import DriverUnreachableError, ReplicaDriver
 from podbay_session_manager.drivers.inprocess import InProcessDriver
 from podbay_session_manager.drivers.process import ProcessDriver
+from podbay_session_manager.key_ring import DEFAULT_KEY_AGE, KeyRing
 from podbay_session_manager.live_state import LiveState
 from podbay_session_manager.model_mounts import ModelMounts, mounted_models
 from podbay_session_manager.node_book import NodeBook
@@ -46,7 +47,6 @@ from podbay_session_manager.runner_kinds import DEFAULT_KINDS, RunnerKind
 from podbay_session_manager.servicer import SERVICE_NAME, SessionManagerServicer
 from podbay_session_manager.servicer_base import Parts
 from podbay_session_manager.store import SessionStore
-from podbay_session_manager.tokens import TokenSigner, make_key
 
 __all__ = ["DRIVERS", "Settings", "serving"]
 
@@ -89,11 +89,12 @@ class Settings:
             this process is in a container itself.
         runner_kinds: How the kinds of runners are run, by kind.
         allow_egress: Whether replicas may open connections to the outside that ask for it.
+        key_age: Seconds after which a key of session tokens is followed by another.
     """
 
     listen: str
     data_dir: Path
-    service_token: str
+    service_token: str = field(repr=False)
     registry_endpoint: str
     drivers: Sequence[str] = ()
     mock_hosts: Path | None = None
@@ -109,6 +110,7 @@ class Settings:
     copy_model_files: bool = False
     runner_kinds: Mapping[str, RunnerKind] = field(default_factory=lambda: DEFAULT_KINDS)
     allow_egress: bool = False
+    key_age: float = DEFAULT_KEY_AGE
 
 
 @asynccontextmanager
@@ -174,7 +176,15 @@ async def _running(
             raise SettingsError(f"The file of nodes cannot be used: {error.message}") from error
     await nodes.refresh()
     reconciler = Reconciler(state, drivers, nodes, settings.policy)
-    keys = await store.signing_keys(lambda: make_key(clock.now().timestamp()))
+    keys = KeyRing(
+        store.keys,
+        await store.installation_id(),
+        clock,
+        announce=state.announce_keys,
+        heard=state.routers_have,
+        max_age=settings.key_age,
+    )
+    await keys.load()
     stopping = asyncio.Event()
     parts = Parts(
         store=store,
@@ -183,7 +193,7 @@ async def _running(
         nodes=nodes,
         drivers=drivers,
         registry=registry,
-        signer=TokenSigner(await store.installation_id(), keys),
+        keys=keys,
         clock=clock,
         stopping=stopping,
         kinds=settings.runner_kinds,
@@ -196,6 +206,7 @@ async def _running(
         port = await server.start()
         reconciler.start()
         tasks.spawn_forever("maintenance", lambda: _maintain(parts, models))
+        tasks.spawn_forever("signing-keys", keys.run)
         yield port
         if settings.stop_replicas_on_exit:
             await _halt(state, reconciler)
@@ -205,6 +216,7 @@ async def _running(
         await reconciler.close()
         await nodes.close()
         await tasks.close()
+        await keys.close()
 
 
 def _make_drivers(settings: Settings) -> list[ReplicaDriver]:
