@@ -24,8 +24,10 @@ __all__ = [
     "Placement",
     "PlacementNeeds",
     "ReplicaStatus",
+    "RevokedTokens",
     "SessionExplanation",
     "SessionStatus",
+    "SigningKeyInfo",
     "TransferProgress",
 ]
 
@@ -366,6 +368,38 @@ class ApiTokenAndSecret:
 
     token: ApiToken
     secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RevokedTokens:
+    """What came of revoking the tokens of a session.
+
+    Attributes:
+        epoch: The session's new epoch: tokens of earlier ones are refused.
+        acknowledged: Whether all routers refuse them by now. False where one did not answer in
+            time: it refuses them as soon as it hears of it.
+    """
+
+    epoch: int
+    acknowledged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKeyInfo:
+    """A key of session tokens, without its secret.
+
+    Attributes:
+        kid: Its id, as in the header of a token.
+        creation_time: When it was made.
+        signing: Whether it is the one that signs.
+        verifies_until: Until when it is kept to verify what it has signed, at least; None where it
+            signed nothing.
+    """
+
+    kid: str
+    creation_time: datetime | None
+    signing: bool
+    verifies_until: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,6 +228,10 @@ class ExchangeStream:
 
     # What the router says.
 
+    def is_of(self, session_id: str, before_epoch: int) -> bool:
+        """Whether the stream's token is for a session, and of an epoch before this one."""
+        return self._claims.session_id == session_id and self._claims.epoch < before_epoch
+
     def drain(self) -> None:
         """Tell the client that new calls belong elsewhere."""
         self._draining = True

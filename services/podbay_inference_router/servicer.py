@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from podbay.v1.errors_pb2 import CallError
     from podbay_inference_router.dispatch import Dispatcher
     from podbay_inference_router.framing import Piece
+    from podbay_inference_router.table import SessionRoute
     from podbay_inference_router.tokens import Claims, TokenVerifier
 
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -142,6 +143,15 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
         self._dispatcher.drain()
         for stream in self._streams:
             stream.drain()
+
+    def revoke(self, session: SessionRoute) -> None:
+        """End what runs by tokens of a session that were revoked, and their streams."""
+        for call in list(self._single):
+            if call.session is session and call.epoch < session.epoch:
+                call.fail(failures.token_revoked(session.session_id))
+        for stream in self._streams:
+            if stream.is_of(session.session_id, session.epoch):
+                stream.finish(failures.token_revoked(session.session_id))
 
     async def finished(self) -> None:
         """Return when nothing runs."""

@@ -212,14 +212,16 @@ class Changes:
     Attributes:
         sessions: Sessions that are new or changed.
         removed: Sessions that are gone.
+        revoked: Sessions whose tokens of earlier epochs were revoked.
         keys: Whether the keys were told anew.
     """
 
-    __slots__ = ("keys", "removed", "sessions")
+    __slots__ = ("keys", "removed", "revoked", "sessions")
 
     def __init__(self) -> None:
         self.sessions: list[SessionRoute] = []
         self.removed: list[SessionRoute] = []
+        self.revoked: list[SessionRoute] = []
         self.keys = False
 
 
@@ -301,6 +303,9 @@ class RouteTable:
                 changes.removed.append(session)
         for route in message.routes:
             session = self.expect(route.session_id)
+            if route.epoch > session.epoch:
+                # Of a session that was not known, too: its calls may wait for the first news.
+                changes.revoked.append(session)
             self._update(session, route, now)
             changes.sessions.append(session)
         self.revision = message.revision

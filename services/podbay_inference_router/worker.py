@@ -145,6 +145,8 @@ class Worker:
         if changes.keys:
             self._verifier.set_keys(self._table.keys)
         self.dispatcher.on_changes(changes)
+        for session in changes.revoked:
+            self._servicer.revoke(session)
         if self._table.synced and not was_synced:
             self._synced.set()
             if self._listening and not self.dispatcher.draining:

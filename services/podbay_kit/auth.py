@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from podbay.v1 import errors_pb2
 from podbay_kit.errors import ServiceError
 
 __all__ = [
+    "ANY",
     "Authenticator",
     "Grant",
     "Principal",
     "Scope",
     "bearer_token",
     "current_principal",
+    "denied",
     "require",
     "require_service",
     "scope_of",
     "set_principal",
 ]
 
-ANY = "*"
+ANY: Final = "*"
+"""Stands for everything in a grant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +153,15 @@ def require(
     for grant in principal.grants:
         if grant.allows(resource, function) and grant.covers(account, entity):
             return
-    raise ServiceError(
+    raise denied(resource, function)
+
+
+def denied(resource: str, function: str) -> ServiceError:
+    """Return the refusal of what the grants do not cover; it tells nothing of the resource."""
+    return ServiceError(
         errors_pb2.ERROR_REASON_PERMISSION_DENIED,
-        f"The token does not grant {function!r} on this of {resource!r}. Use a token with that "
-        "grant, or ask the account's administrator for one (podbay token create).",
+        f"This needs {function!r} on {resource!r}, which the token does not grant here. Use a "
+        "token with that grant, or ask the account's administrator for one (podbay token create).",
         metadata={"resource": resource, "function": function},
     )
 

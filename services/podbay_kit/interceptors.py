@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 import pydantic
@@ -15,16 +15,21 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from podbay.v1 import errors_pb2
+from podbay_kit.access import Access, set_access
 from podbay_kit.auth import Authenticator, bearer_token, set_principal
 from podbay_kit.errors import ServiceError, from_validation_error, invalid
+from podbay_kit.rpc_rules import RULES, Rule
 from podbay_kit.tracing import Spans
 
-__all__ = ["PodbayInterceptor", "abort_with"]
+__all__ = ["RECHECK_SECONDS", "PodbayInterceptor", "abort_with"]
 
 _LOG = logging.getLogger(__name__)
 
 # Open to everybody: they tell only what the protos tell, and whether the service is up.
 _OPEN_PREFIXES = ("/grpc.health.v1.", "/grpc.reflection.")
+
+RECHECK_SECONDS: Final = 2.0
+"""How often the token of a stream is looked at again: it may have expired, or been revoked."""
 
 if TYPE_CHECKING:
     # Generic in the stubs only.
@@ -46,6 +51,8 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
         authenticator: Tells whom a token acts for; None where the service itself authenticates.
+        rules: What each RPC needs, by its full name. One that is not here is answered to nobody.
+        recheck_seconds: How often the token of a stream of answers is looked at again.
         reject_unknown_fields: Whether requests with fields that this version does not know are
             refused, instead of having them ignored in silence.
         spans: Puts a span around each RPC that has one request; None for no spans.
@@ -57,8 +64,12 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
         *,
         reject_unknown_fields: bool,
         spans: Spans | None = None,
+        rules: Mapping[str, Rule] = RULES,
+        recheck_seconds: float = RECHECK_SECONDS,
     ) -> None:
         self._authenticator = authenticator
+        self._rules = rules
+        self._recheck_seconds = recheck_seconds
         self._spans = spans
         self._reject_unknown_fields = reject_unknown_fields
         self._wrappers: dict[str, Handler] = {}
@@ -125,22 +136,27 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
     ) -> Callable[[Any, Context], Awaitable[Any]]:
         parse: Any = handler.request_deserializer
         streams_in = bool(handler.request_streaming)
+        streams_out = bool(handler.response_streaming)
         spans = None if streams_in else self._spans
 
         async def handle(received: bytes | AsyncIterator[Message], context: Context) -> Any:
             self._running += 1
             self._idle.clear()
+            access: Access | None = None
             try:
-                await self._admit(context)
+                access = await self._admit(method, context)
                 request = received if streams_in else self._parsed(parse, received)
+                work = behaviour(request, context)
+                if access is not None:
+                    work = self._within(work, access, method, context, streams=streams_out)
                 if spans is None:
-                    return await behaviour(request, context)
+                    return await work
                 with spans.rpc(method, context.invocation_metadata() or ()):
-                    return await behaviour(request, context)
+                    return await work
             except grpc.aio.AbortError:
                 raise
             except ServiceError as error:
-                await abort_with(context, error)
+                await abort_with(context, error if access is None else access.answer(error))
             except pydantic.ValidationError as error:
                 await abort_with(context, from_validation_error(error))
             except DecodeError:
@@ -162,19 +178,78 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
 
         return handle
 
-    async def _admit(self, context: Context) -> None:
-        """Let an RPC pass whose caller is known, unless the server is about to stop."""
+    async def _admit(self, method: str, context: Context) -> Access | None:
+        """Let an RPC pass whose caller may do such a thing, unless the server is about to stop."""
         if self._refusing:
             raise _stopping()
-        if self._authenticator is not None:
-            token = bearer_token(context.invocation_metadata() or ())
-            set_principal(await self._authenticator.authenticate(token))
+        if self._authenticator is None:
+            return None
+        principal = await self._authenticator.authenticate(_token_of(context))
+        rule = self._rules.get(method)
+        if rule is None:
+            raise LookupError(f"the table of rules says nothing of {method}")
+        set_principal(principal)
+        access = Access(rule, principal)
+        set_access(access)
+        access.begin()
+        return access
+
+    async def _within(
+        self, work: Awaitable[Any], access: Access, method: str, context: Context, *, streams: bool
+    ) -> Any:
+        """Do the work of an RPC, for as long as its caller may have it done.
+
+        Raises:
+            LookupError: The servicer has asked nobody whether the caller may do this.
+        """
+        if streams and not access.principal.service:
+            response = await self._while_valid(work, context)
+        else:
+            response = await work
+        if not access.decided:
+            raise LookupError(f"{method} has asked nobody whether the caller may do this")
+        return response
+
+    async def _while_valid(self, work: Awaitable[Any], context: Context) -> Any:
+        """Let a stream go on for as long as its token is good.
+
+        Raises:
+            ServiceError: TOKEN_EXPIRED, TOKEN_REVOKED or TOKEN_INVALID.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=self._recheck_seconds)
+                if not task.done():
+                    await self._recheck(_token_of(context))
+            return await task
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+                if not task.cancelled():
+                    # What it met while it was ended is nobody's news.
+                    task.exception()
+
+    async def _recheck(self, token: str) -> None:
+        if self._authenticator is None:
+            return
+        try:
+            await self._authenticator.authenticate(token)
+        except ServiceError as error:
+            if error.code is grpc.StatusCode.UNAUTHENTICATED:
+                raise
+            # Who cannot be asked now has taken nothing back.
 
     def _parsed(self, parse: Any, received: Any) -> Message:
         request: Message = parse(received)
         if self._reject_unknown_fields:
             _refuse_unknown_fields(request)
         return request
+
+
+def _token_of(context: Context) -> str:
+    return bearer_token(context.invocation_metadata() or ())
 
 
 def _internal(method: str) -> ServiceError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from grpc_reflection.v1alpha import reflection
 
 from podbay_kit.auth import Authenticator
 from podbay_kit.errors import StartError
-from podbay_kit.interceptors import PodbayInterceptor
+from podbay_kit.interceptors import RECHECK_SECONDS, PodbayInterceptor
 from podbay_kit.reflection import ReflectionPool
+from podbay_kit.rpc_rules import RULES, Rule
 from podbay_kit.tracing import configured_spans
 
 __all__ = ["GrpcServer", "ListenError", "ServiceRegistration", "server_options", "split_address"]
@@ -104,6 +105,8 @@ class GrpcServer:
         reject_unknown_fields: Whether requests with unknown fields are refused.
         trace_rpcs: Whether RPCs get spans where tracing is set up; a service that makes spans of
             its own has none of these.
+        rules: What each RPC needs, by its full name, where there is an authenticator.
+        recheck_seconds: How often the token of a stream of answers is looked at again.
     """
 
     def __init__(
@@ -116,6 +119,8 @@ class GrpcServer:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         reject_unknown_fields: bool = True,
         trace_rpcs: bool = True,
+        rules: Mapping[str, Rule] = RULES,
+        recheck_seconds: float = RECHECK_SECONDS,
     ) -> None:
         self._listen = listen
         self._services = tuple(services)
@@ -125,6 +130,8 @@ class GrpcServer:
             authenticator,
             reject_unknown_fields=reject_unknown_fields,
             spans=configured_spans("podbay_kit") if trace_rpcs else None,
+            rules=rules,
+            recheck_seconds=recheck_seconds,
         )
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],

@@ -16,8 +16,9 @@ from podbay_registry.tokens import ApiToken, hash_secret, id_of, is_secret
 
 __all__ = ["Outcome", "RegistryAuthenticator"]
 
-# Another process can revoke too (--reset-admin-token): an entry must not be believed for long.
-_BELIEVED_SECONDS: Final = 5.0
+# Another process can revoke too (--reset-admin-token): an entry must not be believed for long. What
+# this process revokes is forgotten at once.
+_BELIEVED_SECONDS: Final = 1.0
 _MAX_CACHED: Final = 1000
 
 _SERVICE: Final = Principal(account="", token_id="service", service=True)  # noqa: S106 # an id, not a secret

@@ -10,6 +10,7 @@ from typing import Any, Final
 from podbay.v1 import account_pb2, errors_pb2
 from podbay_kit.auth import Grant, Principal
 from podbay_kit.errors import ServiceError, invalid
+from podbay_kit.rpc_rules import FUNCTIONS, RESOURCES
 
 __all__ = [
     "ADMIN_GRANTS",
@@ -22,15 +23,6 @@ __all__ = [
 ]
 
 _ANY: Final = "*"
-_RESOURCES: Final = (
-    "accounts",
-    "apitokens",
-    "models",
-    "inferenceservices",
-    "inferencesessions",
-    "nodes",
-)
-_FUNCTIONS: Final = ("create", "get", "query", "edit", "delete", "consume", "terminate")
 _MAX_GRANTS: Final = 100
 _MAX_NAMES: Final = 1000
 _MAX_NAME: Final = 128
@@ -61,8 +53,8 @@ def grants_of(messages: Sequence[account_pb2.Grant], path: str = "grants") -> tu
 
 
 def _grant(message: account_pb2.Grant, path: str) -> Grant:
-    _check_known(message.resources, _RESOURCES, f"{path}.resources")
-    _check_known(message.functions, _FUNCTIONS, f"{path}.functions")
+    _check_known(message.resources, tuple(RESOURCES), f"{path}.resources")
+    _check_known(message.functions, FUNCTIONS, f"{path}.functions")
     for name in ("accounts", "entities"):
         for index, value in enumerate(getattr(message, name)):
             if not 0 < len(value) <= _MAX_NAME or "\0" in value:

@@ -108,7 +108,7 @@ class ModelData:
         self._keeper.check()
         if len(request.files) > _MAX_OFFERS:
             raise invalid("files", f"holds more than {_MAX_OFFERS} files")
-        model = await self._models.get(request.id, "edit")
+        model = await self._models.get(request.id)
         awaited = awaited_files(model)
         wanted = [
             _offered(model, awaited, offer, f"files.{index}")
@@ -133,7 +133,7 @@ class ModelData:
         """
         self._keeper.check()
         header = (await self._uploads.first(requests)).header
-        model = await self._models.get(header.id, "edit")
+        model = await self._models.get(header.id)
         incoming = _offered(model, awaited_files(model), header.file, "header.file", header.offset)
         have = await self._store.database.read(lambda conn: self._known(conn, model, [incoming]))
         there = await self._blobs.run(self._on_disk, have)
@@ -160,7 +160,7 @@ class ModelData:
                 REFERENCE_DELETED, or MODEL_FILES_ELSEWHERE.
         """
         self._keeper.check()
-        before = await self._models.get(model_id, "edit")
+        before = await self._models.get(model_id)
         now = self._clock.now()
 
         def change(conn: Connection) -> platform.Model:

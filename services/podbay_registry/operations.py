@@ -8,7 +8,7 @@ from typing import Final, Generic, TypeVar
 
 from podbay.schema import convert, platform
 from podbay.v1 import common_pb2
-from podbay_kit.auth import Principal, current_principal, require, scope_of
+from podbay_kit.access import Access, current_access
 from podbay_kit.clock import Clock
 from podbay_kit.resource_feed import Watch
 from podbay_kit.resource_filters import ResourceKind, compile_filter
@@ -50,8 +50,8 @@ class ResourceOperations(Generic[E]):
         self._clock = clock
         self._stopping = stopping
 
-    async def get(self, resource_id: str, function: str = "get") -> E:
-        """Return a resource to a caller who may do something with it.
+    async def get(self, resource_id: str) -> E:
+        """Return a resource to a caller who may do with it what the RPC that runs does.
 
         Raises:
             ServiceError: The kind's reason for an id that does not exist, or PERMISSION_DENIED.
@@ -59,7 +59,7 @@ class ResourceOperations(Generic[E]):
         entity = await self._store.database.read(
             lambda conn: self._store.resources.get(conn, self.kind, resource_id)
         )
-        self._require(current_principal(), function, entity)
+        self._permit(current_access(), entity)
         return entity
 
     async def list_page(
@@ -71,7 +71,7 @@ class ResourceOperations(Generic[E]):
             ServiceError: INVALID_REQUEST or INVALID_PAGE_TOKEN.
         """
         given, query = filter_of(selected), page_query(page)
-        scope = scope_of(current_principal(), self.plural)
+        scope = current_access().scope()
         return await self._store.database.read(
             lambda conn: self._store.resources.list_page(conn, self.kind, given, query, scope)
         )
@@ -83,10 +83,10 @@ class ResourceOperations(Generic[E]):
             ServiceError: INVALID_REQUEST, the reason for an unknown id, or PERMISSION_DENIED.
         """
         edit = convert.labels_edit_from_proto(labels)
-        principal = current_principal()
+        access = current_access()
 
         def change(entity: E) -> E:
-            self._require(principal, "edit", entity)
+            self._permit(access, entity)
             return labelled(entity, edit)
 
         return await self._store.feed.write(
@@ -104,10 +104,10 @@ class ResourceOperations(Generic[E]):
             ServiceError: INVALID_REQUEST, the reason for an unknown id, or PERMISSION_DENIED.
         """
         edit = read_valid(convert.documentation_edit_from_proto, message, "")
-        principal = current_principal()
+        access = current_access()
 
         def change(entity: E) -> E:
-            self._require(principal, "edit", entity)
+            self._permit(access, entity)
             return entities.documented(entity, edit)
 
         entity = await self._store.feed.write(
@@ -124,10 +124,10 @@ class ResourceOperations(Generic[E]):
             ServiceError: The kind's reason for an id that does not exist, or PERMISSION_DENIED.
         """
         now = self._clock.now()
-        principal = current_principal()
+        access = current_access()
 
         def change(entity: E) -> E:
-            self._require(principal, "delete", entity)
+            self._permit(access, entity)
             return entities.deleted(entity, now)
 
         entity = await self._store.feed.write(
@@ -146,8 +146,8 @@ class ResourceOperations(Generic[E]):
             after_revision,
             stopping=self._stopping,
             selected=compile_filter(filter_of(selected), self.kind),
-            scope=scope_of(current_principal(), self.plural),
+            scope=current_access().scope(),
         )
 
-    def _require(self, principal: Principal, function: str, entity: E) -> None:
-        require(principal, self.plural, function, account=entity.account, entity=entity.id)
+    def _permit(self, access: Access, entity: E) -> None:
+        access.permit(self.plural, entity.account, entity.id)

@@ -57,7 +57,7 @@ class Settings:
 
     listen: str
     data_dir: Path
-    service_token: str
+    service_token: str = field(repr=False)
     admin_token_file: Path
     session_manager_endpoint: str
     inference_router_endpoint: str

@@ -13,7 +13,8 @@ import pydantic
 from podbay.schema.requests import CreateRequest
 from podbay.v1 import account_pb2
 from podbay.v1 import registry_service_pb2 as pb
-from podbay_kit.auth import Principal, current_principal, require, require_service, scope_of
+from podbay_kit.access import Access, current_access
+from podbay_kit.auth import current_principal
 from podbay_kit.clock import Clock
 from podbay_kit.errors import invalid, reason_name
 from podbay_kit.resource_pages import page_query
@@ -51,7 +52,7 @@ class AccountServicer:
     ) -> pb.CreateAccountResponse:
         """Make an account."""
         _check_account_id(request.id)
-        require(current_principal(), "accounts", "create", account=request.id)
+        current_access().permit_account(request.id)
         account = await self._store.database.write(
             lambda conn: self._store.accounts.add(conn, request.id, self._clock.now())
         )
@@ -62,7 +63,7 @@ class AccountServicer:
     ) -> pb.ListAccountsResponse:
         """List the accounts that the caller may see."""
         page = page_query(request.page, orders=("creationTime", "id"))
-        scope = scope_of(current_principal(), "accounts")
+        scope = current_access().scope()
         accounts, end = await self._store.database.read(
             lambda conn: self._store.accounts.list_page(
                 conn, page, scope, revision=self._store.resources.log.revision(conn)
@@ -80,9 +81,9 @@ class AccountServicer:
         now = self._clock.now()
         secret = new_secret()
         token = _new_token(request, secret.id, now)
-        principal = current_principal()
-        require(principal, "apitokens", "create", account=token.account)
-        grants.check_grantable(principal, token.grants)
+        access = current_access()
+        access.permit_account(token.account)
+        grants.check_grantable(access.principal, token.grants)
 
         def insert(conn: Connection) -> None:
             self._store.accounts.check(conn, token.account)
@@ -97,7 +98,7 @@ class AccountServicer:
         """List tokens without their secrets."""
         page = page_query(request.page, orders=("creationTime", "name", "id"))
         account = request.account if request.HasField("account") else None
-        scope = scope_of(current_principal(), "apitokens")
+        scope = current_access().scope()
         tokens, end = await self._store.database.read(
             lambda conn: self._store.tokens.list_page(
                 conn,
@@ -116,26 +117,25 @@ class AccountServicer:
         self, request: pb.RevokeApiTokenRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.RevokeApiTokenResponse:
         """End a token at once."""
-        principal = current_principal()
+        access = current_access()
         try:
             token = await self._store.database.write(
-                lambda conn: self._revoke(conn, request.id, principal)
+                lambda conn: self._revoke(conn, request.id, access)
             )
         finally:
             # Also where the caller went away meanwhile: the token may be revoked.
             self._authenticator.forget()
         return pb.RevokeApiTokenResponse(api_token=_token_message(token))
 
-    def _revoke(self, conn: Connection, token_id: str, principal: Principal) -> ApiToken:
+    def _revoke(self, conn: Connection, token_id: str, access: Access) -> ApiToken:
         token = self._store.tokens.get(conn, token_id)
-        require(principal, "apitokens", "delete", account=token.account, entity=token.id)
+        access.permit("apitokens", token.account, token.id)
         return self._store.tokens.revoke(conn, token_id, self._clock.now())
 
     async def Authenticate(
         self, request: pb.AuthenticateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.AuthenticateResponse:
         """Tell another service whom a token acts for."""
-        require_service(current_principal())
         outcome = await self._authenticator.check(request.secret)
         if outcome.token is None:
             return pb.AuthenticateResponse(valid=False, reason=reason_name(outcome.reason))

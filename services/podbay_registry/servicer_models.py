@@ -11,7 +11,7 @@ import grpc
 from podbay.schema import convert, platform
 from podbay.schema.ids import generate_entity_id
 from podbay.v1 import registry_service_pb2 as pb
-from podbay_kit.auth import current_principal, require
+from podbay_kit.access import current_access
 from podbay_kit.clock import Clock
 from podbay_kit.resource_messages import read_creatable
 from podbay_kit.resource_request_store import RequestKey
@@ -40,7 +40,7 @@ class ModelServicer:
         specification = read_creatable(convert.from_proto, request.model, "model")
         account = specification.account
         key = RequestKey.of(account, request.request_id, request.model)
-        require(current_principal(), "models", "create", account=account)
+        current_access().permit_account(account)
         now = self._clock.now()
         model = entities.new_model(
             specification, generate_entity_id(), now, fetching=self._fetcher.enabled

@@ -13,7 +13,7 @@ from podbay.schema.ids import generate_entity_id
 from podbay.schema.serving import ServingOptions
 from podbay.v1 import inference_service_pb2
 from podbay.v1 import registry_service_pb2 as pb
-from podbay_kit.auth import Principal, current_principal, require
+from podbay_kit.access import Access, current_access
 from podbay_kit.clock import Clock
 from podbay_kit.resource_messages import read_creatable, read_valid
 from podbay_kit.resource_request_store import RequestKey
@@ -68,9 +68,9 @@ class InferenceServiceServicer:
         serving: inference_service_pb2.ServingOptions,
         key: RequestKey | None,
     ) -> platform.InferenceService:
-        principal = current_principal()
+        access = current_access()
         options: ServingOptions = read_valid(convert.from_proto, serving, "serving")
-        require(principal, "inferenceservices", "create", account=specification.account)
+        access.permit_account(specification.account)
         now = self._clock.now()
 
         def insert(conn: Connection) -> platform.InferenceService:
@@ -84,20 +84,20 @@ class InferenceServiceServicer:
                 generate_entity_id(),
                 now,
                 serving=options,
-                model=self._model(conn, specification.model, principal),
+                model=self._model(conn, specification.model, access),
             )
             return self._store.add_service(conn, service, now=now, request=key).entity
 
         return await self._store.feed.write(insert)
 
     def _model(
-        self, conn: Connection, model_id: str | None, principal: Principal
+        self, conn: Connection, model_id: str | None, access: Access
     ) -> platform.ForeignModel | None:
         if model_id is None:
             return None
         model = self._store.resources.get(conn, MODELS, model_id)
         # The service shows the model to all who may see the service.
-        require(principal, "models", "get", account=model.account, entity=model.id)
+        access.permit("models", model.account, model.id)
         return entities.embedded(model)
 
     async def GetInferenceService(

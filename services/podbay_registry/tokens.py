@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -34,7 +34,7 @@ class NewSecret:
     """
 
     id: str
-    secret: str
+    secret: str = field(repr=False)
     digest: str
 
 

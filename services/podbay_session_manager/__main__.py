@@ -6,6 +6,7 @@ import argparse
 import ipaddress
 import sys
 from pathlib import Path
+from typing import Final
 
 from podbay_kit.process import (
     SettingsError,
@@ -18,11 +19,21 @@ from podbay_kit.process import (
 )
 from podbay_kit.serving import split_address
 from podbay_kit.storage import chosen_database, database_options
+from podbay_session_manager.key_ring import DEFAULT_KEY_AGE
 from podbay_session_manager.operator_files import read_nodes, read_runner_kinds
 from podbay_session_manager.policy import Policy
 from podbay_session_manager.server import DRIVERS, Settings, serving
 
 __all__ = ["main"]
+
+_DAY: Final = 24 * 3600.0
+
+
+def _days(text: str) -> float:
+    days = float(text)
+    if not 1 / 24 <= days <= 3650:
+        raise argparse.ArgumentTypeError(f"{text} is not from an hour (0.042) to ten years (3650)")
+    return days
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,6 +123,14 @@ def _parser() -> argparse.ArgumentParser:
         "files, as where it runs in a container",
     )
     parser.add_argument(
+        "--signing-key-days",
+        type=_days,
+        default=DEFAULT_KEY_AGE / _DAY,
+        metavar="DAYS",
+        help="after how long a key of session tokens is followed by another (default: "
+        "%(default)g); podbay key rotate does so at once",
+    )
+    parser.add_argument(
         "--stop-replicas-on-exit",
         action="store_true",
         help="end all replicas when this process is asked to end; their sessions stay, and their "
@@ -170,6 +189,7 @@ def main() -> int:
             gpu_probe_image=options.gpu_probe_image,
             model_cache_bytes=options.model_cache_quota,
             copy_model_files=options.copy_model_files,
+            key_age=options.signing_key_days * _DAY,
         )
         async with serving(settings) as port:
             if options.address_file is not None:

@@ -7,8 +7,9 @@ router knows of (ready for callers) and which it has let go (drained, and free t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from podbay.v1 import session_manager_service_pb2 as manager_pb2
 from podbay_session_manager.machine import ReplicaPhase
 from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
 from podbay_session_manager.route_acks import RouteAcks
@@ -81,6 +82,12 @@ class Announcer:
         revision = self.table.revision_of(session.id)
         for replica in replicas.values():
             self._follow(replica, revision)
+
+    def announce_keys(self, keys: Sequence[manager_pb2.VerificationKey], monotonic: float) -> int:
+        """Tell the keys of session tokens, and return the revision that has them."""
+        if self.table.set_keys(keys):
+            self.acks.publish(monotonic)
+        return self.table.revision
 
     def forget(self, replica_id: str) -> None:
         """Drop what is known of a replica that is kept no longer."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from podbay.schema import platform
+from podbay.v1 import session_manager_service_pb2 as manager_pb2
 from podbay_kit.clock import Clock
 from podbay_kit.resources import RequestKey
 from podbay_session_manager.announcer import Announcer
@@ -51,6 +52,7 @@ class LiveState:
         self._replicas: dict[str, dict[str, ReplicaRecord]] = {}
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._changes: set[asyncio.Task[Any]] = set()
+        self._heard = asyncio.Event()
 
     @property
     def sessions(self) -> Mapping[str, SessionRecord]:
@@ -155,10 +157,43 @@ class LiveState:
 
     def settle(self) -> bool:
         """Take note of what has reached the routers; say whether that changed anything."""
+        self._heard.set()
+        self._heard = asyncio.Event()
         changed = self.announcer.settle(self.clock.monotonic())
         for session_id in changed:
             self.notify(session_id)
         return bool(changed)
+
+    async def routers_have(self, revision: int, seconds: float) -> bool:
+        """Wait until the routers serve by a revision of the routes.
+
+        Args:
+            revision: The revision.
+            seconds: How long to wait at most. A router that owes its word for long is not waited
+                for.
+
+        Returns:
+            Whether all that watch have said that they do.
+        """
+        acks = self.announcer.acks
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not acks.settled(revision, self.clock.monotonic()):
+            left = deadline - loop.time()
+            if left <= 0:
+                break
+            now = self.clock.monotonic()
+            due = acks.next_change(now)
+            if due is not None:
+                left = min(left, max(0.0, due - now) + 0.01)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._heard.wait()
+        return acks.unanimous(revision, self.clock.monotonic())
+
+    def announce_keys(self, keys: Sequence[manager_pb2.VerificationKey]) -> int:
+        """Tell routers the keys of session tokens, and return the revision that has them."""
+        return self.announcer.announce_keys(keys, self.clock.monotonic())
 
     @contextlib.contextmanager
     def watch(self, session_id: str) -> Iterator[asyncio.Event]:

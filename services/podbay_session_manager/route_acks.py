@@ -83,6 +83,12 @@ class RouteAcks:
             for watch in self._watches.values()
         )
 
+    def unanimous(self, revision: int, now: float) -> bool:
+        """Say whether every router that watches serves by this revision, none left out."""
+        if self._expecting_until is not None and now < self._expecting_until:
+            return False
+        return all(watch.acknowledged >= revision for watch in self._watches.values())
+
     def next_change(self, now: float) -> float | None:
         """Return when the next router that owes its word will be considered away."""
         times = [

@@ -86,6 +86,8 @@ class RouteChanges:
     routes: Sequence[manager_pb2.Route]
     removed: Sequence[str] = ()
     snapshot: bool = False
+    keys: Sequence[manager_pb2.VerificationKey] = ()
+    """The keys that verify session tokens, all of them; none where they did not change."""
 
 
 @dataclass(slots=True)
@@ -96,7 +98,7 @@ class _Entry:
 
 
 class RouteTable:
-    """All routes, with a revision that grows with every change.
+    """All routes, and the keys of tokens, with a revision that grows with every change.
 
     Routes of ended sessions stay for a while, so that callers learn why.
 
@@ -118,7 +120,18 @@ class RouteTable:
         self._removed: deque[tuple[int, str]] = deque()
         # Revisions up to this one have lost removals.
         self._forgotten = first_revision
+        self._keys: tuple[manager_pb2.VerificationKey, ...] = ()
+        self._keys_revision = first_revision
         self._news = asyncio.Event()
+
+    def set_keys(self, keys: Sequence[manager_pb2.VerificationKey]) -> bool:
+        """Take other keys; say whether that made a difference."""
+        if self._keys == tuple(keys):
+            return False
+        self.revision += 1
+        self._keys, self._keys_revision = tuple(keys), self.revision
+        self._wake()
+        return True
 
     def put(self, route: manager_pb2.Route, ended_at: float | None = None) -> bool:
         """Add or change a route; say whether that made a difference.
@@ -160,7 +173,7 @@ class RouteTable:
     def snapshot(self) -> RouteChanges:
         """Return all routes."""
         routes = [entry.route for entry in self._entries.values()]
-        return RouteChanges(self.revision, routes, snapshot=True)
+        return RouteChanges(self.revision, routes, snapshot=True, keys=self._keys)
 
     def since(self, revision: int) -> RouteChanges | None:
         """Return what changed after a revision; None where nothing did.
@@ -177,7 +190,8 @@ class RouteTable:
                 break
             changed.append(entry.route)
         removed = [key for at, key in self._removed if at > revision and key not in self._entries]
-        return RouteChanges(self.revision, changed[::-1], removed)
+        keys = self._keys if self._keys_revision > revision else ()
+        return RouteChanges(self.revision, changed[::-1], removed, keys=keys)
 
     async def changed(self, revision: int) -> None:
         """Return once there is something after a revision."""

@@ -34,6 +34,7 @@ from podbay_session_manager.drivers.containers.settings import DockerSettings
 from podbay_session_manager.drivers.contract import DriverUnreachableError, ReplicaDriver
 from podbay_session_manager.drivers.inprocess import InProcessDriver
 from podbay_session_manager.drivers.process import ProcessDriver
+from podbay_session_manager.key_ring import DEFAULT_KEY_AGE, KeyRing
 from podbay_session_manager.live_state import LiveState
 from podbay_session_manager.model_mounts import ModelMounts, mounted_models
 from podbay_session_manager.node_book import NodeBook
@@ -46,7 +47,6 @@ from podbay_session_manager.runner_kinds import DEFAULT_KINDS, RunnerKind
 from podbay_session_manager.servicer import SERVICE_NAME, SessionManagerServicer
 from podbay_session_manager.servicer_base import Parts
 from podbay_session_manager.store import SessionStore
-from podbay_session_manager.tokens import TokenSigner, make_key
 
 __all__ = ["DRIVERS", "Settings", "serving"]
 
@@ -90,11 +90,12 @@ class Settings:
         runner_kinds: How the kinds of runners are run, by kind.
         allow_egress: Whether replicas may open connections to the outside that ask for it.
         database: The URL of a PostgreSQL schema; None for a SQLite file in the data directory.
+        key_age: Seconds after which a key of session tokens is followed by another.
     """
 
     listen: str
     data_dir: Path
-    service_token: str
+    service_token: str = field(repr=False)
     registry_endpoint: str
     drivers: Sequence[str] = ()
     mock_hosts: Path | None = None
@@ -111,6 +112,7 @@ class Settings:
     runner_kinds: Mapping[str, RunnerKind] = field(default_factory=lambda: DEFAULT_KINDS)
     allow_egress: bool = False
     database: str | None = field(default=None, repr=False)
+    key_age: float = DEFAULT_KEY_AGE
 
 
 @asynccontextmanager
@@ -176,7 +178,15 @@ async def _running(
             raise SettingsError(f"The file of nodes cannot be used: {error.message}") from error
     await nodes.refresh()
     reconciler = Reconciler(state, drivers, nodes, settings.policy)
-    keys = await store.signing_keys(lambda: make_key(clock.now().timestamp()))
+    keys = KeyRing(
+        store.keys,
+        await store.installation_id(),
+        clock,
+        announce=state.announce_keys,
+        heard=state.routers_have,
+        max_age=settings.key_age,
+    )
+    await keys.load()
     stopping = asyncio.Event()
     parts = Parts(
         store=store,
@@ -185,7 +195,7 @@ async def _running(
         nodes=nodes,
         drivers=drivers,
         registry=registry,
-        signer=TokenSigner(await store.installation_id(), keys),
+        keys=keys,
         clock=clock,
         stopping=stopping,
         kinds=settings.runner_kinds,
@@ -198,6 +208,7 @@ async def _running(
         port = await server.start()
         reconciler.start()
         tasks.spawn_forever("maintenance", lambda: _maintain(parts, models))
+        tasks.spawn_forever("signing-keys", keys.run)
         yield port
         if settings.stop_replicas_on_exit:
             await _halt(state, reconciler)
@@ -207,6 +218,7 @@ async def _running(
         await reconciler.close()
         await nodes.close()
         await tasks.close()
+        await keys.close()
 
 
 def _make_drivers(settings: Settings) -> list[ReplicaDriver]:

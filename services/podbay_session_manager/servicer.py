@@ -7,6 +7,7 @@ from typing import Final
 from podbay.v1 import session_manager_service_pb2 as pb
 from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceServicer
 from podbay_session_manager.servicer_explain import ExplainServicer
+from podbay_session_manager.servicer_keys import KeyServicer
 from podbay_session_manager.servicer_nodes import NodeServicer
 from podbay_session_manager.servicer_routes import RouteServicer
 from podbay_session_manager.servicer_sessions import SessionServicer
@@ -23,6 +24,7 @@ class SessionManagerServicer(  # type: ignore[misc] # the stubs know no streams 
     StatusServicer,
     ExplainServicer,
     NodeServicer,
+    KeyServicer,
     RouteServicer,
     SessionManagerServiceServicer,
 ):

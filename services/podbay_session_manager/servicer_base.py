@@ -11,18 +11,18 @@ import grpc
 
 from podbay.schema import platform, requests
 from podbay.v1 import errors_pb2
-from podbay_kit.auth import current_principal, require
+from podbay_kit.access import current_access
 from podbay_kit.clock import Clock
 from podbay_kit.errors import ServiceError
 from podbay_session_manager.admission import Admission, AdmissionRules, admit
 from podbay_session_manager.driver_set import DriverSet
+from podbay_session_manager.key_ring import KeyRing
 from podbay_session_manager.live_state import LiveState
 from podbay_session_manager.node_book import NodeBook
 from podbay_session_manager.reconciler import Reconciler
 from podbay_session_manager.registry_client import RegistryClient
 from podbay_session_manager.runner_kinds import RunnerKind
 from podbay_session_manager.store import SessionStore
-from podbay_session_manager.tokens import TokenSigner
 
 __all__ = ["PLURAL", "Context", "Parts", "ServicerBase", "stopping_error"]
 
@@ -42,7 +42,7 @@ class Parts:
     nodes: NodeBook
     drivers: DriverSet
     registry: RegistryClient
-    signer: TokenSigner
+    keys: KeyRing
     clock: Clock
     stopping: asyncio.Event
     """Set when the service is about to stop: long streams end."""
@@ -69,15 +69,14 @@ class ServicerBase:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    async def _session_for(self, session_id: str, function: str) -> platform.InferenceSession:
-        """Return a session where the caller may do `function` with it.
+    async def _session_for(self, session_id: str) -> platform.InferenceSession:
+        """Return a session where the caller may do with it what the RPC that runs does.
 
         Raises:
             ServiceError: INFERENCE_SESSION_NOT_FOUND or PERMISSION_DENIED.
         """
         entity = await self._parts.store.get(session_id)
-        principal = current_principal()
-        require(principal, PLURAL, function, account=entity.account, entity=entity.id)
+        current_access().permit(PLURAL, entity.account, entity.id)
         return entity
 
     async def _admitted(
@@ -89,13 +88,7 @@ class ServicerBase:
             ServiceError: INFERENCE_SERVICE_NOT_FOUND, PERMISSION_DENIED, and those of `admit`.
         """
         service = await self._parts.registry.get_service(wanted.inferenceService)
-        require(
-            current_principal(),
-            "inferenceservices",
-            "consume",
-            account=service.account,
-            entity=service.id,
-        )
+        current_access().permit("inferenceservices", service.account, service.id)
         return service, admit(wanted, service, self._parts.rules(), self._parts.clock.now())
 
 

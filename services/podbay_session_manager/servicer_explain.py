@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from podbay.schema import convert, requests
 from podbay.v1 import session_manager_service_pb2 as pb
-from podbay_kit.auth import current_principal, require
+from podbay_kit.access import current_access
 from podbay_kit.errors import invalid
 from podbay_kit.resource_messages import read_creatable
 from podbay_session_manager.admission import build_session
 from podbay_session_manager.explain import explain_placement
 from podbay_session_manager.records import SessionRecord
-from podbay_session_manager.servicer_base import PLURAL, Context, ServicerBase
+from podbay_session_manager.servicer_base import Context, ServicerBase
 
 __all__ = ["ExplainServicer"]
 
@@ -34,7 +34,7 @@ class ExplainServicer(ServicerBase):
         )
 
     async def _existing(self, session_id: str) -> SessionRecord:
-        await self._session_for(session_id, "get")
+        await self._session_for(session_id)
         session, _ = await self._parts.state.find(session_id)
         return session
 
@@ -42,7 +42,7 @@ class ExplainServicer(ServicerBase):
         wanted: requests.InferenceSessionCreateRequest = read_creatable(
             convert.from_proto, request.inference_session, "inferenceSession"
         )
-        require(current_principal(), PLURAL, "create", account=wanted.account)
+        current_access().permit_account(wanted.account)
         service, admission = await self._admitted(wanted)
         _, record = build_session(wanted, service, admission, self._parts.clock.now())
         return record

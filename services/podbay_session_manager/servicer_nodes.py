@@ -10,7 +10,7 @@ from typing import Final
 from podbay.schema import convert
 from podbay.v1 import inference_session_pb2
 from podbay.v1 import session_manager_service_pb2 as pb
-from podbay_kit.auth import current_principal, require
+from podbay_kit.access import current_access
 from podbay_kit.resource_messages import read_valid
 from podbay_session_manager.commands import lose_for_good
 from podbay_session_manager.node_rules import declared_node
@@ -19,8 +19,6 @@ from podbay_session_manager.status_nodes import node_messages
 
 __all__ = ["NodeServicer"]
 
-# Nodes belong to the installation: no account's grant reaches them, only one for all accounts.
-_NO_ACCOUNT = ""
 _ALIVE_SECONDS: Final = 5.0
 # Changes that come together are told together.
 _PAUSE_SECONDS: Final = 0.1
@@ -33,12 +31,12 @@ class NodeServicer(ServicerBase):
         self, request: pb.ListNodesRequest, context: Context
     ) -> pb.ListNodesResponse:
         """List the nodes."""
-        require(current_principal(), "nodes", "query", account=_NO_ACCOUNT)
+        current_access().permit_installation()
         return pb.ListNodesResponse(nodes=self._nodes())
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.GetNodeResponse:
         """Return a node."""
-        require(current_principal(), "nodes", "get", account=_NO_ACCOUNT, entity=request.name)
+        current_access().permit_installation(request.name)
         return pb.GetNodeResponse(node=self._node(request.name))
 
     async def CordonNode(
@@ -70,7 +68,7 @@ class NodeServicer(ServicerBase):
     ) -> pb.DeclareNodeResponse:
         """Add a node, or change what is declared of one."""
         name = request.node.name
-        require(current_principal(), "nodes", "create", account=_NO_ACCOUNT, entity=name)
+        current_access().permit_installation(name)
         declared = declared_node(read_valid(convert.from_proto, request.node, "node"))
         state = self._parts.state
         async with state.deciding:
@@ -86,7 +84,7 @@ class NodeServicer(ServicerBase):
     ) -> pb.WithdrawNodeResponse:
         """Remove a declared node."""
         name = request.name
-        require(current_principal(), "nodes", "delete", account=_NO_ACCOUNT, entity=name)
+        current_access().permit_installation(name)
         state = self._parts.state
         async with state.deciding:
             holders = state.holders().get(name, [])
@@ -100,7 +98,7 @@ class NodeServicer(ServicerBase):
 
     async def WatchNodes(self, request: pb.WatchNodesRequest, context: Context) -> None:
         """Send all nodes, and then those that change."""
-        require(current_principal(), "nodes", "query", account=_NO_ACCOUNT)
+        current_access().permit_installation()
         passed = self._parts.reconciler.passed
         sent = {node.name: node for node in self._nodes()}
         await context.write(pb.WatchNodesResponse(snapshot=True, nodes=sent.values()))
@@ -136,14 +134,14 @@ class NodeServicer(ServicerBase):
         await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _set_cordoned(self, name: str, *, cordoned: bool) -> inference_session_pb2.Node:
-        require(current_principal(), "nodes", "edit", account=_NO_ACCOUNT, entity=name)
+        current_access().permit_installation(name)
         async with self._parts.state.deciding:
             await self._parts.nodes.set_cordoned(name, cordoned)
         self._parts.reconciler.hint()
         return self._node(name)
 
     async def _set_draining(self, name: str, *, draining: bool) -> inference_session_pb2.Node:
-        require(current_principal(), "nodes", "edit", account=_NO_ACCOUNT, entity=name)
+        current_access().permit_installation(name)
         async with self._parts.state.deciding:
             await self._parts.nodes.set_draining(name, draining)
         self._parts.reconciler.hint()

@@ -10,7 +10,6 @@ import uuid
 from typing import Final
 
 from podbay.v1 import session_manager_service_pb2 as pb
-from podbay_kit.auth import current_principal, require_service
 from podbay_session_manager.servicer_base import Context, ServicerBase, stopping_error
 
 __all__ = ["RouteServicer"]
@@ -24,7 +23,6 @@ class RouteServicer(ServicerBase):
 
     async def WatchRoutes(self, request: pb.WatchRoutesRequest, context: Context) -> None:
         """Send a snapshot of all routes and then every change."""
-        require_service(current_principal())
         state = self._parts.state
         table, acks = state.announcer.table, state.announcer.acks
         watch_id = uuid.uuid4().hex
@@ -37,7 +35,7 @@ class RouteServicer(ServicerBase):
                     revision=changes.revision,
                     snapshot=True,
                     routes=changes.routes,
-                    keys=self._parts.signer.verification_keys,
+                    keys=changes.keys,
                     watch_id=watch_id,
                 )
             )
@@ -55,6 +53,7 @@ class RouteServicer(ServicerBase):
                         snapshot=following.snapshot,
                         routes=following.routes,
                         removed_sessions=following.removed,
+                        keys=following.keys,
                     )
                 )
         finally:
@@ -66,7 +65,6 @@ class RouteServicer(ServicerBase):
         self, request: pb.AcknowledgeRoutesRequest, context: Context
     ) -> pb.AcknowledgeRoutesResponse:
         """Note how far a router is."""
-        require_service(current_principal())
         state = self._parts.state
         state.announcer.acks.acknowledge(
             request.watch_id,
@@ -82,7 +80,6 @@ class RouteServicer(ServicerBase):
         self, request: pb.ReportReplicaRequest, context: Context
     ) -> pb.ReportReplicaResponse:
         """Note how the calls to a replica go, for its session's status."""
-        require_service(current_principal())
         state = self._parts.state
         known = state.replica(request.session_id, request.replica_id)
         if known is not None and not known.phase.ended and state.reports.take(request):

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from google.protobuf import timestamp_pb2
 
 from podbay.schema import convert, requests
 from podbay.v1 import common_pb2
 from podbay.v1 import session_manager_service_pb2 as pb
-from podbay_kit.auth import current_principal, require, scope_of
+from podbay_kit.access import current_access
+from podbay_kit.auth import current_principal
 from podbay_kit.resource_filters import compile_filter
 from podbay_kit.resource_labels import labelled
 from podbay_kit.resource_messages import filter_of, read_creatable, read_valid
@@ -19,9 +22,14 @@ from podbay_session_manager import commands
 from podbay_session_manager.admission import build_session
 from podbay_session_manager.kinds import SESSIONS
 from podbay_session_manager.records import SessionRecord
-from podbay_session_manager.servicer_base import PLURAL, Context, ServicerBase
+from podbay_session_manager.servicer_base import Context, ServicerBase
 
 __all__ = ["SessionServicer"]
+
+# How long routers may take to acknowledge: an ended session that one still knows as open does
+# little harm, a revoked token does.
+_ENDED_SECONDS: Final = 1.0
+_REVOKED_SECONDS: Final = 5.0
 
 
 class SessionServicer(ServicerBase):
@@ -32,12 +40,11 @@ class SessionServicer(ServicerBase):
     ) -> pb.CreateInferenceSessionResponse:
         """Start a session and return it with a token."""
         parts = self._parts
-        principal = current_principal()
         message = request.inference_session
         wanted: requests.InferenceSessionCreateRequest = read_creatable(
             convert.from_proto, message, "inferenceSession"
         )
-        require(principal, PLURAL, "create", account=wanted.account)
+        current_access().permit_account(wanted.account)
         key = RequestKey.of(wanted.account, request.request_id, message)
         made = await parts.store.replay(key, parts.clock.now()) if key is not None else None
         if made is None:
@@ -46,16 +53,16 @@ class SessionServicer(ServicerBase):
             made = await parts.state.create(entity, record, key)
             parts.reconciler.hint()
         session, _ = await parts.state.find(made.id)
+        token, _ = await parts.keys.sign(session, parts.clock.now())
         return pb.CreateInferenceSessionResponse(
-            inferencesession=convert.to_proto(made),
-            token=parts.signer.sign(session, parts.clock.now())[0],
+            inferencesession=convert.to_proto(made), token=token
         )
 
     async def GetInferenceSession(
         self, request: pb.GetInferenceSessionRequest, context: Context
     ) -> pb.GetInferenceSessionResponse:
         """Return a session."""
-        entity = await self._session_for(request.id, "get")
+        entity = await self._session_for(request.id)
         return pb.GetInferenceSessionResponse(inference_session=convert.to_proto(entity))
 
     async def ListInferenceSessions(
@@ -63,7 +70,7 @@ class SessionServicer(ServicerBase):
     ) -> pb.ListInferenceSessionsResponse:
         """List sessions by page."""
         given, query = filter_of(request.filter), page_query(request.page)
-        scope = scope_of(current_principal(), PLURAL)
+        scope = current_access().scope()
         store = self._parts.store
         page = await store.database.read(
             lambda conn: store.resources.list_page(conn, SESSIONS, given, query, scope)
@@ -82,7 +89,7 @@ class SessionServicer(ServicerBase):
             request.after_revision,
             stopping=self._parts.stopping,
             selected=compile_filter(filter_of(request.filter), SESSIONS),
-            scope=scope_of(current_principal(), PLURAL),
+            scope=current_access().scope(),
         )
         async for event in watch:
             response = pb.WatchInferenceSessionsResponse(revision=event.revision, type=event.type)
@@ -95,7 +102,7 @@ class SessionServicer(ServicerBase):
     ) -> pb.LabelInferenceSessionResponse:
         """Set and remove labels."""
         edit = convert.labels_edit_from_proto(request.labels)
-        await self._session_for(request.id, "edit")
+        await self._session_for(request.id)
         entity = await self._parts.store.modify(
             request.id, lambda before: labelled(before, edit), self._parts.clock.now()
         )
@@ -105,18 +112,20 @@ class SessionServicer(ServicerBase):
         self, request: pb.TerminateInferenceSessionRequest, context: Context
     ) -> pb.TerminateInferenceSessionResponse:
         """End a session."""
-        await self._session_for(request.id, "terminate")
+        await self._session_for(request.id)
         session = await self._parts.state.change(request.id, commands.terminate)
         self._parts.reconciler.hint()
+        await self._told(session, _ENDED_SECONDS)
         return pb.TerminateInferenceSessionResponse(status=_status(session))
 
     async def DeleteInferenceSession(
         self, request: pb.DeleteInferenceSessionRequest, context: Context
     ) -> pb.DeleteInferenceSessionResponse:
         """End a session and mark it as deleted."""
-        await self._session_for(request.id, "delete")
+        await self._session_for(request.id)
         session = await self._parts.state.change(request.id, commands.delete)
         self._parts.reconciler.hint()
+        await self._told(session, _ENDED_SECONDS)
         return pb.DeleteInferenceSessionResponse(status=_status(session))
 
     async def CreateSessionToken(
@@ -124,18 +133,12 @@ class SessionServicer(ServicerBase):
     ) -> pb.CreateSessionTokenResponse:
         """Return another token for the calls of a session."""
         wanted = read_valid(convert.token_request_from_proto, request, "")
-        entity = await self._session_for(request.id, "get")
+        entity = await self._session_for(request.id)
         service = entity.inferenceService
-        require(
-            current_principal(),
-            "inferenceservices",
-            "consume",
-            account=service.account,
-            entity=service.id,
-        )
+        current_access().permit_shown("inferenceservices", service.account, service.id)
         session, _ = await self._parts.state.find(request.id)
         commands.check_open(session)
-        token, end = self._parts.signer.sign(
+        token, end = await self._parts.keys.sign(
             session, self._parts.clock.now(), wanted.expires, current_principal().account
         )
         expires = timestamp_pb2.Timestamp()
@@ -146,9 +149,16 @@ class SessionServicer(ServicerBase):
         self, request: pb.RevokeSessionTokensRequest, context: Context
     ) -> pb.RevokeSessionTokensResponse:
         """End all tokens of a session that were made so far."""
-        await self._session_for(request.id, "edit")
+        await self._session_for(request.id)
         session = await self._parts.state.change(request.id, commands.revoke_tokens)
-        return pb.RevokeSessionTokensResponse(epoch=session.epoch)
+        acknowledged = await self._told(session, _REVOKED_SECONDS)
+        return pb.RevokeSessionTokensResponse(epoch=session.epoch, acknowledged=acknowledged)
+
+    async def _told(self, session: SessionRecord, seconds: float) -> bool:
+        """Wait until the routers know how a session is now; say whether all have said so."""
+        state = self._parts.state
+        revision = state.announcer.table.revision_of(session.id)
+        return await state.routers_have(revision, seconds)
 
 
 def _status(session: SessionRecord) -> common_pb2.Status:

@@ -31,7 +31,7 @@ class StatusServicer(ServicerBase):
         self, request: pb.GetInferenceSessionStatusRequest, context: Context
     ) -> pb.GetInferenceSessionStatusResponse:
         """Say whether a session takes calls, and if not, why."""
-        await self._session_for(request.id, "get")
+        await self._session_for(request.id)
         status, _ = await self._status(request.id)
         return pb.GetInferenceSessionStatusResponse(status=status)
 
@@ -39,7 +39,7 @@ class StatusServicer(ServicerBase):
         self, request: pb.WatchInferenceSessionStatusRequest, context: Context
     ) -> None:
         """Send the status at once and whenever it changes, until nothing of the session is left."""
-        await self._session_for(request.id, "get")
+        await self._session_for(request.id)
         sent: inference_session_pb2.InferenceSessionStatus | None = None
         with self._parts.state.watch(request.id) as news:
             while True:
@@ -59,7 +59,7 @@ class StatusServicer(ServicerBase):
         if request.HasField("tail") and request.tail < 0:
             raise invalid("tail", "must not be negative")
         positions = _positions(request)
-        await self._session_for(request.id, "get")
+        await self._session_for(request.id)
         readers: dict[str, LineReader] = {}
         finished: set[str] = set()
         with self._parts.state.watch(request.id) as news:

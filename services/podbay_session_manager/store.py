@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
@@ -19,6 +18,7 @@ from podbay_kit.resource_feed import ChangeFeed
 from podbay_kit.resources import RequestKey, ResourceStore
 from podbay_kit.storage import Database
 from podbay_session_manager.codec import read_replica, read_session, write_record
+from podbay_session_manager.key_store import KeyStore
 from podbay_session_manager.kinds import SESSIONS as SESSION_KIND
 from podbay_session_manager.machine import SessionState
 from podbay_session_manager.node_store import NodeStore, free_leases, put_leases
@@ -29,23 +29,12 @@ from podbay_session_manager.tables import (
     REPLICAS,
     RESOURCES,
     SESSIONS,
-    SIGNING_KEYS,
 )
 from podbay_session_manager.texts import whole_message
 
-__all__ = ["SessionStore", "SigningKeyRow"]
+__all__ = ["SessionStore"]
 
 _ROW = 1
-
-
-@dataclass(frozen=True, slots=True)
-class SigningKeyRow:
-    """A key that signs session tokens."""
-
-    kid: str
-    private_key: bytes
-    """The raw Ed25519 private key; a secret."""
-    created_at: float
 
 
 class SessionStore:
@@ -63,6 +52,7 @@ class SessionStore:
         self.resources = ResourceStore(RESOURCES)
         self.feed = ChangeFeed(database, self.resources, progress_interval=progress_interval)
         self.nodes = NodeStore(database)
+        self.keys = KeyStore(database)
 
     async def load_live(
         self,
@@ -220,28 +210,6 @@ class SessionStore:
                 conn.execute(sa.delete(REPLICAS).where(REPLICAS.c.id.in_(forgotten)))
 
         await self.feed.write(write)
-
-    async def signing_keys(self, make: Callable[[], SigningKeyRow]) -> list[SigningKeyRow]:
-        """Return the keys that sign and verify, newest first; make the first where there is none.
-
-        Args:
-            make: Makes a key.
-        """
-
-        def write(conn: sa.Connection) -> list[SigningKeyRow]:
-            order = SIGNING_KEYS.c.created_at.desc()
-            rows = conn.execute(sa.select(SIGNING_KEYS).order_by(order)).all()
-            if rows:
-                return [SigningKeyRow(r.kid, bytes(r.private_key), r.created_at) for r in rows]
-            key = make()
-            conn.execute(
-                sa.insert(SIGNING_KEYS).values(
-                    kid=key.kid, private_key=key.private_key, created_at=key.created_at
-                )
-            )
-            return [key]
-
-        return await self.database.write(write)
 
     async def installation_id(self) -> str:
         """Return the id of this session manager's data, which is the issuer of its tokens."""

@@ -75,7 +75,12 @@ SIGNING_KEYS = sa.Table(
     sa.Column("kid", sa.String(64), primary_key=True),
     # The raw Ed25519 private key: 32 bytes.
     sa.Column("private_key", sa.LargeBinary, nullable=False),
+    # Seconds since 1970, all of them.
     sa.Column("created_at", sa.Float, nullable=False),
+    # Since when it signs; null while routers are told of it.
+    sa.Column("activated_at", sa.Float),
+    # No token that it signed ends later.
+    sa.Column("verifies_until", sa.Float, nullable=False, server_default="0"),
 )
 
 INSTALLATION = sa.Table(

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from podbay.v1 import session_manager_service_pb2 as manager_pb2
 from podbay_kit.errors import invalid
+from podbay_session_manager.key_plan import SigningKeyRow
 from podbay_session_manager.records import SessionRecord
-from podbay_session_manager.store import SigningKeyRow
 
 __all__ = ["AUDIENCE", "TokenSigner", "make_key"]
 
@@ -39,11 +39,11 @@ def make_key(now: float) -> SigningKeyRow:
 
 
 class TokenSigner:
-    """Signs session tokens with the newest key.
+    """Signs session tokens by one key.
 
     Args:
         issuer: The installation.
-        keys: The keys, newest first, at least one.
+        keys: The key that signs, and then those that only verify.
     """
 
     def __init__(self, issuer: str, keys: Sequence[SigningKeyRow]) -> None:
@@ -57,6 +57,11 @@ class TokenSigner:
             )
             for kid, key in private
         )
+
+    @property
+    def kid(self) -> str:
+        """The id of the key that signs."""
+        return self._kid
 
     @property
     def verification_keys(self) -> tuple[manager_pb2.VerificationKey, ...]:

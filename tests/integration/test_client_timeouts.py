@@ -87,6 +87,7 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "accounts.create": (("acct",), {}),
     "tokens.create": (("acct",), {}),
     "tokens.revoke": (("x",), {}),
+    "signingkeys.rotate": ((), {}),
 }
 # What sends nothing, and what takes as long as its files are large: a transfer that stalls ends by
 # itself.

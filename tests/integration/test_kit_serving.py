@@ -25,6 +25,7 @@ from podbay.v1 import (
 )
 from podbay_kit.auth import Principal, current_principal
 from podbay_kit.errors import ServiceError
+from podbay_kit.rpc_rules import RULES, Rule, Who
 from podbay_kit.serving import GrpcServer, ListenError, ServiceRegistration, split_address
 from tests.support.rpc import details_of
 
@@ -87,6 +88,7 @@ async def server():
             )
         ],
         authenticator=OneToken(),
+        rules=dict.fromkeys(RULES, Rule(Who.ANY_TOKEN)),
     )
     server.port = await server.start()
     server.servicer = servicer

@@ -265,20 +265,21 @@ async def test_who_may_what(registry: Registry) -> None:
     reader = await registry.token("ours", grant("models", "get query", "ours"))
     stranger = await registry.account("theirs")
     model = await uploaded_model(registry, {"a": b"abc"}, token=owner, account="ours")
-    for token in (reader, stranger):
+    # What belongs to others is answered as what does not exist.
+    for token, expected in ((reader, "PERMISSION_DENIED"), (stranger, "MODEL_NOT_FOUND")):
         for call in (
             offer(registry, model.id, {"a": b"abc"}, token=token),
             upload(registry, model.id, "a", b"abc", token=token),
             finalize(registry, model.id, token),
         ):
-            assert await reason(call) == "PERMISSION_DENIED"
+            assert await reason(call) == expected
     await upload_all(registry, model.id, {"a": b"abc"}, token=owner)
     assert await download(registry, model.id, "a", token=reader) == b"abc"
     request = pb.ListModelFilesRequest(id=model.id)
     assert (await registry.call("ListModelFiles", request, token=reader)).files
-    assert await reason(download(registry, model.id, "a", token=stranger)) == "PERMISSION_DENIED"
+    assert await reason(download(registry, model.id, "a", token=stranger)) == "MODEL_NOT_FOUND"
     call = registry.call("ListModelFiles", request, token=stranger)
-    assert await reason(call) == "PERMISSION_DENIED"
+    assert await reason(call) == "MODEL_NOT_FOUND"
 
 
 async def test_a_content_is_kept_once_and_given_only_to_who_has_it(

@@ -12,6 +12,7 @@ import pytest
 
 from podbay.v1 import errors_pb2
 from podbay.v1 import inference_router_service_pb2 as pb
+from podbay.v1.session_manager_service_pb2 import ROUTE_STATE_ENDED
 from podbay_inference_router.settings import Settings
 from tests.support.eventually import eventually
 from tests.support.router_fakes import ReplicaCall, echo, event
@@ -288,10 +289,55 @@ async def test_a_token_that_ends_ends_the_calls_but_not_the_stream(rig: Rig) -> 
     other = rig.exchange("s")
     await other.send(call(1))
     assert not (await other.next()).HasField("error")
-    await rig.routes("s", [rig.replicas[0].port], epoch=5)
-    await other.send(call(2))
-    assert (await other.next()).error.reason == R.ERROR_REASON_TOKEN_REVOKED
     await other.finish()
+    await client.finish()
+
+
+async def test_a_token_that_is_revoked_ends_what_runs_and_the_stream(rig: Rig) -> None:
+    gone = asyncio.Event()
+
+    async def stall(request: ReplicaCall) -> None:
+        await request.closed.wait()
+        gone.set()
+
+    await rig.session("s", stall)
+    client, fresh = rig.exchange("s"), rig.exchange("s", epoch=5)
+    await client.send(call(1))
+    await fresh.send(call(1))
+    single = asyncio.ensure_future(rig.infer("s"))
+    await eventually(lambda: len(rig.replicas[0].calls) == 3, "the replica has the calls")
+    await rig.routes("s", [rig.replicas[0].port], epoch=5)
+    result = await client.next()
+    assert (result.id, result.done) == (1, True)
+    assert result.error.reason == R.ERROR_REASON_TOKEN_REVOKED
+    # What was written on it later was not begun, and the client learns so by the stream's end.
+    assert await client.ended() is grpc.StatusCode.OK
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await single
+    assert details_of(caught.value)[0].reason == "TOKEN_REVOKED"
+    # The replica is told at once, and those of newer tokens are left in peace.
+    await asyncio.wait_for(gone.wait(), 10)
+    session = rig.worker.dispatcher.table.expect("s")
+    await eventually(lambda: session.running == 1, "the call of the newer token runs on")
+
+
+async def test_a_session_that_is_terminated_lets_its_calls_finish(rig: Rig) -> None:
+    gate = asyncio.Event()
+
+    async def gated(request: ReplicaCall) -> None:
+        await gate.wait()
+        await request.reply(b'"late"')
+
+    await rig.session("s", gated)
+    client = rig.exchange("s")
+    await client.send(call(1))
+    await eventually(lambda: len(rig.replicas[0].calls) == 1, "the replica has the call")
+    await rig.routes("s", [], state=ROUTE_STATE_ENDED)
+    await client.send(call(2))
+    assert (await client.next()).error.reason == R.ERROR_REASON_SESSION_TERMINATED
+    gate.set()
+    late = await client.next()
+    assert (late.id, late.items[0].json) == (1, b'"late"')
     await client.finish()
 
 

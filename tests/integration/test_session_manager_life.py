@@ -311,16 +311,17 @@ async def test_deleting_ends_and_marks(rig: Rig) -> None:
 async def test_others_may_not(rig: Rig) -> None:
     made = await rig.create(rig.registry.add())
     session_id = made.inferencesession.id
-    for method, request in (
-        ("GetInferenceSession", pb.GetInferenceSessionRequest(id=session_id)),
-        ("TerminateInferenceSession", pb.TerminateInferenceSessionRequest(id=session_id)),
-        ("GetInferenceSessionStatus", pb.GetInferenceSessionStatusRequest(id=session_id)),
-        ("ListNodes", pb.ListNodesRequest()),
-        ("AcknowledgeRoutes", pb.AcknowledgeRoutesRequest()),
+    denied, hidden = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.NOT_FOUND
+    for method, request, code in (
+        ("GetInferenceSession", pb.GetInferenceSessionRequest(id=session_id), hidden),
+        ("TerminateInferenceSession", pb.TerminateInferenceSessionRequest(id=session_id), hidden),
+        ("GetInferenceSessionStatus", pb.GetInferenceSessionStatusRequest(id=session_id), hidden),
+        ("ListNodes", pb.ListNodesRequest(), denied),
+        ("AcknowledgeRoutes", pb.AcknowledgeRoutesRequest(), denied),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await rig.call(method, request, OTHER)
-        assert failure.value.code() is grpc.StatusCode.PERMISSION_DENIED, method
+        assert failure.value.code() is code, method
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await rig.call("ListNodes", pb.ListNodesRequest(), "unknown")
     assert details_of(failure.value)[0].reason == "TOKEN_INVALID"

@@ -124,6 +124,7 @@ class FakeClient:
         self.inferenceservices = FakeCollection("inferenceservices", self.calls)
         self.inferencesessions = FakeCollection("inferencesessions", self.calls)
         self.nodes = FakeCollection("nodes", self.calls)
+        self.signingkeys = FakeCollection("signingkeys", self.calls)
         self.accounts = FakeCollection("accounts", self.calls)
         self.tokens = FakeCollection("tokens", self.calls)
         self.inferencesessions.answers.update(

@@ -150,6 +150,14 @@ class ExchangeClient:
                 ends[result.id] = result
         return ends
 
+    async def ended(self) -> grpc.StatusCode:
+        """See the stream end by itself without further results, and return its code."""
+        async with asyncio.timeout(20):
+            while (message := await self.stream.read()) is not grpc.aio.EOF:
+                assert not message.results
+            code: grpc.StatusCode = await self.stream.code()
+        return code
+
     async def finish(self) -> None:
         """Half-close, and see the stream end without further results."""
         await self.stream.done_writing()

@@ -16,7 +16,15 @@ from podbay.cli.invocation import Invocation
 from podbay.cli.root import cli
 from podbay.errors import error_for
 from podbay.schema.platform import InferenceService, InferenceSessionAndToken
-from podbay.types import ApiToken, ApiTokenAndSecret, Grant, LogLine, NodeInfo
+from podbay.types import (
+    ApiToken,
+    ApiTokenAndSecret,
+    Grant,
+    LogLine,
+    NodeInfo,
+    RevokedTokens,
+    SigningKeyInfo,
+)
 from tests.support.cli_fake_client import (
     NOW,
     SERVICE,
@@ -334,8 +342,55 @@ def test_a_new_token_goes_to_stdout_alone(run: Run, client: FakeClient):
     result = run("token", "create", "--name", "ci", "--grant", "models,nodes:get,query")
     assert result.stdout == "id.secret\n"
     assert client.calls[0][2]["grants"] == [
-        Grant(("models", "nodes"), ("get", "query"), ("acct",), ("*",))
+        Grant(("models", "nodes"), ("get", "query"), ("acct",), ())
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "grant"),
+    [
+        ("*:*:*", Grant(("*",), ("*",), ("*",), ())),
+        ("models:get:a,b", Grant(("models",), ("get",), ("a", "b"), ())),
+        ("models:get::i,j", Grant(("models",), ("get",), (), ("i", "j"))),
+        ("models:get:a:i", Grant(("models",), ("get",), ("a",), ("i",))),
+    ],
+)
+def test_grants_are_written_as_they_are_read(run: Run, client: FakeClient, text: str, grant: Grant):
+    token = ApiToken("id", "acct", "ci", (grant,), NOW, None, None)
+    client.tokens.answers["create"] = ApiTokenAndSecret(token, "id.secret")
+    assert run("token", "create", "--grant", text).exit_code == 0
+    assert client.calls[0][2]["grants"] == [grant]
+    client.tokens.answers["list"] = [token]
+    assert text in run("token", "list").stdout
+
+
+@pytest.mark.parametrize("text", ["models", "models:", ":get", "a:b:c:d:e", ""])
+def test_a_grant_of_another_form_is_refused(run: Run, text: str):
+    result = run("token", "create", "--grant", text)
+    assert result.exit_code == 2
+    assert "RESOURCES:FUNCTIONS" in result.stderr
+
+
+def test_tokens_of_sessions_are_revoked(run: Run, client: FakeClient):
+    client.inferencesessions.answers["revoke_tokens"] = RevokedTokens(3, True)
+    result = run("session", "revoke-tokens", "one", "two")
+    assert result.stdout == "one  revoked  epoch 3\ntwo  revoked  epoch 3\n"
+    assert result.stderr == ""
+    client.inferencesessions.answers["revoke_tokens"] = RevokedTokens(4, False)
+    assert "not acknowledged" in run("session", "revoke-tokens", "one").stderr
+    printed = json.loads(run("session", "revoke-tokens", "one", "--json").stdout)
+    assert printed == {"session": "one", "epoch": 4, "acknowledged": False}
+
+
+def test_keys_are_listed_and_follow_each_other(run: Run, client: FakeClient):
+    keys = [SigningKeyInfo("new", NOW, True, None), SigningKeyInfo("old", NOW, False, NOW)]
+    client.signingkeys.answers.update(list=keys[1:], rotate=keys)
+    assert "2030-01-01 00:00" in run("key", "list").stdout
+    assert [line.split()[:2] for line in run("key", "rotate").stdout.splitlines()[1:]] == [
+        ["new", "yes"],
+        ["old", "no"],
+    ]
+    assert json.loads(run("key", "rotate", "--json").stdout)[1]["verifiesUntil"]
 
 
 def test_nodes_are_listed_in_both_forms(run: Run, client: FakeClient):

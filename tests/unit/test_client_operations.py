@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
-from podbay._core import create_ops, model_data_ops, node_ops, platform_ops, session_ops
+from podbay._core import (
+    create_ops,
+    key_ops,
+    model_data_ops,
+    node_ops,
+    platform_ops,
+    session_ops,
+)
 from podbay._core.log_reading import LogReading
 from podbay._core.operations import Operation, StreamOperation, UploadOperation
 from podbay._core.reading import decoded
@@ -54,6 +61,8 @@ def everything() -> list[Every]:
         platform_ops.create_api_token("a", "n", (), None),
         platform_ops.list_api_tokens("a", ""),
         platform_ops.revoke_api_token("i"),
+        key_ops.list_keys(),
+        key_ops.rotate_keys(),
         node_ops.list_nodes(),
         node_ops.get_node("n"),
         node_ops.cordon_node("n"),
@@ -134,7 +143,13 @@ def test_types_are_those_of_the_protos(operation: Any) -> None:
 
 def test_calls_that_are_not_idempotent_are_not_safe() -> None:
     unsafe = {o.method for o in everything() if isinstance(o, Operation) and not o.safe}
-    assert unsafe == {"CreateAccount", "CreateApiToken", "RevokeSessionTokens", "WithdrawNode"}
+    assert unsafe == {
+        "CreateAccount",
+        "CreateApiToken",
+        "RevokeSessionTokens",
+        "RotateSigningKeys",
+        "WithdrawNode",
+    }
 
 
 def test_an_answer_that_breaks_rules_is_explained() -> None:

@@ -1,4 +1,4 @@
-"""Accounts, API tokens and nodes, asynchronously."""
+"""Accounts, API tokens, the keys of session tokens and nodes, asynchronously."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ from functools import partial
 from typing import Any
 
 from podbay._async.transport import Transport
-from podbay._core import node_ops, platform_ops
+from podbay._core import key_ops, node_ops, platform_ops
 from podbay._core.session_tokens import inspect_unverified
 from podbay.schema.nodes import NodeDeclaration
-from podbay.types import Account, ApiToken, ApiTokenAndSecret, Grant, NodeInfo, NodesChange
+from podbay.types import (
+    Account,
+    ApiToken,
+    ApiTokenAndSecret,
+    Grant,
+    NodeInfo,
+    NodesChange,
+    SigningKeyInfo,
+)
 
-__all__ = ["Accounts", "Nodes", "Tokens"]
+__all__ = ["Accounts", "Nodes", "SigningKeys", "Tokens"]
 
 
 class Accounts:
@@ -86,6 +94,27 @@ class Tokens:
             InvalidRequestError: It is no such token. An API token holds no claims.
         """
         return inspect_unverified(token)
+
+
+class SigningKeys:
+    """Keys that sign and verify session tokens. `timeout` is as for `Resources`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def list(self, *, timeout: float | None = None) -> builtins.list[SigningKeyInfo]:
+        """Return the keys, newest first, without their secrets."""
+        return await self._transport.run(key_ops.list_keys(), timeout)
+
+    async def rotate(self, *, timeout: float | None = None) -> builtins.list[SigningKeyInfo]:
+        """Sign by a new key from now on, and return all keys, newest first.
+
+        Tokens of earlier keys stay good: those verify until the last token that they signed ends.
+
+        Raises:
+            ConflictError: There are as many keys as may be.
+        """
+        return await self._transport.run(key_ops.rotate_keys(), timeout)
 
 
 class Nodes:

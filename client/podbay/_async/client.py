@@ -36,6 +36,7 @@ class AsyncClient:
         inferenceservices: Inference services.
         inferencesessions: Inference sessions.
         nodes: The machines that run replicas.
+        signingkeys: The keys that sign session tokens.
         accounts: Accounts.
         tokens: API tokens.
         raw: Models, services and sessions as plain JSON.
@@ -54,7 +55,7 @@ class AsyncClient:
     ) -> None:
         # Here: with them come pydantic and the messages of gRPC, and a program that only names the
         # client, or shows its help, shall not wait for them.
-        from podbay._async.admin import Accounts, Nodes, Tokens  # noqa: PLC0415
+        from podbay._async.admin import Accounts, Nodes, SigningKeys, Tokens  # noqa: PLC0415
         from podbay._async.raw import Raw  # noqa: PLC0415
         from podbay._async.resources import InferenceServices, Models  # noqa: PLC0415
         from podbay._async.sessions import InferenceSessions  # noqa: PLC0415
@@ -70,6 +71,7 @@ class AsyncClient:
         self.inferenceservices = InferenceServices(transport)
         self.inferencesessions = InferenceSessions(transport)
         self.nodes = Nodes(transport)
+        self.signingkeys = SigningKeys(transport)
         self.accounts = Accounts(transport)
         self.tokens = Tokens(transport)
         self.raw = Raw(self.models, self.inferenceservices, self.inferencesessions)

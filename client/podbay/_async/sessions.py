@@ -32,7 +32,14 @@ from podbay.schema.platform import (
     WorkflowLogsResponse,
 )
 from podbay.schema.requests import InferenceSessionCreateRequest
-from podbay.types import Change, LogLine, Placement, SessionExplanation, SessionStatus
+from podbay.types import (
+    Change,
+    LogLine,
+    Placement,
+    RevokedTokens,
+    SessionExplanation,
+    SessionStatus,
+)
 
 __all__ = ["InferenceSessions"]
 
@@ -178,8 +185,13 @@ class InferenceSessions(Resources[InferenceSession]):
         """
         return await self._transport.run(session_ops.create_token(session_id, expires), timeout)
 
-    async def revoke_tokens(self, session_id: str, *, timeout: float | None = None) -> int:
-        """End all tokens of a session that were made so far; return its new epoch."""
+    async def revoke_tokens(
+        self, session_id: str, *, timeout: float | None = None
+    ) -> RevokedTokens:
+        """End all tokens of a session that were made so far.
+
+        Calls that run by them fail with TOKEN_REVOKED. It returns once the routers refuse them.
+        """
         return await self._transport.run(session_ops.revoke_tokens(session_id), timeout)
 
     def logs(

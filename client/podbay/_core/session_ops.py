@@ -11,7 +11,7 @@ from podbay._core.times import optional_time
 from podbay._core.wire_errors import reason_name
 from podbay.errors import NoAnswerError, PodbayError, error_for
 from podbay.schema import convert, platform, requests
-from podbay.types import ReplicaStatus, SessionStatus
+from podbay.types import ReplicaStatus, RevokedTokens, SessionStatus
 from podbay.v1 import inference_session_pb2
 from podbay.v1 import session_manager_service_pb2 as sessions
 
@@ -56,15 +56,15 @@ def create_token(session_id: str, expires: datetime | None) -> Operation[str]:
     )
 
 
-def revoke_tokens(session_id: str) -> Operation[int]:
-    """End all tokens of a session; brings its new epoch."""
+def revoke_tokens(session_id: str) -> Operation[RevokedTokens]:
+    """End all tokens of a session."""
     return Operation(
         service=Service.SESSION_MANAGER,
         method="RevokeSessionTokens",
         what="revoke the session's tokens",
         request=sessions.RevokeSessionTokensRequest(id=text(session_id, "session_id")),
         response=sessions.RevokeSessionTokensResponse,
-        decode=lambda answer: int(answer.epoch),
+        decode=lambda answer: RevokedTokens(answer.epoch, answer.acknowledged),
         safe=False,
     )
 

@@ -36,6 +36,7 @@ class Client:
         inferenceservices: Inference services.
         inferencesessions: Inference sessions.
         nodes: The machines that run replicas.
+        signingkeys: The keys that sign session tokens.
         accounts: Accounts.
         tokens: API tokens.
         raw: Models, services and sessions as plain JSON.
@@ -55,7 +56,7 @@ class Client:
         # Here: with them come pydantic and the messages of gRPC, and a program that only names the
         # client, or shows its help, shall not wait for them.
         from podbay._core.settings import Settings  # noqa: PLC0415
-        from podbay._sync.admin import Accounts, Nodes, Tokens  # noqa: PLC0415
+        from podbay._sync.admin import Accounts, Nodes, SigningKeys, Tokens  # noqa: PLC0415
         from podbay._sync.raw import Raw  # noqa: PLC0415
         from podbay._sync.resources import InferenceServices, Models  # noqa: PLC0415
         from podbay._sync.sessions import InferenceSessions  # noqa: PLC0415
@@ -70,6 +71,7 @@ class Client:
         self.inferenceservices = InferenceServices(transport)
         self.inferencesessions = InferenceSessions(transport)
         self.nodes = Nodes(transport)
+        self.signingkeys = SigningKeys(transport)
         self.accounts = Accounts(transport)
         self.tokens = Tokens(transport)
         self.raw = Raw(self.models, self.inferenceservices, self.inferencesessions)

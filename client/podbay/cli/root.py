@@ -24,6 +24,7 @@ _COMMANDS = {
     "logs": ("podbay.cli.session_logs:logs", "Show what the replicas of a session wrote"),
     "model": ("podbay.cli.models:model", "Models: the raw form of systems"),
     "node": ("podbay.cli.nodes:node", "Nodes: the machines that run replicas"),
+    "key": ("podbay.cli.keys:key", "Keys that sign session tokens"),
     "account": ("podbay.cli.accounts:account", "Accounts"),
     "token": ("podbay.cli.tokens:token", "API tokens"),
 }

@@ -18,14 +18,14 @@ from podbay.cli.entities import (
 )
 from podbay.cli.invocation import Invocation, account_of, json_option, pass_invocation
 from podbay.cli.lazy import Noun
-from podbay.cli.output import age, progress, table, write_json
+from podbay.cli.output import age, entity_json, progress, table, write_json
 from podbay.cli.session_logs import logs
 from podbay.cli.session_placement import gpu_options, read_accelerator, show_placement
 from podbay.cli.session_status import explain_status, progress_text, show_status
 
 if TYPE_CHECKING:
     from podbay import Client
-    from podbay.types import SessionStatus
+    from podbay.types import RevokedTokens, SessionStatus
 
 __all__ = ["session"]
 
@@ -261,9 +261,34 @@ def token(
     """Make a token for the calls of a session, and write it to stdout."""
     with invocation.client() as client:
         if revoke_others:
-            client.inferencesessions.revoke_tokens(session_id)
+            _warn(client.inferencesessions.revoke_tokens(session_id))
         made = client.inferencesessions.token(session_id, expires=expires)
     if invocation.json:
         write_json({"token": made})
     else:
         click.echo(made)
+
+
+@session.command("revoke-tokens")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@json_option
+@pass_invocation
+def revoke_tokens(invocation: Invocation, ids: tuple[str, ...]) -> None:
+    """End all tokens of sessions that were made so far, and the calls that run by them."""
+    with invocation.client() as client:
+        for name in ids:
+            revoked = client.inferencesessions.revoke_tokens(name)
+            if invocation.json:
+                write_json({"session": name, **entity_json(revoked)})
+            else:
+                click.echo(f"{name}  revoked  epoch {revoked.epoch}")
+                _warn(revoked)
+
+
+def _warn(revoked: RevokedTokens) -> None:
+    if not revoked.acknowledged:
+        click.echo(
+            "a router has not acknowledged it yet, and refuses the tokens as soon as it hears of "
+            "it",
+            err=True,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from podbay.cli.durations import expiry_option
 from podbay.cli.invocation import Invocation, account_of, json_option, pass_invocation
 from podbay.cli.lazy import Noun
 from podbay.cli.output import age, details, table, write_json
+
+if TYPE_CHECKING:
+    from podbay.types import Grant
 
 __all__ = ["token"]
 
@@ -32,9 +36,10 @@ def token() -> None:
     "--grant",
     "grants",
     multiple=True,
-    metavar="RESOURCES:FUNCTIONS",
-    help="What it may do, as models,nodes:get,query or '*:*'; everything on its account unless "
-    "said. May be given more than once.",
+    metavar="RESOURCES:FUNCTIONS[:ACCOUNTS[:IDS]]",
+    help="What it may do, as 'models,inferenceservices:get,query' on its own account, "
+    "'*:*:*' on all accounts, or 'models:get::ID' on single ones; everything on its own account "
+    "unless said. May be given more than once.",
 )
 @json_option
 @pass_invocation
@@ -52,12 +57,13 @@ def create(
         owner = account_of(client, account)
         wanted = []
         for text in grants:
-            resources, sign, functions = text.partition(":")
-            if not sign or not resources or not functions:
-                raise click.BadParameter(f"--grant takes RESOURCES:FUNCTIONS, not {text!r}")
-            wanted.append(
-                Grant(tuple(resources.split(",")), tuple(functions.split(",")), (owner,), ("*",))
-            )
+            parts = [tuple(filter(None, part.split(","))) for part in text.split(":")]
+            if not 2 <= len(parts) <= 4 or not parts[0] or not parts[1]:
+                raise click.BadParameter(
+                    f"--grant takes RESOURCES:FUNCTIONS[:ACCOUNTS[:IDS]], not {text!r}"
+                )
+            accounts = parts[2] if len(parts) > 2 else (owner,)
+            wanted.append(Grant(parts[0], parts[1], accounts, parts[3] if len(parts) > 3 else ()))
         made = client.tokens.create(owner, name=name, grants=wanted, expires=expires)
     if invocation.json:
         write_json(made)
@@ -81,12 +87,13 @@ def list_tokens(invocation: Invocation, account: str | None) -> None:
         write_json(tokens)
         return
     table(
-        ("ID", "ACCOUNT", "NAME", "AGE", "EXPIRES", "REVOKED"),
+        ("ID", "ACCOUNT", "NAME", "GRANTS", "AGE", "EXPIRES", "REVOKED"),
         [
             (
                 t.id,
                 t.account,
                 t.name,
+                " ".join(_written(grant) for grant in t.grants),
                 age(t.creation_time),
                 f"{t.expires:%Y-%m-%d %H:%M}" if t.expires else "never",
                 "yes" if t.revoked else "",
@@ -95,6 +102,12 @@ def list_tokens(invocation: Invocation, account: str | None) -> None:
         ],
         empty="no tokens",
     )
+
+
+def _written(grant: Grant) -> str:
+    """Return a grant in the form that `--grant` takes."""
+    parts = [grant.resources, grant.functions, grant.accounts, grant.entities]
+    return ":".join(",".join(part) for part in parts).rstrip(":")
 
 
 @token.command()

@@ -49,7 +49,9 @@ Global___Account: _TypeAlias = Account  # noqa: Y015
 
 @_typing.final
 class Grant(_message.Message):
-    """Grant allows functions on resources. All four lists must match; "*" matches everything."""
+    """Grant allows functions on resources: each of the functions on each of the kinds, where the
+    resource belongs to one of the accounts, or is one of the entities. "*" stands for everything.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -59,7 +61,10 @@ class Grant(_message.Message):
     ENTITIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The kinds in their plural forms, as "models" or "inferencesessions"."""
+        """The kinds in their plural forms: "accounts", "apitokens", "models", "inferenceservices",
+        "inferencesessions", "nodes", "signingkeys". The last two belong to the installation: only
+        grants on all accounts, or on the one by its name, reach them.
+        """
 
     @_builtins.property
     def functions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

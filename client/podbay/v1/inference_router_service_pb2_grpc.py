@@ -78,6 +78,7 @@ class InferenceRouterServiceServicer(object):
 
     def Infer(self, request, context):
         """Infer sends one request and returns the whole answer. Not idempotent, unless the service is.
+        Grant: a session token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,6 +87,7 @@ class InferenceRouterServiceServicer(object):
     def StreamInfer(self, request, context):
         """StreamInfer sends one request and returns the answer in pieces, as the replica sends them. Not
         idempotent, unless the service is.
+        Grant: a session token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,6 +101,7 @@ class InferenceRouterServiceServicer(object):
         calls that it has read are answered: a call that has no answer then was not begun. The router
         sends the initial metadata `podbay-accepted: 1` before it reads anything: a client that waits
         for them knows that a stream that is refused has begun nothing.
+        Grant: a session token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

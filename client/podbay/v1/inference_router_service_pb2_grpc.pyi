@@ -45,10 +45,13 @@ class InferenceRouterServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InferenceRouterServiceAsyncStub: ...
     Infer: _grpc.UnaryUnaryMultiCallable[_inference_router_service_pb2.InferRequest, _inference_router_service_pb2.InferResponse]
-    """Infer sends one request and returns the whole answer. Not idempotent, unless the service is."""
+    """Infer sends one request and returns the whole answer. Not idempotent, unless the service is.
+    Grant: a session token.
+    """
     StreamInfer: _grpc.UnaryStreamMultiCallable[_inference_router_service_pb2.StreamInferRequest, _inference_router_service_pb2.StreamInferResponse]
     """StreamInfer sends one request and returns the answer in pieces, as the replica sends them. Not
     idempotent, unless the service is.
+    Grant: a session token.
     """
     Exchange: _grpc.StreamStreamMultiCallable[_inference_router_service_pb2.ExchangeRequest, _inference_router_service_pb2.ExchangeResponse]
     """Exchange carries many calls of one session over one stream: calls and cancels one way, results
@@ -58,6 +61,7 @@ class InferenceRouterServiceStub:
     calls that it has read are answered: a call that has no answer then was not begun. The router
     sends the initial metadata `podbay-accepted: 1` before it reads anything: a client that waits
     for them knows that a stream that is refused has begun nothing.
+    Grant: a session token.
     """
 
 @_typing.type_check_only
@@ -77,10 +81,13 @@ class InferenceRouterServiceAsyncStub(InferenceRouterServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Infer: _aio.UnaryUnaryMultiCallable[_inference_router_service_pb2.InferRequest, _inference_router_service_pb2.InferResponse]  # type: ignore[assignment]
-    """Infer sends one request and returns the whole answer. Not idempotent, unless the service is."""
+    """Infer sends one request and returns the whole answer. Not idempotent, unless the service is.
+    Grant: a session token.
+    """
     StreamInfer: _aio.UnaryStreamMultiCallable[_inference_router_service_pb2.StreamInferRequest, _inference_router_service_pb2.StreamInferResponse]  # type: ignore[assignment]
     """StreamInfer sends one request and returns the answer in pieces, as the replica sends them. Not
     idempotent, unless the service is.
+    Grant: a session token.
     """
     Exchange: _aio.StreamStreamMultiCallable[_inference_router_service_pb2.ExchangeRequest, _inference_router_service_pb2.ExchangeResponse]  # type: ignore[assignment]
     """Exchange carries many calls of one session over one stream: calls and cancels one way, results
@@ -90,6 +97,7 @@ class InferenceRouterServiceAsyncStub(InferenceRouterServiceStub):
     calls that it has read are answered: a call that has no answer then was not begun. The router
     sends the initial metadata `podbay-accepted: 1` before it reads anything: a client that waits
     for them knows that a stream that is refused has begun nothing.
+    Grant: a session token.
     """
 
 class InferenceRouterServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -112,7 +120,9 @@ class InferenceRouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_router_service_pb2.InferRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_router_service_pb2.InferResponse, _abc.Awaitable[_inference_router_service_pb2.InferResponse]]:
-        """Infer sends one request and returns the whole answer. Not idempotent, unless the service is."""
+        """Infer sends one request and returns the whole answer. Not idempotent, unless the service is.
+        Grant: a session token.
+        """
 
     @_abc_1.abstractmethod
     def StreamInfer(
@@ -122,6 +132,7 @@ class InferenceRouterServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_inference_router_service_pb2.StreamInferResponse], _abc.AsyncIterator[_inference_router_service_pb2.StreamInferResponse]]:
         """StreamInfer sends one request and returns the answer in pieces, as the replica sends them. Not
         idempotent, unless the service is.
+        Grant: a session token.
         """
 
     @_abc_1.abstractmethod
@@ -137,6 +148,7 @@ class InferenceRouterServiceServicer(metaclass=_abc_1.ABCMeta):
         calls that it has read are answered: a call that has no answer then was not begun. The router
         sends the initial metadata `podbay-accepted: 1` before it reads anything: a client that waits
         for them knows that a stream that is refused has begun nothing.
+        Grant: a session token.
         """
 
 def add_InferenceRouterServiceServicer_to_server(servicer: InferenceRouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,8 +28,10 @@ if _version_not_supported:
 class RegistryServiceStub(object):
     """RegistryService keeps accounts, API tokens, models and inference services.
 
-    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. Failures of all
-    calls: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED),
+    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
+    each comment, "Grant: …", says what the token must grant; without it the call fails with
+    PERMISSION_DENIED. An id that does not exist and one that the grants do not reach are answered
+    alike. Failures of all calls: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED),
     PERMISSION_DENIED, INVALID_ARGUMENT (INVALID_REQUEST) and UNAVAILABLE (STORE_UNAVAILABLE).
 
     A create with a request id is idempotent for a day: the same content returns what was made the
@@ -187,8 +189,10 @@ class RegistryServiceStub(object):
 class RegistryServiceServicer(object):
     """RegistryService keeps accounts, API tokens, models and inference services.
 
-    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. Failures of all
-    calls: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED),
+    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
+    each comment, "Grant: …", says what the token must grant; without it the call fails with
+    PERMISSION_DENIED. An id that does not exist and one that the grants do not reach are answered
+    alike. Failures of all calls: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED),
     PERMISSION_DENIED, INVALID_ARGUMENT (INVALID_REQUEST) and UNAVAILABLE (STORE_UNAVAILABLE).
 
     A create with a request id is idempotent for a day: the same content returns what was made the
@@ -196,69 +200,74 @@ class RegistryServiceServicer(object):
     """
 
     def GetInstallation(self, request, context):
-        """GetInstallation tells where the other services are. Idempotent. Needs any token.
+        """GetInstallation tells where the other services are. Idempotent.
+        Grant: any API token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateAccount(self, request, context):
-        """CreateAccount makes an account. Needs create on accounts. Fails with ALREADY_EXISTS.
+        """CreateAccount makes an account. Fails with ALREADY_EXISTS.
+        Grant: create on accounts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAccounts(self, request, context):
-        """ListAccounts lists the accounts that the token may see. Idempotent. Needs query on accounts.
+        """ListAccounts lists the accounts that the token may see. Idempotent.
+        Grant: query on accounts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateApiToken(self, request, context):
-        """CreateApiToken makes a token and returns its secret, once. Not idempotent. Needs create on
-        apitokens of the account, and every grant that the new token shall have. Fails with NOT_FOUND
-        (ACCOUNT_NOT_FOUND).
+        """CreateApiToken makes a token and returns its secret, once. Not idempotent. A token hands on
+        only grants that it has. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
+        Grant: create on apitokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListApiTokens(self, request, context):
-        """ListApiTokens lists tokens without their secrets. Idempotent. Needs query on apitokens.
+        """ListApiTokens lists tokens without their secrets. Idempotent.
+        Grant: query on apitokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiToken(self, request, context):
-        """RevokeApiToken ends a token at once. Idempotent. Needs delete on apitokens of its account.
-        Fails with NOT_FOUND (API_TOKEN_NOT_FOUND).
+        """RevokeApiToken ends a token at once. Idempotent. Fails with NOT_FOUND (API_TOKEN_NOT_FOUND).
+        Grant: delete on apitokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Authenticate(self, request, context):
-        """Authenticate tells other services whom an API token acts for. Idempotent. Needs the token of
-        a service. A token that is not valid is an answer, not an error.
+        """Authenticate tells other services whom an API token acts for. Idempotent. A token that is not
+        valid is an answer, not an error.
+        Grant: services only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateModel(self, request, context):
-        """CreateModel registers a model. Idempotent with a request id. Needs create on models of the
-        account.
+        """CreateModel registers a model. Idempotent with a request id.
+        Grant: create on models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """GetModel returns a model. Idempotent. Needs get on the model. Fails with NOT_FOUND
-        (MODEL_NOT_FOUND).
+        """GetModel returns a model. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND).
+        Grant: get on models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -267,29 +276,31 @@ class RegistryServiceServicer(object):
     def ListModels(self, request, context):
         """ListModels lists models by page. Idempotent. Shows what the token may query. Fails with
         INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+        Grant: query on models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LabelModel(self, request, context):
-        """LabelModel sets and removes labels. Idempotent. Needs edit on the model. Fails with NOT_FOUND.
+        """LabelModel sets and removes labels. Idempotent. Fails with NOT_FOUND.
+        Grant: edit on models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EditModelDocumentation(self, request, context):
-        """EditModelDocumentation changes documentation. Idempotent. Needs edit on the model. Fails with
-        NOT_FOUND.
+        """EditModelDocumentation changes documentation. Idempotent. Fails with NOT_FOUND.
+        Grant: edit on models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteModel(self, request, context):
-        """DeleteModel marks a model as deleted. Idempotent. Needs delete on the model. Fails with
-        NOT_FOUND.
+        """DeleteModel marks a model as deleted. Idempotent. Fails with NOT_FOUND.
+        Grant: delete on models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -298,7 +309,8 @@ class RegistryServiceServicer(object):
     def WatchModels(self, request, context):
         """WatchModels sends changes from a revision on, and progress while there are none. It ends only
         by cancel, or with OUT_OF_RANGE (REVISION_COMPACTED): list again, or UNAVAILABLE
-        (SERVICE_STOPPING): watch again from the last revision. Needs query on models.
+        (SERVICE_STOPPING): watch again from the last revision.
+        Grant: query on models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -306,8 +318,8 @@ class RegistryServiceServicer(object):
 
     def ListModelFiles(self, request, context):
         """ListModelFiles lists the files of a model by page, ordered by path, with sizes and digests.
-        Idempotent. Needs get on the model. Fails with NOT_FOUND and INVALID_ARGUMENT
-        (INVALID_PAGE_TOKEN).
+        Idempotent. Fails with NOT_FOUND and INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+        Grant: get on models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -315,10 +327,10 @@ class RegistryServiceServicer(object):
 
     def OfferModelFiles(self, request, context):
         """OfferModelFiles tells the registry which content the files of a model have, and returns those
-        that must be uploaded, with the byte to begin at. Files that the account has in the store
-        need no upload. Idempotent. Needs edit on the model. Fails with NOT_FOUND,
-        FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED, DIGEST_MISMATCH) and
-        INVALID_ARGUMENT.
+        that must be uploaded, with the byte to begin at. Files that the account has in the store need
+        no upload. Idempotent. Fails with NOT_FOUND, FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
+        REFERENCE_DELETED, DIGEST_MISMATCH) and INVALID_ARGUMENT.
+        Grant: edit on models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -327,19 +339,20 @@ class RegistryServiceServicer(object):
     def UploadModelFile(self, request_iterator, context):
         """UploadModelFile takes one file: first a header, then chunks in their order. Where the stream
         ends early, what came is kept for a day, and another stream goes on from the byte that
-        OfferModelFiles tells. Idempotent. Needs edit on the model. Fails with NOT_FOUND
-        (MODEL_NOT_FOUND, MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
-        REFERENCE_DELETED, DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED
-        (TRANSFER_INTERRUPTED) and RESOURCE_EXHAUSTED (STORAGE_FULL).
+        OfferModelFiles tells. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND,
+        MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED,
+        DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED (TRANSFER_INTERRUPTED) and
+        RESOURCE_EXHAUSTED (STORAGE_FULL).
+        Grant: edit on models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FinalizeModel(self, request, context):
-        """FinalizeModel makes a model ready whose files are all there. Idempotent. Needs edit on the
-        model. Fails with NOT_FOUND and FAILED_PRECONDITION (MODEL_FILES_MISSING,
-        MODEL_NOT_UPLOADABLE, REFERENCE_DELETED).
+        """FinalizeModel makes a model ready whose files are all there. Idempotent. Fails with NOT_FOUND
+        and FAILED_PRECONDITION (MODEL_FILES_MISSING, MODEL_NOT_UPLOADABLE, REFERENCE_DELETED).
+        Grant: edit on models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -347,81 +360,87 @@ class RegistryServiceServicer(object):
 
     def DownloadModelFile(self, request, context):
         """DownloadModelFile sends one file of a ready model in chunks, from any byte on. The file is
-        verified first. Idempotent. Needs get on the model. Fails with NOT_FOUND (MODEL_NOT_FOUND,
-        MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_READY, REFERENCE_DELETED) and DATA_LOSS
-        (MODEL_FILE_DAMAGED).
+        verified first. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND, MODEL_FILE_NOT_FOUND),
+        FAILED_PRECONDITION (MODEL_NOT_READY, REFERENCE_DELETED) and DATA_LOSS (MODEL_FILE_DAMAGED).
+        Grant: get on models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamModelLogs(self, request, context):
-        """StreamModelLogs sends what was written while a model was fetched or uploaded. Idempotent.
-        Needs get on the model. Fails with NOT_FOUND.
+        """StreamModelLogs sends what was written while a model was fetched or uploaded. Idempotent. Fails
+        with NOT_FOUND.
+        Grant: get on models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateInferenceService(self, request, context):
-        """CreateInferenceService registers a service around an image. Idempotent with a request id.
-        Needs create on inferenceservices of the account, and get on the model that it names. Fails
+        """CreateInferenceService registers a service around an image. Idempotent with a request id. Fails
         with NOT_FOUND (MODEL_NOT_FOUND) and FAILED_PRECONDITION (REFERENCE_DELETED).
+        Grant: create on inferenceservices, get on models where it names one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateLocalInferenceService(self, request, context):
-        """CreateLocalInferenceService registers a mock, or a command that serves HTTP. Idempotent with
-        a request id. Needs and fails like CreateInferenceService.
+        """CreateLocalInferenceService registers a mock, or a command that serves HTTP. Idempotent with a
+        request id. Fails like CreateInferenceService.
+        Grant: create on inferenceservices, get on models where it names one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetInferenceService(self, request, context):
-        """GetInferenceService returns a service. Idempotent. Needs get on the service. Fails with
-        NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND).
+        """GetInferenceService returns a service. Idempotent. Fails with NOT_FOUND
+        (INFERENCE_SERVICE_NOT_FOUND).
+        Grant: get on inferenceservices.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListInferenceServices(self, request, context):
-        """ListInferenceServices lists services by page. Idempotent. Shows what the token may query.
-        Fails with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+        """ListInferenceServices lists services by page. Idempotent. Shows what the token may query. Fails
+        with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+        Grant: query on inferenceservices.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LabelInferenceService(self, request, context):
-        """LabelInferenceService sets and removes labels. Idempotent. Needs edit on the service. Fails
-        with NOT_FOUND.
+        """LabelInferenceService sets and removes labels. Idempotent. Fails with NOT_FOUND.
+        Grant: edit on inferenceservices.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EditInferenceServiceDocumentation(self, request, context):
-        """EditInferenceServiceDocumentation changes documentation. Idempotent. Needs edit on the
-        service. Fails with NOT_FOUND.
+        """EditInferenceServiceDocumentation changes documentation. Idempotent. Fails with NOT_FOUND.
+        Grant: edit on inferenceservices.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteInferenceService(self, request, context):
-        """DeleteInferenceService marks a service as deleted; its sessions go on. Idempotent. Needs
-        delete on the service. Fails with NOT_FOUND.
+        """DeleteInferenceService marks a service as deleted; its sessions go on. Idempotent. Fails with
+        NOT_FOUND.
+        Grant: delete on inferenceservices.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchInferenceServices(self, request, context):
-        """WatchInferenceServices sends changes like WatchModels. Needs query on inferenceservices.
+        """WatchInferenceServices sends changes like WatchModels.
+        Grant: query on inferenceservices.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -581,8 +600,10 @@ def add_RegistryServiceServicer_to_server(servicer, server):
 class RegistryService(object):
     """RegistryService keeps accounts, API tokens, models and inference services.
 
-    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. Failures of all
-    calls: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED),
+    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
+    each comment, "Grant: …", says what the token must grant; without it the call fails with
+    PERMISSION_DENIED. An id that does not exist and one that the grants do not reach are answered
+    alike. Failures of all calls: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED),
     PERMISSION_DENIED, INVALID_ARGUMENT (INVALID_REQUEST) and UNAVAILABLE (STORE_UNAVAILABLE).
 
     A create with a request id is idempotent for a day: the same content returns what was made the

@@ -29,8 +29,10 @@ GRPC_VERSION: str
 class RegistryServiceStub:
     """RegistryService keeps accounts, API tokens, models and inference services.
 
-    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. Failures of all
-    calls: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED),
+    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
+    each comment, "Grant: …", says what the token must grant; without it the call fails with
+    PERMISSION_DENIED. An id that does not exist and one that the grants do not reach are answered
+    alike. Failures of all calls: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED),
     PERMISSION_DENIED, INVALID_ARGUMENT (INVALID_REQUEST) and UNAVAILABLE (STORE_UNAVAILABLE).
 
     A create with a request id is idempotent for a day: the same content returns what was made the
@@ -42,126 +44,149 @@ class RegistryServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RegistryServiceAsyncStub: ...
     GetInstallation: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetInstallationRequest, _registry_service_pb2.GetInstallationResponse]
-    """GetInstallation tells where the other services are. Idempotent. Needs any token."""
+    """GetInstallation tells where the other services are. Idempotent.
+    Grant: any API token.
+    """
     CreateAccount: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CreateAccountRequest, _registry_service_pb2.CreateAccountResponse]
-    """CreateAccount makes an account. Needs create on accounts. Fails with ALREADY_EXISTS."""
+    """CreateAccount makes an account. Fails with ALREADY_EXISTS.
+    Grant: create on accounts.
+    """
     ListAccounts: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListAccountsRequest, _registry_service_pb2.ListAccountsResponse]
-    """ListAccounts lists the accounts that the token may see. Idempotent. Needs query on accounts."""
+    """ListAccounts lists the accounts that the token may see. Idempotent.
+    Grant: query on accounts.
+    """
     CreateApiToken: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CreateApiTokenRequest, _registry_service_pb2.CreateApiTokenResponse]
-    """CreateApiToken makes a token and returns its secret, once. Not idempotent. Needs create on
-    apitokens of the account, and every grant that the new token shall have. Fails with NOT_FOUND
-    (ACCOUNT_NOT_FOUND).
+    """CreateApiToken makes a token and returns its secret, once. Not idempotent. A token hands on
+    only grants that it has. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
+    Grant: create on apitokens.
     """
     ListApiTokens: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListApiTokensRequest, _registry_service_pb2.ListApiTokensResponse]
-    """ListApiTokens lists tokens without their secrets. Idempotent. Needs query on apitokens."""
+    """ListApiTokens lists tokens without their secrets. Idempotent.
+    Grant: query on apitokens.
+    """
     RevokeApiToken: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RevokeApiTokenRequest, _registry_service_pb2.RevokeApiTokenResponse]
-    """RevokeApiToken ends a token at once. Idempotent. Needs delete on apitokens of its account.
-    Fails with NOT_FOUND (API_TOKEN_NOT_FOUND).
+    """RevokeApiToken ends a token at once. Idempotent. Fails with NOT_FOUND (API_TOKEN_NOT_FOUND).
+    Grant: delete on apitokens.
     """
     Authenticate: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.AuthenticateRequest, _registry_service_pb2.AuthenticateResponse]
-    """Authenticate tells other services whom an API token acts for. Idempotent. Needs the token of
-    a service. A token that is not valid is an answer, not an error.
+    """Authenticate tells other services whom an API token acts for. Idempotent. A token that is not
+    valid is an answer, not an error.
+    Grant: services only.
     """
     CreateModel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CreateModelRequest, _registry_service_pb2.CreateModelResponse]
-    """CreateModel registers a model. Idempotent with a request id. Needs create on models of the
-    account.
+    """CreateModel registers a model. Idempotent with a request id.
+    Grant: create on models.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetModelRequest, _registry_service_pb2.GetModelResponse]
-    """GetModel returns a model. Idempotent. Needs get on the model. Fails with NOT_FOUND
-    (MODEL_NOT_FOUND).
+    """GetModel returns a model. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND).
+    Grant: get on models.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelsRequest, _registry_service_pb2.ListModelsResponse]
     """ListModels lists models by page. Idempotent. Shows what the token may query. Fails with
     INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+    Grant: query on models.
     """
     LabelModel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.LabelModelRequest, _registry_service_pb2.LabelModelResponse]
-    """LabelModel sets and removes labels. Idempotent. Needs edit on the model. Fails with NOT_FOUND."""
+    """LabelModel sets and removes labels. Idempotent. Fails with NOT_FOUND.
+    Grant: edit on models.
+    """
     EditModelDocumentation: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EditModelDocumentationRequest, _registry_service_pb2.EditModelDocumentationResponse]
-    """EditModelDocumentation changes documentation. Idempotent. Needs edit on the model. Fails with
-    NOT_FOUND.
+    """EditModelDocumentation changes documentation. Idempotent. Fails with NOT_FOUND.
+    Grant: edit on models.
     """
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.DeleteModelRequest, _registry_service_pb2.DeleteModelResponse]
-    """DeleteModel marks a model as deleted. Idempotent. Needs delete on the model. Fails with
-    NOT_FOUND.
+    """DeleteModel marks a model as deleted. Idempotent. Fails with NOT_FOUND.
+    Grant: delete on models.
     """
     WatchModels: _grpc.UnaryStreamMultiCallable[_registry_service_pb2.WatchModelsRequest, _registry_service_pb2.WatchModelsResponse]
     """WatchModels sends changes from a revision on, and progress while there are none. It ends only
     by cancel, or with OUT_OF_RANGE (REVISION_COMPACTED): list again, or UNAVAILABLE
-    (SERVICE_STOPPING): watch again from the last revision. Needs query on models.
+    (SERVICE_STOPPING): watch again from the last revision.
+    Grant: query on models.
     """
     ListModelFiles: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelFilesRequest, _registry_service_pb2.ListModelFilesResponse]
     """ListModelFiles lists the files of a model by page, ordered by path, with sizes and digests.
-    Idempotent. Needs get on the model. Fails with NOT_FOUND and INVALID_ARGUMENT
-    (INVALID_PAGE_TOKEN).
+    Idempotent. Fails with NOT_FOUND and INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+    Grant: get on models.
     """
     OfferModelFiles: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.OfferModelFilesRequest, _registry_service_pb2.OfferModelFilesResponse]
     """OfferModelFiles tells the registry which content the files of a model have, and returns those
-    that must be uploaded, with the byte to begin at. Files that the account has in the store
-    need no upload. Idempotent. Needs edit on the model. Fails with NOT_FOUND,
-    FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED, DIGEST_MISMATCH) and
-    INVALID_ARGUMENT.
+    that must be uploaded, with the byte to begin at. Files that the account has in the store need
+    no upload. Idempotent. Fails with NOT_FOUND, FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
+    REFERENCE_DELETED, DIGEST_MISMATCH) and INVALID_ARGUMENT.
+    Grant: edit on models.
     """
     UploadModelFile: _grpc.StreamUnaryMultiCallable[_registry_service_pb2.UploadModelFileRequest, _registry_service_pb2.UploadModelFileResponse]
     """UploadModelFile takes one file: first a header, then chunks in their order. Where the stream
     ends early, what came is kept for a day, and another stream goes on from the byte that
-    OfferModelFiles tells. Idempotent. Needs edit on the model. Fails with NOT_FOUND
-    (MODEL_NOT_FOUND, MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
-    REFERENCE_DELETED, DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED
-    (TRANSFER_INTERRUPTED) and RESOURCE_EXHAUSTED (STORAGE_FULL).
+    OfferModelFiles tells. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND,
+    MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED,
+    DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED (TRANSFER_INTERRUPTED) and
+    RESOURCE_EXHAUSTED (STORAGE_FULL).
+    Grant: edit on models.
     """
     FinalizeModel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.FinalizeModelRequest, _registry_service_pb2.FinalizeModelResponse]
-    """FinalizeModel makes a model ready whose files are all there. Idempotent. Needs edit on the
-    model. Fails with NOT_FOUND and FAILED_PRECONDITION (MODEL_FILES_MISSING,
-    MODEL_NOT_UPLOADABLE, REFERENCE_DELETED).
+    """FinalizeModel makes a model ready whose files are all there. Idempotent. Fails with NOT_FOUND
+    and FAILED_PRECONDITION (MODEL_FILES_MISSING, MODEL_NOT_UPLOADABLE, REFERENCE_DELETED).
+    Grant: edit on models.
     """
     DownloadModelFile: _grpc.UnaryStreamMultiCallable[_registry_service_pb2.DownloadModelFileRequest, _registry_service_pb2.DownloadModelFileResponse]
     """DownloadModelFile sends one file of a ready model in chunks, from any byte on. The file is
-    verified first. Idempotent. Needs get on the model. Fails with NOT_FOUND (MODEL_NOT_FOUND,
-    MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_READY, REFERENCE_DELETED) and DATA_LOSS
-    (MODEL_FILE_DAMAGED).
+    verified first. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND, MODEL_FILE_NOT_FOUND),
+    FAILED_PRECONDITION (MODEL_NOT_READY, REFERENCE_DELETED) and DATA_LOSS (MODEL_FILE_DAMAGED).
+    Grant: get on models.
     """
     StreamModelLogs: _grpc.UnaryStreamMultiCallable[_registry_service_pb2.StreamModelLogsRequest, _registry_service_pb2.StreamModelLogsResponse]
-    """StreamModelLogs sends what was written while a model was fetched or uploaded. Idempotent.
-    Needs get on the model. Fails with NOT_FOUND.
+    """StreamModelLogs sends what was written while a model was fetched or uploaded. Idempotent. Fails
+    with NOT_FOUND.
+    Grant: get on models.
     """
     CreateInferenceService: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CreateInferenceServiceRequest, _registry_service_pb2.CreateInferenceServiceResponse]
-    """CreateInferenceService registers a service around an image. Idempotent with a request id.
-    Needs create on inferenceservices of the account, and get on the model that it names. Fails
+    """CreateInferenceService registers a service around an image. Idempotent with a request id. Fails
     with NOT_FOUND (MODEL_NOT_FOUND) and FAILED_PRECONDITION (REFERENCE_DELETED).
+    Grant: create on inferenceservices, get on models where it names one.
     """
     CreateLocalInferenceService: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CreateLocalInferenceServiceRequest, _registry_service_pb2.CreateLocalInferenceServiceResponse]
-    """CreateLocalInferenceService registers a mock, or a command that serves HTTP. Idempotent with
-    a request id. Needs and fails like CreateInferenceService.
+    """CreateLocalInferenceService registers a mock, or a command that serves HTTP. Idempotent with a
+    request id. Fails like CreateInferenceService.
+    Grant: create on inferenceservices, get on models where it names one.
     """
     GetInferenceService: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetInferenceServiceRequest, _registry_service_pb2.GetInferenceServiceResponse]
-    """GetInferenceService returns a service. Idempotent. Needs get on the service. Fails with
-    NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND).
+    """GetInferenceService returns a service. Idempotent. Fails with NOT_FOUND
+    (INFERENCE_SERVICE_NOT_FOUND).
+    Grant: get on inferenceservices.
     """
     ListInferenceServices: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListInferenceServicesRequest, _registry_service_pb2.ListInferenceServicesResponse]
-    """ListInferenceServices lists services by page. Idempotent. Shows what the token may query.
-    Fails with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+    """ListInferenceServices lists services by page. Idempotent. Shows what the token may query. Fails
+    with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+    Grant: query on inferenceservices.
     """
     LabelInferenceService: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.LabelInferenceServiceRequest, _registry_service_pb2.LabelInferenceServiceResponse]
-    """LabelInferenceService sets and removes labels. Idempotent. Needs edit on the service. Fails
-    with NOT_FOUND.
+    """LabelInferenceService sets and removes labels. Idempotent. Fails with NOT_FOUND.
+    Grant: edit on inferenceservices.
     """
     EditInferenceServiceDocumentation: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EditInferenceServiceDocumentationRequest, _registry_service_pb2.EditInferenceServiceDocumentationResponse]
-    """EditInferenceServiceDocumentation changes documentation. Idempotent. Needs edit on the
-    service. Fails with NOT_FOUND.
+    """EditInferenceServiceDocumentation changes documentation. Idempotent. Fails with NOT_FOUND.
+    Grant: edit on inferenceservices.
     """
     DeleteInferenceService: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.DeleteInferenceServiceRequest, _registry_service_pb2.DeleteInferenceServiceResponse]
-    """DeleteInferenceService marks a service as deleted; its sessions go on. Idempotent. Needs
-    delete on the service. Fails with NOT_FOUND.
+    """DeleteInferenceService marks a service as deleted; its sessions go on. Idempotent. Fails with
+    NOT_FOUND.
+    Grant: delete on inferenceservices.
     """
     WatchInferenceServices: _grpc.UnaryStreamMultiCallable[_registry_service_pb2.WatchInferenceServicesRequest, _registry_service_pb2.WatchInferenceServicesResponse]
-    """WatchInferenceServices sends changes like WatchModels. Needs query on inferenceservices."""
+    """WatchInferenceServices sends changes like WatchModels.
+    Grant: query on inferenceservices.
+    """
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
     """RegistryService keeps accounts, API tokens, models and inference services.
 
-    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. Failures of all
-    calls: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED),
+    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
+    each comment, "Grant: …", says what the token must grant; without it the call fails with
+    PERMISSION_DENIED. An id that does not exist and one that the grants do not reach are answered
+    alike. Failures of all calls: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED),
     PERMISSION_DENIED, INVALID_ARGUMENT (INVALID_REQUEST) and UNAVAILABLE (STORE_UNAVAILABLE).
 
     A create with a request id is idempotent for a day: the same content returns what was made the
@@ -170,125 +195,148 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetInstallation: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetInstallationRequest, _registry_service_pb2.GetInstallationResponse]  # type: ignore[assignment]
-    """GetInstallation tells where the other services are. Idempotent. Needs any token."""
+    """GetInstallation tells where the other services are. Idempotent.
+    Grant: any API token.
+    """
     CreateAccount: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CreateAccountRequest, _registry_service_pb2.CreateAccountResponse]  # type: ignore[assignment]
-    """CreateAccount makes an account. Needs create on accounts. Fails with ALREADY_EXISTS."""
+    """CreateAccount makes an account. Fails with ALREADY_EXISTS.
+    Grant: create on accounts.
+    """
     ListAccounts: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListAccountsRequest, _registry_service_pb2.ListAccountsResponse]  # type: ignore[assignment]
-    """ListAccounts lists the accounts that the token may see. Idempotent. Needs query on accounts."""
+    """ListAccounts lists the accounts that the token may see. Idempotent.
+    Grant: query on accounts.
+    """
     CreateApiToken: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CreateApiTokenRequest, _registry_service_pb2.CreateApiTokenResponse]  # type: ignore[assignment]
-    """CreateApiToken makes a token and returns its secret, once. Not idempotent. Needs create on
-    apitokens of the account, and every grant that the new token shall have. Fails with NOT_FOUND
-    (ACCOUNT_NOT_FOUND).
+    """CreateApiToken makes a token and returns its secret, once. Not idempotent. A token hands on
+    only grants that it has. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
+    Grant: create on apitokens.
     """
     ListApiTokens: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListApiTokensRequest, _registry_service_pb2.ListApiTokensResponse]  # type: ignore[assignment]
-    """ListApiTokens lists tokens without their secrets. Idempotent. Needs query on apitokens."""
+    """ListApiTokens lists tokens without their secrets. Idempotent.
+    Grant: query on apitokens.
+    """
     RevokeApiToken: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RevokeApiTokenRequest, _registry_service_pb2.RevokeApiTokenResponse]  # type: ignore[assignment]
-    """RevokeApiToken ends a token at once. Idempotent. Needs delete on apitokens of its account.
-    Fails with NOT_FOUND (API_TOKEN_NOT_FOUND).
+    """RevokeApiToken ends a token at once. Idempotent. Fails with NOT_FOUND (API_TOKEN_NOT_FOUND).
+    Grant: delete on apitokens.
     """
     Authenticate: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.AuthenticateRequest, _registry_service_pb2.AuthenticateResponse]  # type: ignore[assignment]
-    """Authenticate tells other services whom an API token acts for. Idempotent. Needs the token of
-    a service. A token that is not valid is an answer, not an error.
+    """Authenticate tells other services whom an API token acts for. Idempotent. A token that is not
+    valid is an answer, not an error.
+    Grant: services only.
     """
     CreateModel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CreateModelRequest, _registry_service_pb2.CreateModelResponse]  # type: ignore[assignment]
-    """CreateModel registers a model. Idempotent with a request id. Needs create on models of the
-    account.
+    """CreateModel registers a model. Idempotent with a request id.
+    Grant: create on models.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetModelRequest, _registry_service_pb2.GetModelResponse]  # type: ignore[assignment]
-    """GetModel returns a model. Idempotent. Needs get on the model. Fails with NOT_FOUND
-    (MODEL_NOT_FOUND).
+    """GetModel returns a model. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND).
+    Grant: get on models.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelsRequest, _registry_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """ListModels lists models by page. Idempotent. Shows what the token may query. Fails with
     INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+    Grant: query on models.
     """
     LabelModel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.LabelModelRequest, _registry_service_pb2.LabelModelResponse]  # type: ignore[assignment]
-    """LabelModel sets and removes labels. Idempotent. Needs edit on the model. Fails with NOT_FOUND."""
+    """LabelModel sets and removes labels. Idempotent. Fails with NOT_FOUND.
+    Grant: edit on models.
+    """
     EditModelDocumentation: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EditModelDocumentationRequest, _registry_service_pb2.EditModelDocumentationResponse]  # type: ignore[assignment]
-    """EditModelDocumentation changes documentation. Idempotent. Needs edit on the model. Fails with
-    NOT_FOUND.
+    """EditModelDocumentation changes documentation. Idempotent. Fails with NOT_FOUND.
+    Grant: edit on models.
     """
     DeleteModel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.DeleteModelRequest, _registry_service_pb2.DeleteModelResponse]  # type: ignore[assignment]
-    """DeleteModel marks a model as deleted. Idempotent. Needs delete on the model. Fails with
-    NOT_FOUND.
+    """DeleteModel marks a model as deleted. Idempotent. Fails with NOT_FOUND.
+    Grant: delete on models.
     """
     WatchModels: _aio.UnaryStreamMultiCallable[_registry_service_pb2.WatchModelsRequest, _registry_service_pb2.WatchModelsResponse]  # type: ignore[assignment]
     """WatchModels sends changes from a revision on, and progress while there are none. It ends only
     by cancel, or with OUT_OF_RANGE (REVISION_COMPACTED): list again, or UNAVAILABLE
-    (SERVICE_STOPPING): watch again from the last revision. Needs query on models.
+    (SERVICE_STOPPING): watch again from the last revision.
+    Grant: query on models.
     """
     ListModelFiles: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelFilesRequest, _registry_service_pb2.ListModelFilesResponse]  # type: ignore[assignment]
     """ListModelFiles lists the files of a model by page, ordered by path, with sizes and digests.
-    Idempotent. Needs get on the model. Fails with NOT_FOUND and INVALID_ARGUMENT
-    (INVALID_PAGE_TOKEN).
+    Idempotent. Fails with NOT_FOUND and INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+    Grant: get on models.
     """
     OfferModelFiles: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.OfferModelFilesRequest, _registry_service_pb2.OfferModelFilesResponse]  # type: ignore[assignment]
     """OfferModelFiles tells the registry which content the files of a model have, and returns those
-    that must be uploaded, with the byte to begin at. Files that the account has in the store
-    need no upload. Idempotent. Needs edit on the model. Fails with NOT_FOUND,
-    FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED, DIGEST_MISMATCH) and
-    INVALID_ARGUMENT.
+    that must be uploaded, with the byte to begin at. Files that the account has in the store need
+    no upload. Idempotent. Fails with NOT_FOUND, FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
+    REFERENCE_DELETED, DIGEST_MISMATCH) and INVALID_ARGUMENT.
+    Grant: edit on models.
     """
     UploadModelFile: _aio.StreamUnaryMultiCallable[_registry_service_pb2.UploadModelFileRequest, _registry_service_pb2.UploadModelFileResponse]  # type: ignore[assignment]
     """UploadModelFile takes one file: first a header, then chunks in their order. Where the stream
     ends early, what came is kept for a day, and another stream goes on from the byte that
-    OfferModelFiles tells. Idempotent. Needs edit on the model. Fails with NOT_FOUND
-    (MODEL_NOT_FOUND, MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
-    REFERENCE_DELETED, DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED
-    (TRANSFER_INTERRUPTED) and RESOURCE_EXHAUSTED (STORAGE_FULL).
+    OfferModelFiles tells. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND,
+    MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED,
+    DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED (TRANSFER_INTERRUPTED) and
+    RESOURCE_EXHAUSTED (STORAGE_FULL).
+    Grant: edit on models.
     """
     FinalizeModel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.FinalizeModelRequest, _registry_service_pb2.FinalizeModelResponse]  # type: ignore[assignment]
-    """FinalizeModel makes a model ready whose files are all there. Idempotent. Needs edit on the
-    model. Fails with NOT_FOUND and FAILED_PRECONDITION (MODEL_FILES_MISSING,
-    MODEL_NOT_UPLOADABLE, REFERENCE_DELETED).
+    """FinalizeModel makes a model ready whose files are all there. Idempotent. Fails with NOT_FOUND
+    and FAILED_PRECONDITION (MODEL_FILES_MISSING, MODEL_NOT_UPLOADABLE, REFERENCE_DELETED).
+    Grant: edit on models.
     """
     DownloadModelFile: _aio.UnaryStreamMultiCallable[_registry_service_pb2.DownloadModelFileRequest, _registry_service_pb2.DownloadModelFileResponse]  # type: ignore[assignment]
     """DownloadModelFile sends one file of a ready model in chunks, from any byte on. The file is
-    verified first. Idempotent. Needs get on the model. Fails with NOT_FOUND (MODEL_NOT_FOUND,
-    MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_READY, REFERENCE_DELETED) and DATA_LOSS
-    (MODEL_FILE_DAMAGED).
+    verified first. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND, MODEL_FILE_NOT_FOUND),
+    FAILED_PRECONDITION (MODEL_NOT_READY, REFERENCE_DELETED) and DATA_LOSS (MODEL_FILE_DAMAGED).
+    Grant: get on models.
     """
     StreamModelLogs: _aio.UnaryStreamMultiCallable[_registry_service_pb2.StreamModelLogsRequest, _registry_service_pb2.StreamModelLogsResponse]  # type: ignore[assignment]
-    """StreamModelLogs sends what was written while a model was fetched or uploaded. Idempotent.
-    Needs get on the model. Fails with NOT_FOUND.
+    """StreamModelLogs sends what was written while a model was fetched or uploaded. Idempotent. Fails
+    with NOT_FOUND.
+    Grant: get on models.
     """
     CreateInferenceService: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CreateInferenceServiceRequest, _registry_service_pb2.CreateInferenceServiceResponse]  # type: ignore[assignment]
-    """CreateInferenceService registers a service around an image. Idempotent with a request id.
-    Needs create on inferenceservices of the account, and get on the model that it names. Fails
+    """CreateInferenceService registers a service around an image. Idempotent with a request id. Fails
     with NOT_FOUND (MODEL_NOT_FOUND) and FAILED_PRECONDITION (REFERENCE_DELETED).
+    Grant: create on inferenceservices, get on models where it names one.
     """
     CreateLocalInferenceService: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CreateLocalInferenceServiceRequest, _registry_service_pb2.CreateLocalInferenceServiceResponse]  # type: ignore[assignment]
-    """CreateLocalInferenceService registers a mock, or a command that serves HTTP. Idempotent with
-    a request id. Needs and fails like CreateInferenceService.
+    """CreateLocalInferenceService registers a mock, or a command that serves HTTP. Idempotent with a
+    request id. Fails like CreateInferenceService.
+    Grant: create on inferenceservices, get on models where it names one.
     """
     GetInferenceService: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetInferenceServiceRequest, _registry_service_pb2.GetInferenceServiceResponse]  # type: ignore[assignment]
-    """GetInferenceService returns a service. Idempotent. Needs get on the service. Fails with
-    NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND).
+    """GetInferenceService returns a service. Idempotent. Fails with NOT_FOUND
+    (INFERENCE_SERVICE_NOT_FOUND).
+    Grant: get on inferenceservices.
     """
     ListInferenceServices: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListInferenceServicesRequest, _registry_service_pb2.ListInferenceServicesResponse]  # type: ignore[assignment]
-    """ListInferenceServices lists services by page. Idempotent. Shows what the token may query.
-    Fails with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+    """ListInferenceServices lists services by page. Idempotent. Shows what the token may query. Fails
+    with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+    Grant: query on inferenceservices.
     """
     LabelInferenceService: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.LabelInferenceServiceRequest, _registry_service_pb2.LabelInferenceServiceResponse]  # type: ignore[assignment]
-    """LabelInferenceService sets and removes labels. Idempotent. Needs edit on the service. Fails
-    with NOT_FOUND.
+    """LabelInferenceService sets and removes labels. Idempotent. Fails with NOT_FOUND.
+    Grant: edit on inferenceservices.
     """
     EditInferenceServiceDocumentation: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EditInferenceServiceDocumentationRequest, _registry_service_pb2.EditInferenceServiceDocumentationResponse]  # type: ignore[assignment]
-    """EditInferenceServiceDocumentation changes documentation. Idempotent. Needs edit on the
-    service. Fails with NOT_FOUND.
+    """EditInferenceServiceDocumentation changes documentation. Idempotent. Fails with NOT_FOUND.
+    Grant: edit on inferenceservices.
     """
     DeleteInferenceService: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.DeleteInferenceServiceRequest, _registry_service_pb2.DeleteInferenceServiceResponse]  # type: ignore[assignment]
-    """DeleteInferenceService marks a service as deleted; its sessions go on. Idempotent. Needs
-    delete on the service. Fails with NOT_FOUND.
+    """DeleteInferenceService marks a service as deleted; its sessions go on. Idempotent. Fails with
+    NOT_FOUND.
+    Grant: delete on inferenceservices.
     """
     WatchInferenceServices: _aio.UnaryStreamMultiCallable[_registry_service_pb2.WatchInferenceServicesRequest, _registry_service_pb2.WatchInferenceServicesResponse]  # type: ignore[assignment]
-    """WatchInferenceServices sends changes like WatchModels. Needs query on inferenceservices."""
+    """WatchInferenceServices sends changes like WatchModels.
+    Grant: query on inferenceservices.
+    """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """RegistryService keeps accounts, API tokens, models and inference services.
 
-    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. Failures of all
-    calls: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED),
+    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
+    each comment, "Grant: …", says what the token must grant; without it the call fails with
+    PERMISSION_DENIED. An id that does not exist and one that the grants do not reach are answered
+    alike. Failures of all calls: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED),
     PERMISSION_DENIED, INVALID_ARGUMENT (INVALID_REQUEST) and UNAVAILABLE (STORE_UNAVAILABLE).
 
     A create with a request id is idempotent for a day: the same content returns what was made the
@@ -301,7 +349,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.GetInstallationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.GetInstallationResponse, _abc.Awaitable[_registry_service_pb2.GetInstallationResponse]]:
-        """GetInstallation tells where the other services are. Idempotent. Needs any token."""
+        """GetInstallation tells where the other services are. Idempotent.
+        Grant: any API token.
+        """
 
     @_abc_1.abstractmethod
     def CreateAccount(
@@ -309,7 +359,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.CreateAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.CreateAccountResponse, _abc.Awaitable[_registry_service_pb2.CreateAccountResponse]]:
-        """CreateAccount makes an account. Needs create on accounts. Fails with ALREADY_EXISTS."""
+        """CreateAccount makes an account. Fails with ALREADY_EXISTS.
+        Grant: create on accounts.
+        """
 
     @_abc_1.abstractmethod
     def ListAccounts(
@@ -317,7 +369,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.ListAccountsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListAccountsResponse, _abc.Awaitable[_registry_service_pb2.ListAccountsResponse]]:
-        """ListAccounts lists the accounts that the token may see. Idempotent. Needs query on accounts."""
+        """ListAccounts lists the accounts that the token may see. Idempotent.
+        Grant: query on accounts.
+        """
 
     @_abc_1.abstractmethod
     def CreateApiToken(
@@ -325,9 +379,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.CreateApiTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.CreateApiTokenResponse, _abc.Awaitable[_registry_service_pb2.CreateApiTokenResponse]]:
-        """CreateApiToken makes a token and returns its secret, once. Not idempotent. Needs create on
-        apitokens of the account, and every grant that the new token shall have. Fails with NOT_FOUND
-        (ACCOUNT_NOT_FOUND).
+        """CreateApiToken makes a token and returns its secret, once. Not idempotent. A token hands on
+        only grants that it has. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
+        Grant: create on apitokens.
         """
 
     @_abc_1.abstractmethod
@@ -336,7 +390,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.ListApiTokensRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListApiTokensResponse, _abc.Awaitable[_registry_service_pb2.ListApiTokensResponse]]:
-        """ListApiTokens lists tokens without their secrets. Idempotent. Needs query on apitokens."""
+        """ListApiTokens lists tokens without their secrets. Idempotent.
+        Grant: query on apitokens.
+        """
 
     @_abc_1.abstractmethod
     def RevokeApiToken(
@@ -344,8 +400,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.RevokeApiTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.RevokeApiTokenResponse, _abc.Awaitable[_registry_service_pb2.RevokeApiTokenResponse]]:
-        """RevokeApiToken ends a token at once. Idempotent. Needs delete on apitokens of its account.
-        Fails with NOT_FOUND (API_TOKEN_NOT_FOUND).
+        """RevokeApiToken ends a token at once. Idempotent. Fails with NOT_FOUND (API_TOKEN_NOT_FOUND).
+        Grant: delete on apitokens.
         """
 
     @_abc_1.abstractmethod
@@ -354,8 +410,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.AuthenticateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.AuthenticateResponse, _abc.Awaitable[_registry_service_pb2.AuthenticateResponse]]:
-        """Authenticate tells other services whom an API token acts for. Idempotent. Needs the token of
-        a service. A token that is not valid is an answer, not an error.
+        """Authenticate tells other services whom an API token acts for. Idempotent. A token that is not
+        valid is an answer, not an error.
+        Grant: services only.
         """
 
     @_abc_1.abstractmethod
@@ -364,8 +421,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.CreateModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.CreateModelResponse, _abc.Awaitable[_registry_service_pb2.CreateModelResponse]]:
-        """CreateModel registers a model. Idempotent with a request id. Needs create on models of the
-        account.
+        """CreateModel registers a model. Idempotent with a request id.
+        Grant: create on models.
         """
 
     @_abc_1.abstractmethod
@@ -374,8 +431,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.GetModelResponse, _abc.Awaitable[_registry_service_pb2.GetModelResponse]]:
-        """GetModel returns a model. Idempotent. Needs get on the model. Fails with NOT_FOUND
-        (MODEL_NOT_FOUND).
+        """GetModel returns a model. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND).
+        Grant: get on models.
         """
 
     @_abc_1.abstractmethod
@@ -386,6 +443,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_service_pb2.ListModelsResponse, _abc.Awaitable[_registry_service_pb2.ListModelsResponse]]:
         """ListModels lists models by page. Idempotent. Shows what the token may query. Fails with
         INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+        Grant: query on models.
         """
 
     @_abc_1.abstractmethod
@@ -394,7 +452,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.LabelModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.LabelModelResponse, _abc.Awaitable[_registry_service_pb2.LabelModelResponse]]:
-        """LabelModel sets and removes labels. Idempotent. Needs edit on the model. Fails with NOT_FOUND."""
+        """LabelModel sets and removes labels. Idempotent. Fails with NOT_FOUND.
+        Grant: edit on models.
+        """
 
     @_abc_1.abstractmethod
     def EditModelDocumentation(
@@ -402,8 +462,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.EditModelDocumentationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.EditModelDocumentationResponse, _abc.Awaitable[_registry_service_pb2.EditModelDocumentationResponse]]:
-        """EditModelDocumentation changes documentation. Idempotent. Needs edit on the model. Fails with
-        NOT_FOUND.
+        """EditModelDocumentation changes documentation. Idempotent. Fails with NOT_FOUND.
+        Grant: edit on models.
         """
 
     @_abc_1.abstractmethod
@@ -412,8 +472,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.DeleteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.DeleteModelResponse, _abc.Awaitable[_registry_service_pb2.DeleteModelResponse]]:
-        """DeleteModel marks a model as deleted. Idempotent. Needs delete on the model. Fails with
-        NOT_FOUND.
+        """DeleteModel marks a model as deleted. Idempotent. Fails with NOT_FOUND.
+        Grant: delete on models.
         """
 
     @_abc_1.abstractmethod
@@ -424,7 +484,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_registry_service_pb2.WatchModelsResponse], _abc.AsyncIterator[_registry_service_pb2.WatchModelsResponse]]:
         """WatchModels sends changes from a revision on, and progress while there are none. It ends only
         by cancel, or with OUT_OF_RANGE (REVISION_COMPACTED): list again, or UNAVAILABLE
-        (SERVICE_STOPPING): watch again from the last revision. Needs query on models.
+        (SERVICE_STOPPING): watch again from the last revision.
+        Grant: query on models.
         """
 
     @_abc_1.abstractmethod
@@ -434,8 +495,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListModelFilesResponse, _abc.Awaitable[_registry_service_pb2.ListModelFilesResponse]]:
         """ListModelFiles lists the files of a model by page, ordered by path, with sizes and digests.
-        Idempotent. Needs get on the model. Fails with NOT_FOUND and INVALID_ARGUMENT
-        (INVALID_PAGE_TOKEN).
+        Idempotent. Fails with NOT_FOUND and INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+        Grant: get on models.
         """
 
     @_abc_1.abstractmethod
@@ -445,10 +506,10 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.OfferModelFilesResponse, _abc.Awaitable[_registry_service_pb2.OfferModelFilesResponse]]:
         """OfferModelFiles tells the registry which content the files of a model have, and returns those
-        that must be uploaded, with the byte to begin at. Files that the account has in the store
-        need no upload. Idempotent. Needs edit on the model. Fails with NOT_FOUND,
-        FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED, DIGEST_MISMATCH) and
-        INVALID_ARGUMENT.
+        that must be uploaded, with the byte to begin at. Files that the account has in the store need
+        no upload. Idempotent. Fails with NOT_FOUND, FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
+        REFERENCE_DELETED, DIGEST_MISMATCH) and INVALID_ARGUMENT.
+        Grant: edit on models.
         """
 
     @_abc_1.abstractmethod
@@ -459,10 +520,11 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_service_pb2.UploadModelFileResponse, _abc.Awaitable[_registry_service_pb2.UploadModelFileResponse]]:
         """UploadModelFile takes one file: first a header, then chunks in their order. Where the stream
         ends early, what came is kept for a day, and another stream goes on from the byte that
-        OfferModelFiles tells. Idempotent. Needs edit on the model. Fails with NOT_FOUND
-        (MODEL_NOT_FOUND, MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
-        REFERENCE_DELETED, DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED
-        (TRANSFER_INTERRUPTED) and RESOURCE_EXHAUSTED (STORAGE_FULL).
+        OfferModelFiles tells. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND,
+        MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED,
+        DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED (TRANSFER_INTERRUPTED) and
+        RESOURCE_EXHAUSTED (STORAGE_FULL).
+        Grant: edit on models.
         """
 
     @_abc_1.abstractmethod
@@ -471,9 +533,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.FinalizeModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.FinalizeModelResponse, _abc.Awaitable[_registry_service_pb2.FinalizeModelResponse]]:
-        """FinalizeModel makes a model ready whose files are all there. Idempotent. Needs edit on the
-        model. Fails with NOT_FOUND and FAILED_PRECONDITION (MODEL_FILES_MISSING,
-        MODEL_NOT_UPLOADABLE, REFERENCE_DELETED).
+        """FinalizeModel makes a model ready whose files are all there. Idempotent. Fails with NOT_FOUND
+        and FAILED_PRECONDITION (MODEL_FILES_MISSING, MODEL_NOT_UPLOADABLE, REFERENCE_DELETED).
+        Grant: edit on models.
         """
 
     @_abc_1.abstractmethod
@@ -483,9 +545,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_service_pb2.DownloadModelFileResponse], _abc.AsyncIterator[_registry_service_pb2.DownloadModelFileResponse]]:
         """DownloadModelFile sends one file of a ready model in chunks, from any byte on. The file is
-        verified first. Idempotent. Needs get on the model. Fails with NOT_FOUND (MODEL_NOT_FOUND,
-        MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_READY, REFERENCE_DELETED) and DATA_LOSS
-        (MODEL_FILE_DAMAGED).
+        verified first. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND, MODEL_FILE_NOT_FOUND),
+        FAILED_PRECONDITION (MODEL_NOT_READY, REFERENCE_DELETED) and DATA_LOSS (MODEL_FILE_DAMAGED).
+        Grant: get on models.
         """
 
     @_abc_1.abstractmethod
@@ -494,8 +556,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.StreamModelLogsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_service_pb2.StreamModelLogsResponse], _abc.AsyncIterator[_registry_service_pb2.StreamModelLogsResponse]]:
-        """StreamModelLogs sends what was written while a model was fetched or uploaded. Idempotent.
-        Needs get on the model. Fails with NOT_FOUND.
+        """StreamModelLogs sends what was written while a model was fetched or uploaded. Idempotent. Fails
+        with NOT_FOUND.
+        Grant: get on models.
         """
 
     @_abc_1.abstractmethod
@@ -504,9 +567,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.CreateInferenceServiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.CreateInferenceServiceResponse, _abc.Awaitable[_registry_service_pb2.CreateInferenceServiceResponse]]:
-        """CreateInferenceService registers a service around an image. Idempotent with a request id.
-        Needs create on inferenceservices of the account, and get on the model that it names. Fails
+        """CreateInferenceService registers a service around an image. Idempotent with a request id. Fails
         with NOT_FOUND (MODEL_NOT_FOUND) and FAILED_PRECONDITION (REFERENCE_DELETED).
+        Grant: create on inferenceservices, get on models where it names one.
         """
 
     @_abc_1.abstractmethod
@@ -515,8 +578,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.CreateLocalInferenceServiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.CreateLocalInferenceServiceResponse, _abc.Awaitable[_registry_service_pb2.CreateLocalInferenceServiceResponse]]:
-        """CreateLocalInferenceService registers a mock, or a command that serves HTTP. Idempotent with
-        a request id. Needs and fails like CreateInferenceService.
+        """CreateLocalInferenceService registers a mock, or a command that serves HTTP. Idempotent with a
+        request id. Fails like CreateInferenceService.
+        Grant: create on inferenceservices, get on models where it names one.
         """
 
     @_abc_1.abstractmethod
@@ -525,8 +589,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.GetInferenceServiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.GetInferenceServiceResponse, _abc.Awaitable[_registry_service_pb2.GetInferenceServiceResponse]]:
-        """GetInferenceService returns a service. Idempotent. Needs get on the service. Fails with
-        NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND).
+        """GetInferenceService returns a service. Idempotent. Fails with NOT_FOUND
+        (INFERENCE_SERVICE_NOT_FOUND).
+        Grant: get on inferenceservices.
         """
 
     @_abc_1.abstractmethod
@@ -535,8 +600,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.ListInferenceServicesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListInferenceServicesResponse, _abc.Awaitable[_registry_service_pb2.ListInferenceServicesResponse]]:
-        """ListInferenceServices lists services by page. Idempotent. Shows what the token may query.
-        Fails with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+        """ListInferenceServices lists services by page. Idempotent. Shows what the token may query. Fails
+        with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+        Grant: query on inferenceservices.
         """
 
     @_abc_1.abstractmethod
@@ -545,8 +611,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.LabelInferenceServiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.LabelInferenceServiceResponse, _abc.Awaitable[_registry_service_pb2.LabelInferenceServiceResponse]]:
-        """LabelInferenceService sets and removes labels. Idempotent. Needs edit on the service. Fails
-        with NOT_FOUND.
+        """LabelInferenceService sets and removes labels. Idempotent. Fails with NOT_FOUND.
+        Grant: edit on inferenceservices.
         """
 
     @_abc_1.abstractmethod
@@ -555,8 +621,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.EditInferenceServiceDocumentationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.EditInferenceServiceDocumentationResponse, _abc.Awaitable[_registry_service_pb2.EditInferenceServiceDocumentationResponse]]:
-        """EditInferenceServiceDocumentation changes documentation. Idempotent. Needs edit on the
-        service. Fails with NOT_FOUND.
+        """EditInferenceServiceDocumentation changes documentation. Idempotent. Fails with NOT_FOUND.
+        Grant: edit on inferenceservices.
         """
 
     @_abc_1.abstractmethod
@@ -565,8 +631,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.DeleteInferenceServiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.DeleteInferenceServiceResponse, _abc.Awaitable[_registry_service_pb2.DeleteInferenceServiceResponse]]:
-        """DeleteInferenceService marks a service as deleted; its sessions go on. Idempotent. Needs
-        delete on the service. Fails with NOT_FOUND.
+        """DeleteInferenceService marks a service as deleted; its sessions go on. Idempotent. Fails with
+        NOT_FOUND.
+        Grant: delete on inferenceservices.
         """
 
     @_abc_1.abstractmethod
@@ -575,6 +642,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.WatchInferenceServicesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_service_pb2.WatchInferenceServicesResponse], _abc.AsyncIterator[_registry_service_pb2.WatchInferenceServicesResponse]]:
-        """WatchInferenceServices sends changes like WatchModels. Needs query on inferenceservices."""
+        """WatchInferenceServices sends changes like WatchModels.
+        Grant: query on inferenceservices.
+        """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,7 +28,8 @@ if _version_not_supported:
 class SessionManagerServiceStub(object):
     """SessionManagerService runs inference services as sessions.
 
-    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. Failures of all
+    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
+    each comment, "Grant: …", says what the token must grant, as in RegistryService. Failures of all
     calls are those of RegistryService, and UNAVAILABLE (DEPENDENCY_UNAVAILABLE) while a token that
     was not seen before cannot be checked.
     """
@@ -149,6 +150,16 @@ class SessionManagerServiceStub(object):
                 request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ExplainPlacementRequest.SerializeToString,
                 response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ExplainPlacementResponse.FromString,
                 _registered_method=True)
+        self.ListSigningKeys = channel.unary_unary(
+                '/podbay.v1.SessionManagerService/ListSigningKeys',
+                request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ListSigningKeysRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ListSigningKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateSigningKeys = channel.unary_unary(
+                '/podbay.v1.SessionManagerService/RotateSigningKeys',
+                request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.RotateSigningKeysRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.RotateSigningKeysResponse.FromString,
+                _registered_method=True)
         self.WatchRoutes = channel.unary_stream(
                 '/podbay.v1.SessionManagerService/WatchRoutes',
                 request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.WatchRoutesRequest.SerializeToString,
@@ -169,32 +180,35 @@ class SessionManagerServiceStub(object):
 class SessionManagerServiceServicer(object):
     """SessionManagerService runs inference services as sessions.
 
-    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. Failures of all
+    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
+    each comment, "Grant: …", says what the token must grant, as in RegistryService. Failures of all
     calls are those of RegistryService, and UNAVAILABLE (DEPENDENCY_UNAVAILABLE) while a token that
     was not seen before cannot be checked.
     """
 
     def CreateInferenceSession(self, request, context):
         """CreateInferenceSession starts a session and returns it with a token for its calls. Idempotent
-        with a request id. Needs create on inferencesessions of the account and consume on the
-        service. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND), FAILED_PRECONDITION
+        with a request id. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND), FAILED_PRECONDITION
         (REFERENCE_DELETED, UNSUPPORTED_SERVICE) and UNAVAILABLE (DEPENDENCY_UNAVAILABLE).
+        Grant: create on inferencesessions, consume on inferenceservices.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetInferenceSession(self, request, context):
-        """GetInferenceSession returns a session. Idempotent. Needs get on the session. Fails with
-        NOT_FOUND (INFERENCE_SESSION_NOT_FOUND).
+        """GetInferenceSession returns a session. Idempotent. Fails with NOT_FOUND
+        (INFERENCE_SESSION_NOT_FOUND).
+        Grant: get on inferencesessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListInferenceSessions(self, request, context):
-        """ListInferenceSessions lists sessions by page. Idempotent. Shows what the token may query.
-        Fails with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+        """ListInferenceSessions lists sessions by page. Idempotent. Shows what the token may query. Fails
+        with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+        Grant: query on inferencesessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,15 +216,15 @@ class SessionManagerServiceServicer(object):
 
     def WatchInferenceSessions(self, request, context):
         """WatchInferenceSessions sends changes from a revision on, like RegistryService.WatchModels.
-        Needs query on inferencesessions.
+        Grant: query on inferencesessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LabelInferenceSession(self, request, context):
-        """LabelInferenceSession sets and removes labels. Idempotent. Needs edit on the session. Fails
-        with NOT_FOUND.
+        """LabelInferenceSession sets and removes labels. Idempotent. Fails with NOT_FOUND.
+        Grant: edit on inferencesessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,32 +232,37 @@ class SessionManagerServiceServicer(object):
 
     def TerminateInferenceSession(self, request, context):
         """TerminateInferenceSession ends a session; its replicas finish what they have within their
-        grace. Idempotent. Needs terminate on the session. Fails with NOT_FOUND.
+        grace. It returns once the routers that watch take no new calls, or after a second. Idempotent.
+        Fails with NOT_FOUND.
+        Grant: terminate on inferencesessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteInferenceSession(self, request, context):
-        """DeleteInferenceSession terminates a session and marks it as deleted. Idempotent. Needs delete
-        on the session. Fails with NOT_FOUND.
+        """DeleteInferenceSession terminates a session and marks it as deleted. Idempotent. Fails with
+        NOT_FOUND.
+        Grant: delete on inferencesessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateSessionToken(self, request, context):
-        """CreateSessionToken returns another token for the calls of a session. Not idempotent. Needs get
-        on the session and consume on its service. Fails with NOT_FOUND and FAILED_PRECONDITION
-        (SESSION_TERMINATED, SESSION_EXPIRED, SESSION_FAILED).
+        """CreateSessionToken returns another token for the calls of a session. Not idempotent. Fails with
+        NOT_FOUND and FAILED_PRECONDITION (SESSION_TERMINATED, SESSION_EXPIRED, SESSION_FAILED).
+        Grant: get on inferencesessions, consume on inferenceservices.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeSessionTokens(self, request, context):
-        """RevokeSessionTokens ends all tokens of a session that were made so far. Not idempotent. Needs
-        edit on the session. Fails with NOT_FOUND.
+        """RevokeSessionTokens ends all tokens of a session that were made so far. Calls that run by them
+        fail with TOKEN_REVOKED, and their Exchange streams end. It returns once the routers that watch
+        have acknowledged that. Not idempotent. Fails with NOT_FOUND.
+        Grant: edit on inferencesessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -251,90 +270,98 @@ class SessionManagerServiceServicer(object):
 
     def GetInferenceSessionStatus(self, request, context):
         """GetInferenceSessionStatus says whether a session takes calls, and if not, why. Idempotent.
-        Needs get on the session. Fails with NOT_FOUND.
+        Fails with NOT_FOUND.
+        Grant: get on inferencesessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchInferenceSessionStatus(self, request, context):
-        """WatchInferenceSessionStatus sends the status at once and whenever it changes. It ends by
-        itself after a terminal status, else by cancel or with UNAVAILABLE (SERVICE_STOPPING). Needs
-        get on the session. Fails with NOT_FOUND.
+        """WatchInferenceSessionStatus sends the status at once and whenever it changes. It ends by itself
+        after a terminal status, else by cancel or with UNAVAILABLE (SERVICE_STOPPING). Fails with
+        NOT_FOUND.
+        Grant: get on inferencesessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamInferenceSessionLogs(self, request, context):
-        """StreamInferenceSessionLogs sends the lines that replicas wrote, also of replicas that are
-        gone. Idempotent. Needs get on the session. Fails with NOT_FOUND (also REPLICA_NOT_FOUND).
+        """StreamInferenceSessionLogs sends the lines that replicas wrote, also of replicas that are gone.
+        Idempotent. Fails with NOT_FOUND (also REPLICA_NOT_FOUND).
+        Grant: get on inferencesessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListNodes(self, request, context):
-        """ListNodes lists the nodes. Idempotent. Needs query on nodes.
+        """ListNodes lists the nodes. Idempotent.
+        Grant: query on nodes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetNode(self, request, context):
-        """GetNode returns a node. Idempotent. Needs get on nodes. Fails with NOT_FOUND (NODE_NOT_FOUND).
+        """GetNode returns a node. Idempotent. Fails with NOT_FOUND (NODE_NOT_FOUND).
+        Grant: get on nodes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CordonNode(self, request, context):
-        """CordonNode stops new replicas on a node. Idempotent. Needs edit on nodes. Fails with
-        NOT_FOUND.
+        """CordonNode stops new replicas on a node. Idempotent. Fails with NOT_FOUND.
+        Grant: edit on nodes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UncordonNode(self, request, context):
-        """UncordonNode allows new replicas on a node again. Idempotent. Needs edit on nodes. Fails with
-        NOT_FOUND.
+        """UncordonNode allows new replicas on a node again. Idempotent. Fails with NOT_FOUND.
+        Grant: edit on nodes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DrainNode(self, request, context):
-        """DrainNode stops new replicas on a node and moves those on it to other nodes, one by one: the new
-        one is started first where there is room, and last where there is none. Idempotent. Needs edit
-        on nodes. Fails with NOT_FOUND.
+        """DrainNode stops new replicas on a node and moves those on it to other nodes, one by one: the
+        new one is started first where there is room, and last where there is none. Idempotent. Fails
+        with NOT_FOUND.
+        Grant: edit on nodes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UndrainNode(self, request, context):
-        """UndrainNode ends the draining of a node; what has moved does not come back. Idempotent. Needs
-        edit on nodes. Fails with NOT_FOUND.
+        """UndrainNode ends the draining of a node; what has moved does not come back. Idempotent. Fails
+        with NOT_FOUND.
+        Grant: edit on nodes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeclareNode(self, request, context):
-        """DeclareNode adds a node, or changes what is declared of one. Idempotent. Needs create on nodes.
-        Fails with FAILED_PRECONDITION (NODE_IN_USE where the engine changes or GPUs go that replicas
-        have, NODE_NOT_DECLARED for a node that a driver of this machine brings, UNSUPPORTED_SERVICE
-        where no driver reaches declared nodes).
+        """DeclareNode adds a node, or changes what is declared of one. Idempotent. Fails with
+        FAILED_PRECONDITION (NODE_IN_USE where the engine changes or GPUs go that replicas have,
+        NODE_NOT_DECLARED for a node that a driver of this machine brings, UNSUPPORTED_SERVICE where no
+        driver reaches declared nodes).
+        Grant: create on nodes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WithdrawNode(self, request, context):
-        """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Needs
-        delete on nodes.
-        Fails with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
+        """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Fails
+        with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
+        Grant: delete on nodes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -342,7 +369,8 @@ class SessionManagerServiceServicer(object):
 
     def WatchNodes(self, request, context):
         """WatchNodes sends all nodes and then those that change. It ends by cancel or with UNAVAILABLE
-        (SERVICE_STOPPING). Needs query on nodes.
+        (SERVICE_STOPPING).
+        Grant: query on nodes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -351,8 +379,27 @@ class SessionManagerServiceServicer(object):
     def ExplainPlacement(self, request, context):
         """ExplainPlacement says what the replicas of a session need, and node by node what is free and
         why one does not fit; of a session that is there, or of one that is not created by this.
-        Idempotent. Needs get on the session; for one that is not there what CreateInferenceSession
-        needs, and fails like it.
+        Idempotent. Of one that is not created it fails like CreateInferenceSession.
+        Grant: get on inferencesessions; or create on inferencesessions, consume on inferenceservices.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSigningKeys(self, request, context):
+        """ListSigningKeys lists the keys that verify session tokens, newest first, without their secrets.
+        Idempotent.
+        Grant: query on signingkeys.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateSigningKeys(self, request, context):
+        """RotateSigningKeys makes a new key, and signs by it as soon as the routers that watch have
+        acknowledged it. Earlier keys verify until the last token that they signed has ended. Not
+        idempotent. Fails with FAILED_PRECONDITION (TOO_MANY_SIGNING_KEYS).
+        Grant: create on signingkeys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -361,7 +408,7 @@ class SessionManagerServiceServicer(object):
     def WatchRoutes(self, request, context):
         """WatchRoutes sends routers a snapshot of all routes and then every change. It ends only by
         cancel or with UNAVAILABLE (SERVICE_STOPPING): the router keeps its table and watches again.
-        Needs the token of a service.
+        Grant: services only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -370,7 +417,8 @@ class SessionManagerServiceServicer(object):
     def AcknowledgeRoutes(self, request, context):
         """AcknowledgeRoutes tells that a router serves by a revision of its watch. A session is reported
         as ready only when the routers that watch have acknowledged its routes, so that the next call
-        succeeds. Idempotent. Needs the token of a service. An unknown watch is ignored: it ended.
+        succeeds. Idempotent. An unknown watch is ignored: it ended.
+        Grant: services only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -378,8 +426,9 @@ class SessionManagerServiceServicer(object):
 
     def ReportReplica(self, request, context):
         """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
-        it has recovered. The evidence shows in the session's status. Idempotent. Needs the token of a
-        service. A replica that is unknown or has ended is ignored.
+        it has recovered. The evidence shows in the session's status. Idempotent. A replica that is
+        unknown or has ended is ignored.
+        Grant: services only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -498,6 +547,16 @@ def add_SessionManagerServiceServicer_to_server(servicer, server):
                     request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ExplainPlacementRequest.FromString,
                     response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ExplainPlacementResponse.SerializeToString,
             ),
+            'ListSigningKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSigningKeys,
+                    request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ListSigningKeysRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ListSigningKeysResponse.SerializeToString,
+            ),
+            'RotateSigningKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateSigningKeys,
+                    request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.RotateSigningKeysRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.RotateSigningKeysResponse.SerializeToString,
+            ),
             'WatchRoutes': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRoutes,
                     request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.WatchRoutesRequest.FromString,
@@ -524,7 +583,8 @@ def add_SessionManagerServiceServicer_to_server(servicer, server):
 class SessionManagerService(object):
     """SessionManagerService runs inference services as sessions.
 
-    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. Failures of all
+    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
+    each comment, "Grant: …", says what the token must grant, as in RegistryService. Failures of all
     calls are those of RegistryService, and UNAVAILABLE (DEPENDENCY_UNAVAILABLE) while a token that
     was not seen before cannot be checked.
     """
@@ -1113,6 +1173,60 @@ class SessionManagerService(object):
             '/podbay.v1.SessionManagerService/ExplainPlacement',
             podbay_dot_v1_dot_session__manager__service__pb2.ExplainPlacementRequest.SerializeToString,
             podbay_dot_v1_dot_session__manager__service__pb2.ExplainPlacementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSigningKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.SessionManagerService/ListSigningKeys',
+            podbay_dot_v1_dot_session__manager__service__pb2.ListSigningKeysRequest.SerializeToString,
+            podbay_dot_v1_dot_session__manager__service__pb2.ListSigningKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateSigningKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.SessionManagerService/RotateSigningKeys',
+            podbay_dot_v1_dot_session__manager__service__pb2.RotateSigningKeysRequest.SerializeToString,
+            podbay_dot_v1_dot_session__manager__service__pb2.RotateSigningKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

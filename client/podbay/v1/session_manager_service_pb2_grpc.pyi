@@ -29,7 +29,8 @@ GRPC_VERSION: str
 class SessionManagerServiceStub:
     """SessionManagerService runs inference services as sessions.
 
-    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. Failures of all
+    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
+    each comment, "Grant: …", says what the token must grant, as in RegistryService. Failures of all
     calls are those of RegistryService, and UNAVAILABLE (DEPENDENCY_UNAVAILABLE) while a token that
     was not seen before cannot be checked.
     """
@@ -40,119 +41,151 @@ class SessionManagerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> SessionManagerServiceAsyncStub: ...
     CreateInferenceSession: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.CreateInferenceSessionRequest, _session_manager_service_pb2.CreateInferenceSessionResponse]
     """CreateInferenceSession starts a session and returns it with a token for its calls. Idempotent
-    with a request id. Needs create on inferencesessions of the account and consume on the
-    service. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND), FAILED_PRECONDITION
+    with a request id. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND), FAILED_PRECONDITION
     (REFERENCE_DELETED, UNSUPPORTED_SERVICE) and UNAVAILABLE (DEPENDENCY_UNAVAILABLE).
+    Grant: create on inferencesessions, consume on inferenceservices.
     """
     GetInferenceSession: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.GetInferenceSessionRequest, _session_manager_service_pb2.GetInferenceSessionResponse]
-    """GetInferenceSession returns a session. Idempotent. Needs get on the session. Fails with
-    NOT_FOUND (INFERENCE_SESSION_NOT_FOUND).
+    """GetInferenceSession returns a session. Idempotent. Fails with NOT_FOUND
+    (INFERENCE_SESSION_NOT_FOUND).
+    Grant: get on inferencesessions.
     """
     ListInferenceSessions: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.ListInferenceSessionsRequest, _session_manager_service_pb2.ListInferenceSessionsResponse]
-    """ListInferenceSessions lists sessions by page. Idempotent. Shows what the token may query.
-    Fails with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+    """ListInferenceSessions lists sessions by page. Idempotent. Shows what the token may query. Fails
+    with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+    Grant: query on inferencesessions.
     """
     WatchInferenceSessions: _grpc.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchInferenceSessionsRequest, _session_manager_service_pb2.WatchInferenceSessionsResponse]
     """WatchInferenceSessions sends changes from a revision on, like RegistryService.WatchModels.
-    Needs query on inferencesessions.
+    Grant: query on inferencesessions.
     """
     LabelInferenceSession: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.LabelInferenceSessionRequest, _session_manager_service_pb2.LabelInferenceSessionResponse]
-    """LabelInferenceSession sets and removes labels. Idempotent. Needs edit on the session. Fails
-    with NOT_FOUND.
+    """LabelInferenceSession sets and removes labels. Idempotent. Fails with NOT_FOUND.
+    Grant: edit on inferencesessions.
     """
     TerminateInferenceSession: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.TerminateInferenceSessionRequest, _session_manager_service_pb2.TerminateInferenceSessionResponse]
     """TerminateInferenceSession ends a session; its replicas finish what they have within their
-    grace. Idempotent. Needs terminate on the session. Fails with NOT_FOUND.
+    grace. It returns once the routers that watch take no new calls, or after a second. Idempotent.
+    Fails with NOT_FOUND.
+    Grant: terminate on inferencesessions.
     """
     DeleteInferenceSession: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.DeleteInferenceSessionRequest, _session_manager_service_pb2.DeleteInferenceSessionResponse]
-    """DeleteInferenceSession terminates a session and marks it as deleted. Idempotent. Needs delete
-    on the session. Fails with NOT_FOUND.
+    """DeleteInferenceSession terminates a session and marks it as deleted. Idempotent. Fails with
+    NOT_FOUND.
+    Grant: delete on inferencesessions.
     """
     CreateSessionToken: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.CreateSessionTokenRequest, _session_manager_service_pb2.CreateSessionTokenResponse]
-    """CreateSessionToken returns another token for the calls of a session. Not idempotent. Needs get
-    on the session and consume on its service. Fails with NOT_FOUND and FAILED_PRECONDITION
-    (SESSION_TERMINATED, SESSION_EXPIRED, SESSION_FAILED).
+    """CreateSessionToken returns another token for the calls of a session. Not idempotent. Fails with
+    NOT_FOUND and FAILED_PRECONDITION (SESSION_TERMINATED, SESSION_EXPIRED, SESSION_FAILED).
+    Grant: get on inferencesessions, consume on inferenceservices.
     """
     RevokeSessionTokens: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.RevokeSessionTokensRequest, _session_manager_service_pb2.RevokeSessionTokensResponse]
-    """RevokeSessionTokens ends all tokens of a session that were made so far. Not idempotent. Needs
-    edit on the session. Fails with NOT_FOUND.
+    """RevokeSessionTokens ends all tokens of a session that were made so far. Calls that run by them
+    fail with TOKEN_REVOKED, and their Exchange streams end. It returns once the routers that watch
+    have acknowledged that. Not idempotent. Fails with NOT_FOUND.
+    Grant: edit on inferencesessions.
     """
     GetInferenceSessionStatus: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.GetInferenceSessionStatusRequest, _session_manager_service_pb2.GetInferenceSessionStatusResponse]
     """GetInferenceSessionStatus says whether a session takes calls, and if not, why. Idempotent.
-    Needs get on the session. Fails with NOT_FOUND.
+    Fails with NOT_FOUND.
+    Grant: get on inferencesessions.
     """
     WatchInferenceSessionStatus: _grpc.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchInferenceSessionStatusRequest, _session_manager_service_pb2.WatchInferenceSessionStatusResponse]
-    """WatchInferenceSessionStatus sends the status at once and whenever it changes. It ends by
-    itself after a terminal status, else by cancel or with UNAVAILABLE (SERVICE_STOPPING). Needs
-    get on the session. Fails with NOT_FOUND.
+    """WatchInferenceSessionStatus sends the status at once and whenever it changes. It ends by itself
+    after a terminal status, else by cancel or with UNAVAILABLE (SERVICE_STOPPING). Fails with
+    NOT_FOUND.
+    Grant: get on inferencesessions.
     """
     StreamInferenceSessionLogs: _grpc.UnaryStreamMultiCallable[_session_manager_service_pb2.StreamInferenceSessionLogsRequest, _session_manager_service_pb2.StreamInferenceSessionLogsResponse]
-    """StreamInferenceSessionLogs sends the lines that replicas wrote, also of replicas that are
-    gone. Idempotent. Needs get on the session. Fails with NOT_FOUND (also REPLICA_NOT_FOUND).
+    """StreamInferenceSessionLogs sends the lines that replicas wrote, also of replicas that are gone.
+    Idempotent. Fails with NOT_FOUND (also REPLICA_NOT_FOUND).
+    Grant: get on inferencesessions.
     """
     ListNodes: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.ListNodesRequest, _session_manager_service_pb2.ListNodesResponse]
-    """ListNodes lists the nodes. Idempotent. Needs query on nodes."""
+    """ListNodes lists the nodes. Idempotent.
+    Grant: query on nodes.
+    """
     GetNode: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.GetNodeRequest, _session_manager_service_pb2.GetNodeResponse]
-    """GetNode returns a node. Idempotent. Needs get on nodes. Fails with NOT_FOUND (NODE_NOT_FOUND)."""
+    """GetNode returns a node. Idempotent. Fails with NOT_FOUND (NODE_NOT_FOUND).
+    Grant: get on nodes.
+    """
     CordonNode: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.CordonNodeRequest, _session_manager_service_pb2.CordonNodeResponse]
-    """CordonNode stops new replicas on a node. Idempotent. Needs edit on nodes. Fails with
-    NOT_FOUND.
+    """CordonNode stops new replicas on a node. Idempotent. Fails with NOT_FOUND.
+    Grant: edit on nodes.
     """
     UncordonNode: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.UncordonNodeRequest, _session_manager_service_pb2.UncordonNodeResponse]
-    """UncordonNode allows new replicas on a node again. Idempotent. Needs edit on nodes. Fails with
-    NOT_FOUND.
+    """UncordonNode allows new replicas on a node again. Idempotent. Fails with NOT_FOUND.
+    Grant: edit on nodes.
     """
     DrainNode: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.DrainNodeRequest, _session_manager_service_pb2.DrainNodeResponse]
-    """DrainNode stops new replicas on a node and moves those on it to other nodes, one by one: the new
-    one is started first where there is room, and last where there is none. Idempotent. Needs edit
-    on nodes. Fails with NOT_FOUND.
+    """DrainNode stops new replicas on a node and moves those on it to other nodes, one by one: the
+    new one is started first where there is room, and last where there is none. Idempotent. Fails
+    with NOT_FOUND.
+    Grant: edit on nodes.
     """
     UndrainNode: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.UndrainNodeRequest, _session_manager_service_pb2.UndrainNodeResponse]
-    """UndrainNode ends the draining of a node; what has moved does not come back. Idempotent. Needs
-    edit on nodes. Fails with NOT_FOUND.
+    """UndrainNode ends the draining of a node; what has moved does not come back. Idempotent. Fails
+    with NOT_FOUND.
+    Grant: edit on nodes.
     """
     DeclareNode: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.DeclareNodeRequest, _session_manager_service_pb2.DeclareNodeResponse]
-    """DeclareNode adds a node, or changes what is declared of one. Idempotent. Needs create on nodes.
-    Fails with FAILED_PRECONDITION (NODE_IN_USE where the engine changes or GPUs go that replicas
-    have, NODE_NOT_DECLARED for a node that a driver of this machine brings, UNSUPPORTED_SERVICE
-    where no driver reaches declared nodes).
+    """DeclareNode adds a node, or changes what is declared of one. Idempotent. Fails with
+    FAILED_PRECONDITION (NODE_IN_USE where the engine changes or GPUs go that replicas have,
+    NODE_NOT_DECLARED for a node that a driver of this machine brings, UNSUPPORTED_SERVICE where no
+    driver reaches declared nodes).
+    Grant: create on nodes.
     """
     WithdrawNode: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.WithdrawNodeRequest, _session_manager_service_pb2.WithdrawNodeResponse]
-    """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Needs
-    delete on nodes.
-    Fails with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
+    """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Fails
+    with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
+    Grant: delete on nodes.
     """
     WatchNodes: _grpc.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchNodesRequest, _session_manager_service_pb2.WatchNodesResponse]
     """WatchNodes sends all nodes and then those that change. It ends by cancel or with UNAVAILABLE
-    (SERVICE_STOPPING). Needs query on nodes.
+    (SERVICE_STOPPING).
+    Grant: query on nodes.
     """
     ExplainPlacement: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.ExplainPlacementRequest, _session_manager_service_pb2.ExplainPlacementResponse]
     """ExplainPlacement says what the replicas of a session need, and node by node what is free and
     why one does not fit; of a session that is there, or of one that is not created by this.
-    Idempotent. Needs get on the session; for one that is not there what CreateInferenceSession
-    needs, and fails like it.
+    Idempotent. Of one that is not created it fails like CreateInferenceSession.
+    Grant: get on inferencesessions; or create on inferencesessions, consume on inferenceservices.
+    """
+    ListSigningKeys: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.ListSigningKeysRequest, _session_manager_service_pb2.ListSigningKeysResponse]
+    """ListSigningKeys lists the keys that verify session tokens, newest first, without their secrets.
+    Idempotent.
+    Grant: query on signingkeys.
+    """
+    RotateSigningKeys: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.RotateSigningKeysRequest, _session_manager_service_pb2.RotateSigningKeysResponse]
+    """RotateSigningKeys makes a new key, and signs by it as soon as the routers that watch have
+    acknowledged it. Earlier keys verify until the last token that they signed has ended. Not
+    idempotent. Fails with FAILED_PRECONDITION (TOO_MANY_SIGNING_KEYS).
+    Grant: create on signingkeys.
     """
     WatchRoutes: _grpc.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchRoutesRequest, _session_manager_service_pb2.WatchRoutesResponse]
     """WatchRoutes sends routers a snapshot of all routes and then every change. It ends only by
     cancel or with UNAVAILABLE (SERVICE_STOPPING): the router keeps its table and watches again.
-    Needs the token of a service.
+    Grant: services only.
     """
     AcknowledgeRoutes: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.AcknowledgeRoutesRequest, _session_manager_service_pb2.AcknowledgeRoutesResponse]
     """AcknowledgeRoutes tells that a router serves by a revision of its watch. A session is reported
     as ready only when the routers that watch have acknowledged its routes, so that the next call
-    succeeds. Idempotent. Needs the token of a service. An unknown watch is ignored: it ended.
+    succeeds. Idempotent. An unknown watch is ignored: it ended.
+    Grant: services only.
     """
     ReportReplica: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.ReportReplicaRequest, _session_manager_service_pb2.ReportReplicaResponse]
     """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
-    it has recovered. The evidence shows in the session's status. Idempotent. Needs the token of a
-    service. A replica that is unknown or has ended is ignored.
+    it has recovered. The evidence shows in the session's status. Idempotent. A replica that is
+    unknown or has ended is ignored.
+    Grant: services only.
     """
 
 @_typing.type_check_only
 class SessionManagerServiceAsyncStub(SessionManagerServiceStub):
     """SessionManagerService runs inference services as sessions.
 
-    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. Failures of all
+    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
+    each comment, "Grant: …", says what the token must grant, as in RegistryService. Failures of all
     calls are those of RegistryService, and UNAVAILABLE (DEPENDENCY_UNAVAILABLE) while a token that
     was not seen before cannot be checked.
     """
@@ -160,118 +193,150 @@ class SessionManagerServiceAsyncStub(SessionManagerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateInferenceSession: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.CreateInferenceSessionRequest, _session_manager_service_pb2.CreateInferenceSessionResponse]  # type: ignore[assignment]
     """CreateInferenceSession starts a session and returns it with a token for its calls. Idempotent
-    with a request id. Needs create on inferencesessions of the account and consume on the
-    service. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND), FAILED_PRECONDITION
+    with a request id. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND), FAILED_PRECONDITION
     (REFERENCE_DELETED, UNSUPPORTED_SERVICE) and UNAVAILABLE (DEPENDENCY_UNAVAILABLE).
+    Grant: create on inferencesessions, consume on inferenceservices.
     """
     GetInferenceSession: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.GetInferenceSessionRequest, _session_manager_service_pb2.GetInferenceSessionResponse]  # type: ignore[assignment]
-    """GetInferenceSession returns a session. Idempotent. Needs get on the session. Fails with
-    NOT_FOUND (INFERENCE_SESSION_NOT_FOUND).
+    """GetInferenceSession returns a session. Idempotent. Fails with NOT_FOUND
+    (INFERENCE_SESSION_NOT_FOUND).
+    Grant: get on inferencesessions.
     """
     ListInferenceSessions: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.ListInferenceSessionsRequest, _session_manager_service_pb2.ListInferenceSessionsResponse]  # type: ignore[assignment]
-    """ListInferenceSessions lists sessions by page. Idempotent. Shows what the token may query.
-    Fails with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+    """ListInferenceSessions lists sessions by page. Idempotent. Shows what the token may query. Fails
+    with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+    Grant: query on inferencesessions.
     """
     WatchInferenceSessions: _aio.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchInferenceSessionsRequest, _session_manager_service_pb2.WatchInferenceSessionsResponse]  # type: ignore[assignment]
     """WatchInferenceSessions sends changes from a revision on, like RegistryService.WatchModels.
-    Needs query on inferencesessions.
+    Grant: query on inferencesessions.
     """
     LabelInferenceSession: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.LabelInferenceSessionRequest, _session_manager_service_pb2.LabelInferenceSessionResponse]  # type: ignore[assignment]
-    """LabelInferenceSession sets and removes labels. Idempotent. Needs edit on the session. Fails
-    with NOT_FOUND.
+    """LabelInferenceSession sets and removes labels. Idempotent. Fails with NOT_FOUND.
+    Grant: edit on inferencesessions.
     """
     TerminateInferenceSession: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.TerminateInferenceSessionRequest, _session_manager_service_pb2.TerminateInferenceSessionResponse]  # type: ignore[assignment]
     """TerminateInferenceSession ends a session; its replicas finish what they have within their
-    grace. Idempotent. Needs terminate on the session. Fails with NOT_FOUND.
+    grace. It returns once the routers that watch take no new calls, or after a second. Idempotent.
+    Fails with NOT_FOUND.
+    Grant: terminate on inferencesessions.
     """
     DeleteInferenceSession: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.DeleteInferenceSessionRequest, _session_manager_service_pb2.DeleteInferenceSessionResponse]  # type: ignore[assignment]
-    """DeleteInferenceSession terminates a session and marks it as deleted. Idempotent. Needs delete
-    on the session. Fails with NOT_FOUND.
+    """DeleteInferenceSession terminates a session and marks it as deleted. Idempotent. Fails with
+    NOT_FOUND.
+    Grant: delete on inferencesessions.
     """
     CreateSessionToken: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.CreateSessionTokenRequest, _session_manager_service_pb2.CreateSessionTokenResponse]  # type: ignore[assignment]
-    """CreateSessionToken returns another token for the calls of a session. Not idempotent. Needs get
-    on the session and consume on its service. Fails with NOT_FOUND and FAILED_PRECONDITION
-    (SESSION_TERMINATED, SESSION_EXPIRED, SESSION_FAILED).
+    """CreateSessionToken returns another token for the calls of a session. Not idempotent. Fails with
+    NOT_FOUND and FAILED_PRECONDITION (SESSION_TERMINATED, SESSION_EXPIRED, SESSION_FAILED).
+    Grant: get on inferencesessions, consume on inferenceservices.
     """
     RevokeSessionTokens: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.RevokeSessionTokensRequest, _session_manager_service_pb2.RevokeSessionTokensResponse]  # type: ignore[assignment]
-    """RevokeSessionTokens ends all tokens of a session that were made so far. Not idempotent. Needs
-    edit on the session. Fails with NOT_FOUND.
+    """RevokeSessionTokens ends all tokens of a session that were made so far. Calls that run by them
+    fail with TOKEN_REVOKED, and their Exchange streams end. It returns once the routers that watch
+    have acknowledged that. Not idempotent. Fails with NOT_FOUND.
+    Grant: edit on inferencesessions.
     """
     GetInferenceSessionStatus: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.GetInferenceSessionStatusRequest, _session_manager_service_pb2.GetInferenceSessionStatusResponse]  # type: ignore[assignment]
     """GetInferenceSessionStatus says whether a session takes calls, and if not, why. Idempotent.
-    Needs get on the session. Fails with NOT_FOUND.
+    Fails with NOT_FOUND.
+    Grant: get on inferencesessions.
     """
     WatchInferenceSessionStatus: _aio.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchInferenceSessionStatusRequest, _session_manager_service_pb2.WatchInferenceSessionStatusResponse]  # type: ignore[assignment]
-    """WatchInferenceSessionStatus sends the status at once and whenever it changes. It ends by
-    itself after a terminal status, else by cancel or with UNAVAILABLE (SERVICE_STOPPING). Needs
-    get on the session. Fails with NOT_FOUND.
+    """WatchInferenceSessionStatus sends the status at once and whenever it changes. It ends by itself
+    after a terminal status, else by cancel or with UNAVAILABLE (SERVICE_STOPPING). Fails with
+    NOT_FOUND.
+    Grant: get on inferencesessions.
     """
     StreamInferenceSessionLogs: _aio.UnaryStreamMultiCallable[_session_manager_service_pb2.StreamInferenceSessionLogsRequest, _session_manager_service_pb2.StreamInferenceSessionLogsResponse]  # type: ignore[assignment]
-    """StreamInferenceSessionLogs sends the lines that replicas wrote, also of replicas that are
-    gone. Idempotent. Needs get on the session. Fails with NOT_FOUND (also REPLICA_NOT_FOUND).
+    """StreamInferenceSessionLogs sends the lines that replicas wrote, also of replicas that are gone.
+    Idempotent. Fails with NOT_FOUND (also REPLICA_NOT_FOUND).
+    Grant: get on inferencesessions.
     """
     ListNodes: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.ListNodesRequest, _session_manager_service_pb2.ListNodesResponse]  # type: ignore[assignment]
-    """ListNodes lists the nodes. Idempotent. Needs query on nodes."""
+    """ListNodes lists the nodes. Idempotent.
+    Grant: query on nodes.
+    """
     GetNode: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.GetNodeRequest, _session_manager_service_pb2.GetNodeResponse]  # type: ignore[assignment]
-    """GetNode returns a node. Idempotent. Needs get on nodes. Fails with NOT_FOUND (NODE_NOT_FOUND)."""
+    """GetNode returns a node. Idempotent. Fails with NOT_FOUND (NODE_NOT_FOUND).
+    Grant: get on nodes.
+    """
     CordonNode: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.CordonNodeRequest, _session_manager_service_pb2.CordonNodeResponse]  # type: ignore[assignment]
-    """CordonNode stops new replicas on a node. Idempotent. Needs edit on nodes. Fails with
-    NOT_FOUND.
+    """CordonNode stops new replicas on a node. Idempotent. Fails with NOT_FOUND.
+    Grant: edit on nodes.
     """
     UncordonNode: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.UncordonNodeRequest, _session_manager_service_pb2.UncordonNodeResponse]  # type: ignore[assignment]
-    """UncordonNode allows new replicas on a node again. Idempotent. Needs edit on nodes. Fails with
-    NOT_FOUND.
+    """UncordonNode allows new replicas on a node again. Idempotent. Fails with NOT_FOUND.
+    Grant: edit on nodes.
     """
     DrainNode: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.DrainNodeRequest, _session_manager_service_pb2.DrainNodeResponse]  # type: ignore[assignment]
-    """DrainNode stops new replicas on a node and moves those on it to other nodes, one by one: the new
-    one is started first where there is room, and last where there is none. Idempotent. Needs edit
-    on nodes. Fails with NOT_FOUND.
+    """DrainNode stops new replicas on a node and moves those on it to other nodes, one by one: the
+    new one is started first where there is room, and last where there is none. Idempotent. Fails
+    with NOT_FOUND.
+    Grant: edit on nodes.
     """
     UndrainNode: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.UndrainNodeRequest, _session_manager_service_pb2.UndrainNodeResponse]  # type: ignore[assignment]
-    """UndrainNode ends the draining of a node; what has moved does not come back. Idempotent. Needs
-    edit on nodes. Fails with NOT_FOUND.
+    """UndrainNode ends the draining of a node; what has moved does not come back. Idempotent. Fails
+    with NOT_FOUND.
+    Grant: edit on nodes.
     """
     DeclareNode: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.DeclareNodeRequest, _session_manager_service_pb2.DeclareNodeResponse]  # type: ignore[assignment]
-    """DeclareNode adds a node, or changes what is declared of one. Idempotent. Needs create on nodes.
-    Fails with FAILED_PRECONDITION (NODE_IN_USE where the engine changes or GPUs go that replicas
-    have, NODE_NOT_DECLARED for a node that a driver of this machine brings, UNSUPPORTED_SERVICE
-    where no driver reaches declared nodes).
+    """DeclareNode adds a node, or changes what is declared of one. Idempotent. Fails with
+    FAILED_PRECONDITION (NODE_IN_USE where the engine changes or GPUs go that replicas have,
+    NODE_NOT_DECLARED for a node that a driver of this machine brings, UNSUPPORTED_SERVICE where no
+    driver reaches declared nodes).
+    Grant: create on nodes.
     """
     WithdrawNode: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.WithdrawNodeRequest, _session_manager_service_pb2.WithdrawNodeResponse]  # type: ignore[assignment]
-    """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Needs
-    delete on nodes.
-    Fails with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
+    """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Fails
+    with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
+    Grant: delete on nodes.
     """
     WatchNodes: _aio.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchNodesRequest, _session_manager_service_pb2.WatchNodesResponse]  # type: ignore[assignment]
     """WatchNodes sends all nodes and then those that change. It ends by cancel or with UNAVAILABLE
-    (SERVICE_STOPPING). Needs query on nodes.
+    (SERVICE_STOPPING).
+    Grant: query on nodes.
     """
     ExplainPlacement: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.ExplainPlacementRequest, _session_manager_service_pb2.ExplainPlacementResponse]  # type: ignore[assignment]
     """ExplainPlacement says what the replicas of a session need, and node by node what is free and
     why one does not fit; of a session that is there, or of one that is not created by this.
-    Idempotent. Needs get on the session; for one that is not there what CreateInferenceSession
-    needs, and fails like it.
+    Idempotent. Of one that is not created it fails like CreateInferenceSession.
+    Grant: get on inferencesessions; or create on inferencesessions, consume on inferenceservices.
+    """
+    ListSigningKeys: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.ListSigningKeysRequest, _session_manager_service_pb2.ListSigningKeysResponse]  # type: ignore[assignment]
+    """ListSigningKeys lists the keys that verify session tokens, newest first, without their secrets.
+    Idempotent.
+    Grant: query on signingkeys.
+    """
+    RotateSigningKeys: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.RotateSigningKeysRequest, _session_manager_service_pb2.RotateSigningKeysResponse]  # type: ignore[assignment]
+    """RotateSigningKeys makes a new key, and signs by it as soon as the routers that watch have
+    acknowledged it. Earlier keys verify until the last token that they signed has ended. Not
+    idempotent. Fails with FAILED_PRECONDITION (TOO_MANY_SIGNING_KEYS).
+    Grant: create on signingkeys.
     """
     WatchRoutes: _aio.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchRoutesRequest, _session_manager_service_pb2.WatchRoutesResponse]  # type: ignore[assignment]
     """WatchRoutes sends routers a snapshot of all routes and then every change. It ends only by
     cancel or with UNAVAILABLE (SERVICE_STOPPING): the router keeps its table and watches again.
-    Needs the token of a service.
+    Grant: services only.
     """
     AcknowledgeRoutes: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.AcknowledgeRoutesRequest, _session_manager_service_pb2.AcknowledgeRoutesResponse]  # type: ignore[assignment]
     """AcknowledgeRoutes tells that a router serves by a revision of its watch. A session is reported
     as ready only when the routers that watch have acknowledged its routes, so that the next call
-    succeeds. Idempotent. Needs the token of a service. An unknown watch is ignored: it ended.
+    succeeds. Idempotent. An unknown watch is ignored: it ended.
+    Grant: services only.
     """
     ReportReplica: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.ReportReplicaRequest, _session_manager_service_pb2.ReportReplicaResponse]  # type: ignore[assignment]
     """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
-    it has recovered. The evidence shows in the session's status. Idempotent. Needs the token of a
-    service. A replica that is unknown or has ended is ignored.
+    it has recovered. The evidence shows in the session's status. Idempotent. A replica that is
+    unknown or has ended is ignored.
+    Grant: services only.
     """
 
 class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
     """SessionManagerService runs inference services as sessions.
 
-    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. Failures of all
+    Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
+    each comment, "Grant: …", says what the token must grant, as in RegistryService. Failures of all
     calls are those of RegistryService, and UNAVAILABLE (DEPENDENCY_UNAVAILABLE) while a token that
     was not seen before cannot be checked.
     """
@@ -283,9 +348,9 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.CreateInferenceSessionResponse, _abc.Awaitable[_session_manager_service_pb2.CreateInferenceSessionResponse]]:
         """CreateInferenceSession starts a session and returns it with a token for its calls. Idempotent
-        with a request id. Needs create on inferencesessions of the account and consume on the
-        service. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND), FAILED_PRECONDITION
+        with a request id. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND), FAILED_PRECONDITION
         (REFERENCE_DELETED, UNSUPPORTED_SERVICE) and UNAVAILABLE (DEPENDENCY_UNAVAILABLE).
+        Grant: create on inferencesessions, consume on inferenceservices.
         """
 
     @_abc_1.abstractmethod
@@ -294,8 +359,9 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.GetInferenceSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.GetInferenceSessionResponse, _abc.Awaitable[_session_manager_service_pb2.GetInferenceSessionResponse]]:
-        """GetInferenceSession returns a session. Idempotent. Needs get on the session. Fails with
-        NOT_FOUND (INFERENCE_SESSION_NOT_FOUND).
+        """GetInferenceSession returns a session. Idempotent. Fails with NOT_FOUND
+        (INFERENCE_SESSION_NOT_FOUND).
+        Grant: get on inferencesessions.
         """
 
     @_abc_1.abstractmethod
@@ -304,8 +370,9 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.ListInferenceSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.ListInferenceSessionsResponse, _abc.Awaitable[_session_manager_service_pb2.ListInferenceSessionsResponse]]:
-        """ListInferenceSessions lists sessions by page. Idempotent. Shows what the token may query.
-        Fails with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+        """ListInferenceSessions lists sessions by page. Idempotent. Shows what the token may query. Fails
+        with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+        Grant: query on inferencesessions.
         """
 
     @_abc_1.abstractmethod
@@ -315,7 +382,7 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_session_manager_service_pb2.WatchInferenceSessionsResponse], _abc.AsyncIterator[_session_manager_service_pb2.WatchInferenceSessionsResponse]]:
         """WatchInferenceSessions sends changes from a revision on, like RegistryService.WatchModels.
-        Needs query on inferencesessions.
+        Grant: query on inferencesessions.
         """
 
     @_abc_1.abstractmethod
@@ -324,8 +391,8 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.LabelInferenceSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.LabelInferenceSessionResponse, _abc.Awaitable[_session_manager_service_pb2.LabelInferenceSessionResponse]]:
-        """LabelInferenceSession sets and removes labels. Idempotent. Needs edit on the session. Fails
-        with NOT_FOUND.
+        """LabelInferenceSession sets and removes labels. Idempotent. Fails with NOT_FOUND.
+        Grant: edit on inferencesessions.
         """
 
     @_abc_1.abstractmethod
@@ -335,7 +402,9 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.TerminateInferenceSessionResponse, _abc.Awaitable[_session_manager_service_pb2.TerminateInferenceSessionResponse]]:
         """TerminateInferenceSession ends a session; its replicas finish what they have within their
-        grace. Idempotent. Needs terminate on the session. Fails with NOT_FOUND.
+        grace. It returns once the routers that watch take no new calls, or after a second. Idempotent.
+        Fails with NOT_FOUND.
+        Grant: terminate on inferencesessions.
         """
 
     @_abc_1.abstractmethod
@@ -344,8 +413,9 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.DeleteInferenceSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.DeleteInferenceSessionResponse, _abc.Awaitable[_session_manager_service_pb2.DeleteInferenceSessionResponse]]:
-        """DeleteInferenceSession terminates a session and marks it as deleted. Idempotent. Needs delete
-        on the session. Fails with NOT_FOUND.
+        """DeleteInferenceSession terminates a session and marks it as deleted. Idempotent. Fails with
+        NOT_FOUND.
+        Grant: delete on inferencesessions.
         """
 
     @_abc_1.abstractmethod
@@ -354,9 +424,9 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.CreateSessionTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.CreateSessionTokenResponse, _abc.Awaitable[_session_manager_service_pb2.CreateSessionTokenResponse]]:
-        """CreateSessionToken returns another token for the calls of a session. Not idempotent. Needs get
-        on the session and consume on its service. Fails with NOT_FOUND and FAILED_PRECONDITION
-        (SESSION_TERMINATED, SESSION_EXPIRED, SESSION_FAILED).
+        """CreateSessionToken returns another token for the calls of a session. Not idempotent. Fails with
+        NOT_FOUND and FAILED_PRECONDITION (SESSION_TERMINATED, SESSION_EXPIRED, SESSION_FAILED).
+        Grant: get on inferencesessions, consume on inferenceservices.
         """
 
     @_abc_1.abstractmethod
@@ -365,8 +435,10 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.RevokeSessionTokensRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.RevokeSessionTokensResponse, _abc.Awaitable[_session_manager_service_pb2.RevokeSessionTokensResponse]]:
-        """RevokeSessionTokens ends all tokens of a session that were made so far. Not idempotent. Needs
-        edit on the session. Fails with NOT_FOUND.
+        """RevokeSessionTokens ends all tokens of a session that were made so far. Calls that run by them
+        fail with TOKEN_REVOKED, and their Exchange streams end. It returns once the routers that watch
+        have acknowledged that. Not idempotent. Fails with NOT_FOUND.
+        Grant: edit on inferencesessions.
         """
 
     @_abc_1.abstractmethod
@@ -376,7 +448,8 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.GetInferenceSessionStatusResponse, _abc.Awaitable[_session_manager_service_pb2.GetInferenceSessionStatusResponse]]:
         """GetInferenceSessionStatus says whether a session takes calls, and if not, why. Idempotent.
-        Needs get on the session. Fails with NOT_FOUND.
+        Fails with NOT_FOUND.
+        Grant: get on inferencesessions.
         """
 
     @_abc_1.abstractmethod
@@ -385,9 +458,10 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.WatchInferenceSessionStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_session_manager_service_pb2.WatchInferenceSessionStatusResponse], _abc.AsyncIterator[_session_manager_service_pb2.WatchInferenceSessionStatusResponse]]:
-        """WatchInferenceSessionStatus sends the status at once and whenever it changes. It ends by
-        itself after a terminal status, else by cancel or with UNAVAILABLE (SERVICE_STOPPING). Needs
-        get on the session. Fails with NOT_FOUND.
+        """WatchInferenceSessionStatus sends the status at once and whenever it changes. It ends by itself
+        after a terminal status, else by cancel or with UNAVAILABLE (SERVICE_STOPPING). Fails with
+        NOT_FOUND.
+        Grant: get on inferencesessions.
         """
 
     @_abc_1.abstractmethod
@@ -396,8 +470,9 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.StreamInferenceSessionLogsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_session_manager_service_pb2.StreamInferenceSessionLogsResponse], _abc.AsyncIterator[_session_manager_service_pb2.StreamInferenceSessionLogsResponse]]:
-        """StreamInferenceSessionLogs sends the lines that replicas wrote, also of replicas that are
-        gone. Idempotent. Needs get on the session. Fails with NOT_FOUND (also REPLICA_NOT_FOUND).
+        """StreamInferenceSessionLogs sends the lines that replicas wrote, also of replicas that are gone.
+        Idempotent. Fails with NOT_FOUND (also REPLICA_NOT_FOUND).
+        Grant: get on inferencesessions.
         """
 
     @_abc_1.abstractmethod
@@ -406,7 +481,9 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.ListNodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.ListNodesResponse, _abc.Awaitable[_session_manager_service_pb2.ListNodesResponse]]:
-        """ListNodes lists the nodes. Idempotent. Needs query on nodes."""
+        """ListNodes lists the nodes. Idempotent.
+        Grant: query on nodes.
+        """
 
     @_abc_1.abstractmethod
     def GetNode(
@@ -414,7 +491,9 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.GetNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.GetNodeResponse, _abc.Awaitable[_session_manager_service_pb2.GetNodeResponse]]:
-        """GetNode returns a node. Idempotent. Needs get on nodes. Fails with NOT_FOUND (NODE_NOT_FOUND)."""
+        """GetNode returns a node. Idempotent. Fails with NOT_FOUND (NODE_NOT_FOUND).
+        Grant: get on nodes.
+        """
 
     @_abc_1.abstractmethod
     def CordonNode(
@@ -422,8 +501,8 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.CordonNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.CordonNodeResponse, _abc.Awaitable[_session_manager_service_pb2.CordonNodeResponse]]:
-        """CordonNode stops new replicas on a node. Idempotent. Needs edit on nodes. Fails with
-        NOT_FOUND.
+        """CordonNode stops new replicas on a node. Idempotent. Fails with NOT_FOUND.
+        Grant: edit on nodes.
         """
 
     @_abc_1.abstractmethod
@@ -432,8 +511,8 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.UncordonNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.UncordonNodeResponse, _abc.Awaitable[_session_manager_service_pb2.UncordonNodeResponse]]:
-        """UncordonNode allows new replicas on a node again. Idempotent. Needs edit on nodes. Fails with
-        NOT_FOUND.
+        """UncordonNode allows new replicas on a node again. Idempotent. Fails with NOT_FOUND.
+        Grant: edit on nodes.
         """
 
     @_abc_1.abstractmethod
@@ -442,9 +521,10 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.DrainNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.DrainNodeResponse, _abc.Awaitable[_session_manager_service_pb2.DrainNodeResponse]]:
-        """DrainNode stops new replicas on a node and moves those on it to other nodes, one by one: the new
-        one is started first where there is room, and last where there is none. Idempotent. Needs edit
-        on nodes. Fails with NOT_FOUND.
+        """DrainNode stops new replicas on a node and moves those on it to other nodes, one by one: the
+        new one is started first where there is room, and last where there is none. Idempotent. Fails
+        with NOT_FOUND.
+        Grant: edit on nodes.
         """
 
     @_abc_1.abstractmethod
@@ -453,8 +533,9 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.UndrainNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.UndrainNodeResponse, _abc.Awaitable[_session_manager_service_pb2.UndrainNodeResponse]]:
-        """UndrainNode ends the draining of a node; what has moved does not come back. Idempotent. Needs
-        edit on nodes. Fails with NOT_FOUND.
+        """UndrainNode ends the draining of a node; what has moved does not come back. Idempotent. Fails
+        with NOT_FOUND.
+        Grant: edit on nodes.
         """
 
     @_abc_1.abstractmethod
@@ -463,10 +544,11 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.DeclareNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.DeclareNodeResponse, _abc.Awaitable[_session_manager_service_pb2.DeclareNodeResponse]]:
-        """DeclareNode adds a node, or changes what is declared of one. Idempotent. Needs create on nodes.
-        Fails with FAILED_PRECONDITION (NODE_IN_USE where the engine changes or GPUs go that replicas
-        have, NODE_NOT_DECLARED for a node that a driver of this machine brings, UNSUPPORTED_SERVICE
-        where no driver reaches declared nodes).
+        """DeclareNode adds a node, or changes what is declared of one. Idempotent. Fails with
+        FAILED_PRECONDITION (NODE_IN_USE where the engine changes or GPUs go that replicas have,
+        NODE_NOT_DECLARED for a node that a driver of this machine brings, UNSUPPORTED_SERVICE where no
+        driver reaches declared nodes).
+        Grant: create on nodes.
         """
 
     @_abc_1.abstractmethod
@@ -475,9 +557,9 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.WithdrawNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.WithdrawNodeResponse, _abc.Awaitable[_session_manager_service_pb2.WithdrawNodeResponse]]:
-        """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Needs
-        delete on nodes.
-        Fails with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
+        """WithdrawNode removes a declared node on which nothing runs. A second call finds no node. Fails
+        with NOT_FOUND and FAILED_PRECONDITION (NODE_IN_USE, NODE_NOT_DECLARED).
+        Grant: delete on nodes.
         """
 
     @_abc_1.abstractmethod
@@ -487,7 +569,8 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_session_manager_service_pb2.WatchNodesResponse], _abc.AsyncIterator[_session_manager_service_pb2.WatchNodesResponse]]:
         """WatchNodes sends all nodes and then those that change. It ends by cancel or with UNAVAILABLE
-        (SERVICE_STOPPING). Needs query on nodes.
+        (SERVICE_STOPPING).
+        Grant: query on nodes.
         """
 
     @_abc_1.abstractmethod
@@ -498,8 +581,31 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_manager_service_pb2.ExplainPlacementResponse, _abc.Awaitable[_session_manager_service_pb2.ExplainPlacementResponse]]:
         """ExplainPlacement says what the replicas of a session need, and node by node what is free and
         why one does not fit; of a session that is there, or of one that is not created by this.
-        Idempotent. Needs get on the session; for one that is not there what CreateInferenceSession
-        needs, and fails like it.
+        Idempotent. Of one that is not created it fails like CreateInferenceSession.
+        Grant: get on inferencesessions; or create on inferencesessions, consume on inferenceservices.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSigningKeys(
+        self,
+        request: _session_manager_service_pb2.ListSigningKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_manager_service_pb2.ListSigningKeysResponse, _abc.Awaitable[_session_manager_service_pb2.ListSigningKeysResponse]]:
+        """ListSigningKeys lists the keys that verify session tokens, newest first, without their secrets.
+        Idempotent.
+        Grant: query on signingkeys.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateSigningKeys(
+        self,
+        request: _session_manager_service_pb2.RotateSigningKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_manager_service_pb2.RotateSigningKeysResponse, _abc.Awaitable[_session_manager_service_pb2.RotateSigningKeysResponse]]:
+        """RotateSigningKeys makes a new key, and signs by it as soon as the routers that watch have
+        acknowledged it. Earlier keys verify until the last token that they signed has ended. Not
+        idempotent. Fails with FAILED_PRECONDITION (TOO_MANY_SIGNING_KEYS).
+        Grant: create on signingkeys.
         """
 
     @_abc_1.abstractmethod
@@ -510,7 +616,7 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_session_manager_service_pb2.WatchRoutesResponse], _abc.AsyncIterator[_session_manager_service_pb2.WatchRoutesResponse]]:
         """WatchRoutes sends routers a snapshot of all routes and then every change. It ends only by
         cancel or with UNAVAILABLE (SERVICE_STOPPING): the router keeps its table and watches again.
-        Needs the token of a service.
+        Grant: services only.
         """
 
     @_abc_1.abstractmethod
@@ -521,7 +627,8 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_manager_service_pb2.AcknowledgeRoutesResponse, _abc.Awaitable[_session_manager_service_pb2.AcknowledgeRoutesResponse]]:
         """AcknowledgeRoutes tells that a router serves by a revision of its watch. A session is reported
         as ready only when the routers that watch have acknowledged its routes, so that the next call
-        succeeds. Idempotent. Needs the token of a service. An unknown watch is ignored: it ended.
+        succeeds. Idempotent. An unknown watch is ignored: it ended.
+        Grant: services only.
         """
 
     @_abc_1.abstractmethod
@@ -531,8 +638,9 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.ReportReplicaResponse, _abc.Awaitable[_session_manager_service_pb2.ReportReplicaResponse]]:
         """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
-        it has recovered. The evidence shows in the session's status. Idempotent. Needs the token of a
-        service. A replica that is unknown or has ended is ignored.
+        it has recovered. The evidence shows in the session's status. Idempotent. A replica that is
+        unknown or has ended is ignored.
+        Grant: services only.
         """
 
 def add_SessionManagerServiceServicer_to_server(servicer: SessionManagerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
