@@ -118,6 +118,9 @@ class KeyRing:
             # Before the token leaves: its key must be kept for as long as it.
             if await self._cover(signer.kid, end.timestamp()):
                 return token, end
+            if self._signer is signer:
+                # Its key was removed from the store by somebody else.
+                await self.load()
 
     async def rotate(self) -> None:
         """Make a new key, and sign by it once the routers know it.

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import psutil
@@ -25,10 +25,23 @@ from tests.support.rpc import details_of
 __all__ = ["RouterProcess", "free_port", "gone", "registry_of"]
 
 
+class SomeManager(Protocol):
+    """What a router's test needs of its session manager."""
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        ...
+
+    def token(self, session_id: str) -> str:
+        """Return a token for a session."""
+        ...
+
+
 class RouterProcess:
     """A router that was started from its command line."""
 
-    def __init__(self, folder: Path, manager: FakeSessionManager) -> None:
+    def __init__(self, folder: Path, manager: SomeManager) -> None:
         self._folder = folder
         self._manager = manager
         self._channels: list[grpc.aio.Channel] = []

@@ -72,7 +72,7 @@ class InferenceSessionAndToken(PodbayModel):
     """
 
     inferencesession: InferenceSession
-    token: str
+    token: str = Field(repr=False)
 
     @property
     def session(self) -> str:

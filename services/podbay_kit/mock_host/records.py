@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 __all__ = ["HostFile", "HostRecord", "find_hosts"]
@@ -32,7 +32,7 @@ class HostRecord:
     host_id: str
     pid: int
     port: int
-    secret: str
+    secret: str = field(repr=False)
 
 
 class HostFile:
