@@ -41,6 +41,7 @@ _REFUSALS: Final = {
 
 _HINTS: Final = {
     "SQLITE_FULL": "The disk of the service's data directory is full: make room.",
+    "SQLITE_IOERR_SHMSIZE": "The disk of the service's data directory is full: make room.",
     "SQLITE_BUSY": "Another process holds the database: try again.",
     "SQLITE_READONLY": "The data directory cannot be written: check its permissions.",
     "SQLITE_CORRUPT": "The database is damaged: stop the service, and restore a backup.",
