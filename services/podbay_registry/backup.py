@@ -31,7 +31,8 @@ _FOLDER: Final = Path("models")
 
 def _save_files(copy_database: Callable[[], Path], data: Path, folder: Path) -> list[str]:
     source, target = (BlobFolder(base / _FOLDER / "blobs") for base in (data, folder))
-    target.root.parent.mkdir(exist_ok=True, mode=0o700)
+    for private in (target.root.parent, target.root):
+        private.mkdir(exist_ok=True, mode=0o700)
     target.prepare()
     troubles: dict[str, str] = {}
     wanted: set[str] = set()
@@ -49,7 +50,8 @@ def _save_files(copy_database: Callable[[], Path], data: Path, folder: Path) -> 
 
 def _load_files(copy: Path, data: Path, folder: Path) -> list[str]:
     source, target = (BlobFolder(base / _FOLDER / "blobs") for base in (folder, data))
-    target.root.parent.mkdir(exist_ok=True, mode=0o700)
+    for private in (target.root.parent, target.root):
+        private.mkdir(exist_ok=True, mode=0o700)
     target.prepare()
     wanted = sorted(read_copy(copy, FileStore().every))
     troubles = _copy(wanted, source, target)

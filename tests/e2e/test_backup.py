@@ -159,7 +159,8 @@ def check_same(
         assert client.inferencesessions.get(session).labels == {"kept": "yes"}
         client.inferencesessions.wait_ready(session, timeout=60)
         # The session's token from before is still good, and so is that of the account.
-        with client.inferencesessions.client(session, made.token) as calls:
+        interface = made.inferencesession.inferenceService.interface
+        with client.inferencesessions.client(session, made.token, interface=interface) as calls:
             assert calls.infer({"text": "open the doors"}) is not None
     with Client(endpoint(other), secret) as client:
         assert client.installation().account == "acme"

@@ -111,11 +111,11 @@ def test_damage_is_found_told_and_left_alone(path: Path, damage: Callable[[Path]
 
 
 def snapshot(path: Path) -> dict[str, bytes]:
-    # What SQLite shares between processes (-shm) holds no data.
+    # What SQLite shares between processes (-shm) holds no data, and neither does an empty log.
     return {
         each.name: each.read_bytes()
         for each in path.parent.iterdir()
-        if each.is_file() and not each.name.endswith("-shm")
+        if each.is_file() and not each.name.endswith("-shm") and each.stat().st_size
     }
 
 
