@@ -6,18 +6,21 @@ A SQLite file is looked at before SQLite opens it, which would begin to write to
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from podbay_kit.storage_errors import DatabaseUnusableError, code_of, is_lost
 from podbay_kit.storage_urls import is_postgresql, shown, sqlite_path
 
-__all__ = ["check_file", "damaged", "start_failure"]
+__all__ = ["check_content", "check_file", "damaged", "start_failure"]
 
 _MAGIC: Final = b"SQLite format 3\0"
 _HEADER: Final = 100
 _WAL_HEADER: Final = 32
+_BUSY_SECONDS: Final = 10.0
 
 _RESTORE: Final = (
     "Nothing was changed. Stop the service, move the file away together with those beside it "
@@ -30,8 +33,12 @@ def damaged(url: str, what: str = "is damaged, or is not a database") -> Databas
     return DatabaseUnusableError(f"The database {shown(url)} {what}. {_RESTORE}")
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, *, writable: bool = True) -> None:
     """Look at a SQLite file and what lies beside it. It writes nothing.
+
+    Args:
+        path: The file.
+        writable: Whether it must be.
 
     Raises:
         DatabaseUnusableError: It cannot be used; the text says why and what to do.
@@ -41,7 +48,8 @@ def check_file(path: Path) -> None:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise damaged(url, "is not a file")
-        _check_access(path, found)
+        if writable:
+            _check_access(path, found)
         with path.open("rb") as file:
             header = file.read(_HEADER)
         wal = _size_of(path.with_name(f"{path.name}-wal"))
@@ -62,6 +70,29 @@ def check_file(path: Path) -> None:
     # With a log, the newest pages may be in there.
     if wal <= _WAL_HEADER and pages and found.st_size < pages * size:
         raise damaged(url, f"is truncated: it has {found.st_size} bytes and needs {pages * size}")
+
+
+def check_content(path: Path) -> bool:
+    """Look at all pages of a SQLite file, for reading only: what closes it writes nothing either.
+
+    Returns:
+        Whether it could be looked at; where not, SQLite has something to finish first.
+
+    Raises:
+        DatabaseUnusableError: It is damaged.
+    """
+    url = f"sqlite:///{path}"
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as connection:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        if code_of(error).startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise damaged(url) from error
+        return False
+    if found is None or found[0] != "ok":
+        raise damaged(url)
+    return True
 
 
 def _check_access(path: Path, found: os.stat_result) -> None:
@@ -101,6 +132,8 @@ def start_failure(url: str, error: Exception) -> DatabaseUnusableError:
 
 
 _FILE_FAILURES: Final = {
+    # The memory that its processes share lies on the disk as well.
+    "SQLITE_IOERR_SHMSIZE": "needs room, and its disk is full. Make room.",
     "SQLITE_BUSY": "is held by another process. Stop it, or wait until it is done.",
     "SQLITE_FULL": "needs room, and its disk is full. Make room.",
     "SQLITE_READONLY": "cannot be written. Check the permissions of the file and its folder.",

@@ -25,6 +25,7 @@ class DatabaseUnusableError(StartError):
 
 # Of PostgreSQL (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 IDLE_TOO_LONG: Final = "25P03"
+_TOO_LONG: Final = "54000"
 _CONFLICTS: Final = frozenset({"40001", "40P01"})
 # The server stops, has crashed, or starts; the connection broke.
 _LOST: Final = frozenset({"57P01", "57P02", "57P03", "08000", "08003", "08006", IDLE_TOO_LONG})
@@ -41,6 +42,7 @@ _REFUSALS: Final = {
 
 _HINTS: Final = {
     "SQLITE_FULL": "The disk of the service's data directory is full: make room.",
+    "SQLITE_IOERR_SHMSIZE": "The disk of the service's data directory is full: make room.",
     "SQLITE_BUSY": "Another process holds the database: try again.",
     "SQLITE_READONLY": "The data directory cannot be written: check its permissions.",
     "SQLITE_CORRUPT": "The database is damaged: stop the service, and restore a backup.",
@@ -98,6 +100,13 @@ def refused_text(error: sa.exc.DBAPIError) -> ServiceError | None:
         return ServiceError(
             errors_pb2.ERROR_REASON_INVALID_REQUEST,
             "A text of the request holds a character that cannot be stored (NUL). Leave it out.",
+        )
+    # What an index holds has a limit in PostgreSQL, and a name has none.
+    if getattr(error.orig, "sqlstate", None) == _TOO_LONG:
+        return ServiceError(
+            errors_pb2.ERROR_REASON_INVALID_REQUEST,
+            "A text of the request, as a name, is too long for the database: some 2,600 bytes are "
+            "the most. Shorten it.",
         )
     return None
 

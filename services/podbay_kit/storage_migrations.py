@@ -14,7 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 
-from podbay_kit.storage_damage import check_file, damaged, start_failure
+from podbay_kit.storage_damage import check_content, check_file, damaged, start_failure
 from podbay_kit.storage_engines import WRITING, make_engine, schema_of
 from podbay_kit.storage_errors import DatabaseUnusableError, code_of
 from podbay_kit.storage_urls import is_postgresql, shown, sqlite_path
@@ -49,6 +49,7 @@ def migrate(url: str, package: str, revision: str = "head") -> None:
     path = sqlite_path(url)
     if path is not None:
         check_file(path)
+    checked = path is None or check_content(path)
     config = _config(package)
     # A large database takes its time, and another process may be at it.
     engine = make_engine(url, lock_timeout="10min", statement_timeout="0")
@@ -56,7 +57,7 @@ def migrate(url: str, package: str, revision: str = "head") -> None:
     try:
         while True:
             try:
-                _migrate_once(engine, url, config, revision)
+                _migrate_once(engine, url, config, revision, checked=checked)
             except sa.exc.DBAPIError as error:
                 waiting = code_of(error) in _STARTING and time.monotonic() < give_up
                 if is_postgresql(url) and waiting:
@@ -95,14 +96,16 @@ def _config(package: str) -> Config:
     return config
 
 
-def _migrate_once(engine: sa.Engine, url: str, config: Config, revision: str) -> None:
+def _migrate_once(
+    engine: sa.Engine, url: str, config: Config, revision: str, *, checked: bool
+) -> None:
     with engine.connect() as connection:
         marked = connection.execution_options(**{WRITING: True})
         # The lock of the one writer is held throughout, so a second process waits here.
         with marked.begin():
             if is_postgresql(url):
                 _prepare_schema(marked, url)
-            else:
+            elif not checked:
                 _check_integrity(marked, url)
             _check_known(marked, ScriptDirectory.from_config(config), url)
             with _ALEMBIC:

@@ -26,6 +26,7 @@ from tests.support.resource_store import (
 )
 
 ALL = Scope(everything=True)
+NEEDS_POSTGRESQL = pytest.mark.needs_postgresql
 DAY = timedelta(days=1)
 
 
@@ -84,6 +85,18 @@ async def test_ids_of_any_form_are_not_found(under_test: StoreUnderTest, given: 
     assert caught.value.reason == errors_pb2.ERROR_REASON_MODEL_NOT_FOUND
     with pytest.raises(ServiceError):
         await under_test.put(Ship(id=given))
+
+
+@pytest.mark.parametrize("backend", [pytest.param("postgresql", marks=NEEDS_POSTGRESQL)])
+@pytest.mark.parametrize("name", ["".join(map(chr, range(0x4E00, 0x6000))), "a\0b"])
+async def test_what_postgresql_cannot_hold_is_the_requests_fault(
+    under_test: StoreUnderTest, name: str
+) -> None:
+    with pytest.raises(ServiceError) as caught:
+        await insert(under_test, ship(1, name=name), None)
+    assert caught.value.reason == errors_pb2.ERROR_REASON_INVALID_REQUEST
+    assert name not in caught.value.message
+    await under_test.add(ship(1, name=name[:1]))
 
 
 async def test_an_id_is_taken_once_in_its_kind(under_test: StoreUnderTest) -> None:

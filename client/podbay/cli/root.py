@@ -17,6 +17,8 @@ _COMMANDS = {
     "up": ("podbay.cli.up:up", "Start the three services on this machine"),
     "status": ("podbay.cli.up_status:status", "Show whether `podbay up` runs and is healthy"),
     "down": ("podbay.cli.up_status:down", "Stop a running `podbay up`"),
+    "backup": ("podbay.cli.backups:backup", "Save what `podbay up` keeps, while it runs"),
+    "restore": ("podbay.cli.backups:restore", "Make a data folder out of a backup"),
     "demo": ("podbay.cli.demo:demo", "Run the platform's main job on this machine, to see it"),
     "service": ("podbay.cli.services:service", "Inference services: packaged systems"),
     "session": ("podbay.cli.sessions:session", "Inference sessions: running services"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from podbay.cli.databases import database_option
 from podbay.cli.detached import start_detached, up_log
 from podbay.cli.durations import duration_option
 from podbay.cli.failures import EXIT_INTERRUPTED
@@ -78,6 +79,7 @@ def _size(_ctx: click.Context, _parameter: click.Parameter, text: str | None) ->
     "--advertise-host", "advertised_host", help="The name under which clients reach this machine."
 )
 @data_dir_option
+@database_option
 @click.option("--workers", type=click.IntRange(min=1), help="How many processes the router has.")
 @click.option(
     "--drivers",
@@ -158,6 +160,7 @@ def up(
     /,
     *,
     drivers: str | None,
+    database: str | None,
     detach: bool,
     detached: bool,
     **options: Any,
@@ -166,9 +169,12 @@ def up(
 
     Runs until Ctrl-C, which finishes what runs; a second one ends everything at once.
     """
+    from podbay.local.database import use_database  # noqa: PLC0415 # takes long
     from podbay.local.plan import UpSettings  # noqa: PLC0415 # takes long
 
     settings = UpSettings(drivers=_drivers(drivers), **options)
+    if database is not None:
+        use_database(invocation.data(), database)
     if detach:
         _show_running(invocation, start_detached(invocation.data(), settings))
         _say("runs in the background; stop it with `podbay down`")

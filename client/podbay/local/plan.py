@@ -260,9 +260,12 @@ def plan_services(
         ),
     )
     folders = ("registry", "session-manager", "router")
+    # A URL with a password is on no command line.
+    database = ("--database-file", str(data.database_file)) if data.database_file.exists() else ()
     specs = []
     for name, folder, port, own in zip(names, folders, numbers, own_options, strict=True):
         address_file = data.run / f"{name}.json"
+        keeps_data = name != "inference-router"
         argv = (
             *(python, "-m", "podbay_" + name.replace("-", "_")),
             *("--listen", ports.join(settings.host, port)),
@@ -271,6 +274,7 @@ def plan_services(
             *("--address-file", str(address_file)),
             *("--drain-seconds", f"{settings.drain_seconds:g}"),
             "--exit-with-parent",
+            *(database if keeps_data else ()),
             *own,
         )
         is_router = name == "inference-router"

@@ -126,6 +126,7 @@ class DataDir:
         self.lock_file = self.path / "up.lock"
         self.admin_token_file = self.path / "admin-token"
         self.service_token_file = self.path / "service-token"
+        self.database_file = self.path / "database-url"
         self.logs = self.path / "logs"
         self.run = self.path / "run"
         self.mock_hosts = self.path / "mock-hosts"

@@ -17,6 +17,7 @@ from podbay import Client
 from podbay.local import mocks
 from podbay_session_manager.drivers.containers.driver import DockerDriver
 from podbay_session_manager.records import Reason, ServiceSpec
+from tests.support.databases import BACKENDS
 from tests.support.docker.fixtures import Docker
 from tests.support.docker.free_port import free_port
 from tests.support.docker.runs import answer, ended, launch, log, seen
@@ -74,8 +75,19 @@ def test_no_image_runs_as_root(docker: Docker, platform_images: dict[str, str]) 
 Compose = Callable[..., str]
 
 
+@pytest.fixture(params=BACKENDS)
+def database_of_compose(request: pytest.FixtureRequest) -> str:
+    """The URL of a PostgreSQL, or nothing for SQLite."""
+    if request.param == "sqlite":
+        return ""
+    url: str = request.getfixturevalue("postgresql_database")
+    return url
+
+
 @pytest.fixture
-def compose(docker: Docker, platform_images: dict[str, str]) -> Iterator[Compose]:
+def compose(
+    docker: Docker, platform_images: dict[str, str], database_of_compose: str
+) -> Iterator[Compose]:
     """Runs compose.yaml on the first engine, with images and ports of its own."""
     engine = docker.machine.engines[0]
     client = engine.client()
@@ -91,6 +103,7 @@ def compose(docker: Docker, platform_images: dict[str, str]) -> Iterator[Compose
         "PODBAY_REGISTRY_PORT": str(free_port()),
         "PODBAY_SESSION_MANAGER_PORT": str(free_port()),
         "PODBAY_ROUTER_PORT": str(free_port()),
+        "PODBAY_DATABASE": database_of_compose,
     }
 
     def run(*arguments: str) -> str:
