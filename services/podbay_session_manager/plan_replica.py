@@ -241,10 +241,11 @@ class _Stepper:
             return replica.moved(_P.READY, self._now, reason=Reason.NONE, message="")
         if self._late(replica):
             serving = self._session.serving
+            unopened = probe.refused and not probe.listened
             return self._stop(
                 self._stopping(
                     replica,
-                    Reason.NEVER_READY,
+                    Reason.PORT_NOT_OPENED if unopened else Reason.NEVER_READY,
                     never_ready_message(
                         replica, serving.start_timeout, serving.readiness_path, probe.seen
                     ),

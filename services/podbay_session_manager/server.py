@@ -177,7 +177,7 @@ async def _running(
         except ServiceError as error:
             raise SettingsError(f"The file of nodes cannot be used: {error.message}") from error
     await nodes.refresh()
-    reconciler = Reconciler(state, drivers, nodes, settings.policy)
+    reconciler = Reconciler(state, drivers, nodes, settings.policy, registry.model_state)
     keys = KeyRing(
         store.keys,
         await store.installation_id(),

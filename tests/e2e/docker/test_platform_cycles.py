@@ -128,14 +128,21 @@ class Faults:
 
     Args:
         running: The platform.
+        client: A client of the administrator.
         sockets: The ways to its engines, by node.
         luck: Chooses.
     """
 
     def __init__(
-        self, running: DockerPlatform, sockets: dict[str, FaultySocket], luck: random.Random
+        self,
+        running: DockerPlatform,
+        client: AsyncClient,
+        sockets: dict[str, FaultySocket],
+        luck: random.Random,
     ) -> None:
         self._running = running
+        self._client = client
+        self._killed = 0
         self._sockets = sockets
         self._luck = luck
         self.done: Counter[str] = Counter()
@@ -181,12 +188,19 @@ class Faults:
         return True
 
     async def _kill_manager(self, engine: Engine, socket: FaultySocket) -> bool:
+        """Kill the session manager, also while it starts; not so often that none ever serves."""
         try:
-            killed = self._running.platform.service("session-manager")
-            killed.kill()
+            await self._client.nodes.list(timeout=0.5)
+            self._killed = 0
+        except PodbayError:
+            if self._killed > 1:
+                return False
+        try:
+            self._running.platform.service("session-manager").kill()
         except (AssertionError, psutil.NoSuchProcess):
             # The last one that was killed is not back yet.
             return False
+        self._killed += 1
         return True
 
     async def _kill_container(self, engine: Engine, socket: FaultySocket) -> bool:
@@ -276,8 +290,8 @@ async def test_sessions_with_faults_leave_nothing(
     print(f"seed {seed}")
     luck = random.Random(seed)
     wanted = await asyncio.to_thread(requests_for, running)
-    faults = Faults(running, sockets, luck)
     async with running.platform.async_client() as client:
+        faults = Faults(running, client, sockets, luck)
         cycles = Cycles(client, wanted, luck)
         breaking = asyncio.ensure_future(faults.run())
         tasks = [asyncio.ensure_future(cycles.one()) for _ in range(CYCLES)]
@@ -286,6 +300,9 @@ async def test_sessions_with_faults_leave_nothing(
             await asyncio.wait([breaking, both], return_when=asyncio.FIRST_COMPLETED)
             assert not breaking.done(), breaking.exception()
             await both
+        except BaseException:
+            print(running.platform.output())
+            raise
         finally:
             for task in (breaking, *tasks):
                 task.cancel()
