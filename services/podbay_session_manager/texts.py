@@ -17,6 +17,7 @@ __all__ = [
     "explanation",
     "failure_message",
     "gpu_failed_message",
+    "gpus_lost_message",
     "model_failed_message",
     "never_ready_message",
     "node_lost_message",
@@ -94,6 +95,16 @@ def gpu_failed_message(node: str, gpu: str, why: str) -> str:
     return (
         f"GPU {gpu} of node {node} was set aside: {why}. The replica is stopped, and another one "
         "takes its place with other GPUs."
+    )
+
+
+def gpus_lost_message(replica: ReplicaRecord, why: str) -> str:
+    """Say that the GPUs of a replica have vanished in it."""
+    gpus = f"GPU {replica.gpus[0]}" if len(replica.gpus) == 1 else f"GPUs {', '.join(replica.gpus)}"
+    return (
+        f"The replica does not see its {gpus} of node {replica.node} any more: {why}. That happens "
+        "where the engine or its daemon was reloaded. It is stopped, and another one takes its "
+        "place."
     )
 
 
