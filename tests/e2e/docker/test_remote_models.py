@@ -33,20 +33,11 @@ def running(docker: Docker, tmp_path: Path) -> Iterator[DockerPlatform]:
 def far(running: DockerPlatform, tmp_path: Path) -> Iterator[Engine]:
     """The engine of the only node that takes replicas, which is reached as on another machine."""
     certificates = Certificates(tmp_path / "certificates")
-    cert, key = certificates.server
     port = free_port()
-    engine = running.docker.machine.add(
-        options=(
-            f"--host=tcp://127.0.0.1:{port}",
-            "--tlsverify",
-            f"--tlscacert={certificates.ca}",
-            f"--tlscert={cert}",
-            f"--tlskey={key}",
-        )
+    engine = running.docker.machine.add(options=certificates.engine_options(port))
+    running.client.nodes.declare(
+        {"name": "far", "engine": f"tcp://127.0.0.1:{port}", "tls": certificates.declared()}
     )
-    files = dict(zip(("ca", "cert", "key"), (certificates.ca, *certificates.client), strict=True))
-    address = f"tcp://127.0.0.1:{port}"
-    running.client.nodes.declare({"name": "far", "engine": address, "tls": files})
     yield engine
     running.end_all()
     eventually_sync(lambda: running.client.nodes.get("far").replicas == 0, "the node is empty")
