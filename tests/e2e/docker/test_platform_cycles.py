@@ -59,7 +59,7 @@ def running(
     docker: Docker, sockets: dict[str, FaultySocket], tmp_path: Path
 ) -> Iterator[DockerPlatform]:
     nodes = {
-        index: NodeOptions(gpus=[("0", T4), ("1", T4)], engine=sockets[f"n{index}"].url)
+        index: NodeOptions(gpus=[(str(n), T4) for n in range(4)], engine=sockets[f"n{index}"].url)
         for index in range(NODES)
     }
     arguments = (f"--node-grace={_GRACE_SECONDS}s",)
