@@ -96,6 +96,7 @@ class Cycles:
         self._requests = requests
         self._luck = luck
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._over = 0
         self.outcomes: Counter[str] = Counter()
 
     async def one(self) -> None:
@@ -112,8 +113,9 @@ class Cycles:
             # What a lost node has of it is waited for at the end.
             with contextlib.suppress(AssertionError):
                 await eventually(lambda: self._is_over(session), "it is over", timeout=5)
-            if sum(self.outcomes.values()) % 50 == 0:
-                print(f"{sum(self.outcomes.values())}: {dict(self.outcomes)}", flush=True)
+            self._over += 1
+            if self._over % 100 == 0:
+                print(f"{self._over} sessions: {dict(self.outcomes)}", flush=True)
 
     async def _came_to(self, session: str) -> str:
         deadline = asyncio.get_running_loop().time() + 10
