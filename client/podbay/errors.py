@@ -440,6 +440,8 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "CRASH_LOOP": _Reason(ReplicaError, "UNAVAILABLE", 502, _SEE_LOGS),
     "NODE_IN_USE": _Reason(ConflictError, "FAILED_PRECONDITION", 409),
     "NODE_NOT_DECLARED": _Reason(ConflictError, "FAILED_PRECONDITION", 409),
+    "PORT_NOT_OPENED": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424, _SEE_LOGS),
+    "FETCH_FAILED": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
     "TOO_MANY_SIGNING_KEYS": _Reason(ConflictError, "FAILED_PRECONDITION", 409),
 }
 """The catalogue: each reason with its error class, gRPC code, HTTP status and hint."""

@@ -110,6 +110,14 @@ def _parser() -> argparse.ArgumentParser:
         "(default: no look)",
     )
     parser.add_argument(
+        "--gpu-probe-interval",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="the pause between two looks at the GPUs of a node, and into the replicas that have "
+        "some (default: %(default)s)",
+    )
+    parser.add_argument(
         "--model-cache-quota",
         type=byte_size,
         metavar="SIZE",
@@ -187,6 +195,7 @@ def main() -> int:
             allow_egress=options.allow_egress,
             allow_root=options.allow_root_images,
             gpu_probe_image=options.gpu_probe_image,
+            gpu_probe_seconds=options.gpu_probe_interval,
             model_cache_bytes=options.model_cache_quota,
             copy_model_files=options.copy_model_files,
             key_age=options.signing_key_days * _DAY,

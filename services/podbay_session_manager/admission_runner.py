@@ -154,7 +154,8 @@ def _refuse(
             service,
             f"runner.image is missing, and the kind {name} has no image of its own",
             "Name the image: its host, name and digest. Or let the operator choose one for the "
-            "kind (--runner-kinds).",
+            f"kind: podbay up --runner-kinds FILE, with [kinds.{name}] and image = "
+            '"HOST/NAME@sha256:DIGEST" (docs/containers.md, "Images of model servers").',
         )
     if runner.nodes > 1:
         raise unsupported(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from podbay.v1 import inference_session_pb2
 from podbay_session_manager.machine import ReplicaPhase
+from podbay_session_manager.model_gate import gate
 from podbay_session_manager.placement import Fleet
 from podbay_session_manager.placement_texts import judge, needs_text, waiting_text, why_waiting
 from podbay_session_manager.plan_input import World
@@ -58,6 +59,14 @@ def explain_placement(
             for verdict in sorted(verdicts, key=lambda v: v.node)
         ],
     )
+    held = gate(session.service, world.models)
+    if held is not None and unplaced:
+        message.reason = reason_number(held.reason)
+        message.summary = (
+            f"{_replicas(unplaced)} of {session.desired} without a place. Not room keeps them "
+            f"from one: they wait {held.message}"
+        )
+        return message
     if fitting == unplaced:
         message.summary = f"Each replica needs {needs_text(needs)}. " + (
             f"All {placed} replicas have a place."
@@ -84,6 +93,7 @@ def _place_those_before(fleet: Fleet, world: World, session: SessionRecord, now:
             if key != session.id
             and replica.phase is ReplicaPhase.PENDING
             and (replica.retry_at or 0.0) <= now
+            and gate(world.sessions[key].service, world.models) is None
             and queue_key(world.sessions[key], replica) < me
         ),
         key=lambda entry: queue_key(*entry),

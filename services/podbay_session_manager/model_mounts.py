@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from podbay.v1 import errors_pb2
 from podbay_kit.errors import ServiceError
 from podbay_kit.model_cache import ModelCache
+from podbay_session_manager.drivers.containers.settings import NotThereYetError
+from podbay_session_manager.model_gate import COMING
 from podbay_session_manager.records import DataMount, SessionRecord
 
 __all__ = ["ModelMounts", "mounted_models"]
@@ -44,6 +47,7 @@ class ModelMounts:
             moved: Told how many bytes have come, and how many there will be.
 
         Raises:
+            NotThereYetError: The model is not ready yet.
             LookupError: They cannot be had; the text says why, for people.
         """
         if mount.source_kind != "Model":
@@ -57,6 +61,9 @@ class ModelMounts:
                 progress=lambda come: moved(come.done, come.total),
             )
         except ServiceError as error:
+            coming = error.metadata.get("status") in COMING
+            if error.reason == errors_pb2.ERROR_REASON_MODEL_NOT_READY and coming:
+                raise NotThereYetError(error.message) from error
             raise LookupError(error.message) from error
         self._held |= {mount.source_id}
         return folder

@@ -40,9 +40,18 @@ class NodeBook:
         drivers: The drivers that are on; those of declared nodes are put there.
         store: Remembers what was declared and decided.
         clock: Where the time comes from.
+        most_seconds: The most seconds between two questions to a driver.
     """
 
-    def __init__(self, drivers: DriverSet, store: NodeStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        drivers: DriverSet,
+        store: NodeStore,
+        clock: Clock,
+        *,
+        most_seconds: float = _REFRESH_SECONDS,
+    ) -> None:
+        self._pause = min(_REFRESH_SECONDS, most_seconds)
         self._drivers = drivers
         self._store = store
         self._clock = clock
@@ -266,7 +275,7 @@ class NodeBook:
             if self._drivers.holds(driver):
                 self._facts[driver.name] = facts
                 self._records = None
-            pause = _REFRESH_SECONDS
+            pause = self._pause
         except (DriverUnreachableError, TimeoutError) as error:
             _LOG.debug("what the nodes of %s have is not known now: %s", driver.name, error)
         except Exception:  # noqa: BLE001 # logged; asked again

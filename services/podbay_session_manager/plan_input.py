@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from podbay_session_manager.declared_nodes import DeclaredGpu, DeclaredNode
 from podbay_session_manager.drivers.contract import ObservedReplica
+from podbay_session_manager.model_gate import ModelState
 from podbay_session_manager.policy import Policy
 from podbay_session_manager.records import ReplicaRecord, SessionRecord
 
@@ -36,6 +37,10 @@ class ProbeState:
     at a time is silent while it works on a call."""
     seen: str = ""
     """What the last failed probe met, for people."""
+    refused: bool = False
+    """Whether nothing listened when the last probe came."""
+    listened: bool = False
+    """Whether a connection was ever taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,8 @@ class World:
     drained: frozenset[str] = frozenset()
     """Replicas of which every router knows that they take no calls."""
     nodes: tuple[NodeRecord, ...] = ()
+    models: Mapping[str, ModelState] = field(default_factory=dict)
+    """Where the models stand whose files waiting replicas mount, by id."""
     halting: bool = False
     """True where all replicas shall end and their sessions shall stay."""
 

@@ -19,6 +19,7 @@ from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
 from podbay_session_manager.texts import (
     exit_reason,
     gpu_failed_message,
+    gpus_lost_message,
     never_ready_message,
     node_lost_message,
     probe_failed_message,
@@ -61,6 +62,8 @@ def step_replica(
     if known:
         if replica.gpus and wanted:
             replica = stepper.leave_failed_gpus(replica)
+            if seen is not None and seen.lost_gpus:
+                replica = stepper.leave_lost_gpus(replica, seen.lost_gpus)
         replica = stepper.observe(replica, seen)
     plan.wake(replica.deadline)
     return replica
@@ -123,18 +126,25 @@ class _Stepper:
         for gpu in replica.gpus:
             if gpu not in failed:
                 continue
-            message = gpu_failed_message(replica.node, gpu, failed[gpu])
-            if replica.phase in {_P.READY, _P.UNREADY}:
-                return replica.moved(
-                    _P.DRAINING,
-                    self._now,
-                    deadline=self._now + self._policy.drain,
-                    reason=Reason.GPU_FAILED,
-                    message=message,
-                    log_tail=self._tail(replica),
-                )
-            if replica.phase in {_P.STARTING, _P.PROBING}:
-                return self._stopping(replica, Reason.GPU_FAILED, message)
+            return self._without_gpus(replica, gpu_failed_message(replica.node, gpu, failed[gpu]))
+        return replica
+
+    def leave_lost_gpus(self, replica: ReplicaRecord, why: str) -> ReplicaRecord:
+        """Let a replica end whose GPUs have vanished in it, although they may be well."""
+        return self._without_gpus(replica, gpus_lost_message(replica, why))
+
+    def _without_gpus(self, replica: ReplicaRecord, message: str) -> ReplicaRecord:
+        if replica.phase in {_P.READY, _P.UNREADY}:
+            return replica.moved(
+                _P.DRAINING,
+                self._now,
+                deadline=self._now + self._policy.drain,
+                reason=Reason.GPU_FAILED,
+                message=message,
+                log_tail=self._tail(replica),
+            )
+        if replica.phase in {_P.STARTING, _P.PROBING}:
+            return self._stopping(replica, Reason.GPU_FAILED, message)
         return replica
 
     def observe(self, replica: ReplicaRecord, seen: ObservedReplica | None) -> ReplicaRecord:
@@ -241,10 +251,11 @@ class _Stepper:
             return replica.moved(_P.READY, self._now, reason=Reason.NONE, message="")
         if self._late(replica):
             serving = self._session.serving
+            unopened = probe.refused and not probe.listened
             return self._stop(
                 self._stopping(
                     replica,
-                    Reason.NEVER_READY,
+                    Reason.PORT_NOT_OPENED if unopened else Reason.NEVER_READY,
                     never_ready_message(
                         replica, serving.start_timeout, serving.readiness_path, probe.seen
                     ),

@@ -7,11 +7,17 @@ from dataclasses import replace
 from typing import Final
 
 from podbay_session_manager.machine import ReplicaPhase, SessionState
+from podbay_session_manager.model_gate import Gate, gate
 from podbay_session_manager.plan_input import NodeRecord, Plan, Scene, StartReplica
 from podbay_session_manager.plan_replica import retire_replica, step_replica
 from podbay_session_manager.policy import BLAMELESS
 from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
-from podbay_session_manager.texts import crash_loop_message, evidence_of, failure_message
+from podbay_session_manager.texts import (
+    crash_loop_message,
+    evidence_of,
+    failure_message,
+    model_failed_message,
+)
 
 __all__ = ["MOVABLE", "SessionPass"]
 
@@ -185,6 +191,7 @@ class SessionPass:
                 return
         if self._scene.world.halting:
             return
+        held = gate(self.session.service, self._scene.world.models)
         for index in range(self.session.desired):
             last = latest.get(index)
             if last is not None and self._can_stay(last):
@@ -193,10 +200,38 @@ class SessionPass:
                 last = self._next(index, last)
             if last.phase is not _P.PENDING:
                 continue
-            if last.retry_at is not None and last.retry_at > self._now:
+            if held is not None:
+                if held.reason is Reason.FETCH_FAILED and not self.session.ever_ready:
+                    self._fail_by_model(held)
+                    return
+                self._await_model(last, held)
+            elif last.retry_at is not None and last.retry_at > self._now:
                 self._plan.wake(last.retry_at)
             else:
                 self.waiting.append(last)
+
+    def _await_model(self, replica: ReplicaRecord, held: Gate) -> None:
+        """Let a replica wait for the files of a model: it holds no place on a node meanwhile."""
+        if (held.reason, held.message) != (replica.reason, replica.message):
+            self._replicas[replica.id] = replace(replica, reason=held.reason, message=held.message)
+
+    def _fail_by_model(self, held: Gate) -> None:
+        """Fail: what the replicas wait for will never be there."""
+        self.waiting.clear()
+        for replica in self._replicas.values():
+            if replica.phase is _P.PENDING:
+                stopped = replica.moved(
+                    _P.STOPPED, self._now, reason=held.reason, message=held.message
+                )
+                self._replicas[replica.id] = replace(stopped, removed=True)
+        self.session = self.session.ending(
+            self._now,
+            ended_reason=Reason.SESSION_FAILED,
+            status="Error",
+            status_reason=held.reason.camel,
+            message=model_failed_message(held.message, held.model),
+            evidence={"reason": held.reason.value, "model": held.model},
+        )
 
     def _can_stay(self, last: ReplicaRecord) -> bool:
         """Give up a move that has no reason any more: its node is not emptied after all."""

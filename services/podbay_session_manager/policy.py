@@ -24,7 +24,7 @@ HOPELESS: Final = frozenset(
 )
 """What stays as it is until somebody changes the service or the node."""
 
-BLAMELESS: Final = frozenset({Reason.NODE_LOST, Reason.GPU_FAILED})
+BLAMELESS: Final = frozenset({Reason.NODE_LOST, Reason.GPU_FAILED, Reason.MODEL_NOT_READY})
 
 OF_THE_NODE: Final = frozenset(
     {Reason.DISK_FULL, Reason.GPU_UNAVAILABLE, Reason.REGISTRY_UNREACHABLE}
@@ -76,4 +76,5 @@ class Policy:
     def attempts_for(self, reason: Reason) -> int:
         """Return how often a session that was never ready is tried with this outcome."""
         # A start timeout is long: whoever waits for a session shall not wait for several.
-        return 1 if reason in HOPELESS or reason is Reason.NEVER_READY else self.attempts
+        slow = reason in {Reason.NEVER_READY, Reason.PORT_NOT_OPENED}
+        return 1 if reason in HOPELESS or slow else self.attempts

@@ -24,6 +24,10 @@ _ALIVE_PAUSE: Final = 2.0
 _RETRY_PAUSE: Final = 0.5
 _MAX_LINE: Final = 4096
 
+_REFUSED: Final = "nothing listens there (connection refused)"
+# What tells nothing of whether something listens.
+_NOT_THROUGH: Final = "the connection failed"
+
 
 @dataclass(frozen=True, slots=True)
 class ProbeTarget:
@@ -56,10 +60,18 @@ async def probe_once(
             seen = await _meet(target)
     except TimeoutError:
         seen = f"no answer within {timeout:g} s"
-        return replace(before, answered=False, silences=before.silences + 1, seen=seen)
+        silences = before.silences + 1
+        return replace(before, answered=False, silences=silences, seen=seen, refused=False)
     if seen:
-        return replace(before, answered=False, failures=before.failures + 1, seen=seen)
-    return ProbeState(answered=True)
+        return replace(
+            before,
+            answered=False,
+            failures=before.failures + 1,
+            seen=seen,
+            refused=seen == _REFUSED,
+            listened=before.listened or not seen.startswith((_REFUSED, _NOT_THROUGH)),
+        )
+    return ProbeState(answered=True, listened=True)
 
 
 async def _meet(target: ProbeTarget) -> str:
@@ -69,11 +81,11 @@ async def _meet(target: ProbeTarget) -> str:
     except TimeoutError:
         raise  # an OSError, too
     except ConnectionRefusedError:
-        return "nothing listens there (connection refused)"
+        return _REFUSED
     except ConnectionError:
         return "the connection was closed without an answer"
     except OSError as error:
-        return f"the connection failed ({error.strerror})"
+        return f"{_NOT_THROUGH} ({error.strerror})"
 
 
 async def _ask(target: ProbeTarget) -> str:

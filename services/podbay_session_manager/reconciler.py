@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from podbay_kit.errors import ServiceError
@@ -15,7 +15,9 @@ from podbay_session_manager.driver_set import DriverSet
 from podbay_session_manager.drivers.contract import ObservedReplica, ReplicaDriver
 from podbay_session_manager.live_state import LiveState
 from podbay_session_manager.logs import read_tail
-from podbay_session_manager.machine import ReplicaPhase
+from podbay_session_manager.machine import ReplicaPhase, SessionState
+from podbay_session_manager.model_gate import ModelState, models_of
+from podbay_session_manager.model_states import ModelStates
 from podbay_session_manager.node_book import NodeBook
 from podbay_session_manager.observer import Observer, Sight
 from podbay_session_manager.plan import plan_pass
@@ -46,6 +48,7 @@ class Reconciler:
         drivers: The drivers that are on, by name.
         nodes: The nodes.
         policy: How patient to be.
+        ask_model: Asks where a model stands; raises OSError where that is not known now.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Reconciler:
         drivers: DriverSet,
         nodes: NodeBook,
         policy: Policy,
+        ask_model: Callable[[str], Awaitable[ModelState]],
     ) -> None:
         self._state = state
         self._drivers = drivers
@@ -63,6 +67,7 @@ class Reconciler:
         self._tasks = TaskSet()
         self._observer = Observer(drivers, self.hint)
         self._prober = Prober(self.hint)
+        self._models = ModelStates(ask_model, state.clock, self.hint)
         self._actor = Actor(state, drivers, policy, self._tasks, self.hint)
         self._halting = False
         self._halted = asyncio.Event()
@@ -79,6 +84,7 @@ class Reconciler:
             sessions=self._state.sessions,
             replicas=self._state.replicas,
             nodes=self._nodes.nodes,
+            models=self._models.of(self._awaited_models()),
         )
 
     def hint(self) -> None:
@@ -114,6 +120,7 @@ class Reconciler:
         """
         self._hinted.clear()
         await self._nodes.refresh()
+        await self._models.follow(self._awaited_models())
         sight = await self._observer.look(self._actor.starting)
         observed = self._take_note(sight)
         tails = await self._tails(observed)
@@ -139,6 +146,7 @@ class Reconciler:
                     else replace(node, unreachable=_SILENT)
                     for node in self._nodes.nodes
                 ),
+                models=self._models.of(self._awaited_models()),
                 halting=self._halting,
             )
             plan = plan_pass(world, now, self._policy)
@@ -166,8 +174,25 @@ class Reconciler:
     async def close(self) -> None:
         """Stop reconciling; replicas go on where their driver lets them."""
         await self._prober.close()
+        await self._models.close()
         await self._tasks.close()
         await self._observer.close()
+
+    def _awaited_models(self) -> frozenset[str]:
+        """Return the models whose files replicas mount that are still to be placed."""
+        found: set[str] = set()
+        for session in self._state.sessions.values():
+            models = models_of(session.service)
+            if not models or session.state is not SessionState.ACTIVE:
+                continue
+            placed = [
+                replica
+                for replica in self._state.replicas[session.id].values()
+                if not replica.phase.ended and replica.phase is not ReplicaPhase.PENDING
+            ]
+            if len(placed) < session.desired:
+                found.update(models)
+        return frozenset(found)
 
     def _take_note(self, sight: Sight) -> Observed:
         """Note which drivers reach their nodes, and return what each holds."""

@@ -7,10 +7,11 @@ from typing import Any, Final
 import grpc
 
 from podbay.schema import convert, platform
-from podbay.v1 import errors_pb2, inference_service_pb2, registry_service_pb2
+from podbay.v1 import errors_pb2, inference_service_pb2, model_pb2, registry_service_pb2
 from podbay.v1.registry_service_pb2_grpc import RegistryServiceStub
 from podbay_kit.errors import ServiceError
 from podbay_kit.model_source import RegistryModelFiles
+from podbay_session_manager.model_gate import COMING, ModelState, Stand
 
 __all__ = ["RegistryClient", "RegistryUnavailableError"]
 
@@ -24,7 +25,7 @@ _AWAY: Final = frozenset(
 )
 
 
-class RegistryUnavailableError(Exception):
+class RegistryUnavailableError(OSError):
     """The registry cannot be asked now."""
 
 
@@ -86,6 +87,27 @@ class RegistryClient:
             raise self._failure(error, service_id) from error
         message: inference_service_pb2.InferenceService = answer.inference_service
         return convert.from_proto(message)
+
+    async def model_state(self, model_id: str) -> ModelState:
+        """Return where a model stands.
+
+        Raises:
+            RegistryUnavailableError: It cannot be asked now.
+        """
+        request = registry_service_pb2.GetModelRequest(id=model_id)
+        try:
+            answer = await self._stub.GetModel(request, metadata=self._metadata, timeout=_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return ModelState(Stand.OPEN)
+            raise RegistryUnavailableError(error.code().name) from error
+        model: model_pb2.Model = answer.model
+        stand = Stand.OPEN
+        if model.status in COMING:
+            stand = Stand.COMING
+        elif model.status == "Error":
+            stand = Stand.FAILED
+        return ModelState(stand, model.status, model.message)
 
     async def close(self) -> None:
         """Close the connection."""

@@ -84,6 +84,8 @@ class Settings:
         model_cache_bytes: The most bytes of models' files to keep for replicas; None for what the
             disk holds.
         gpu_probe_image: An image with nvidia-smi, to look at nodes with GPUs; empty for no look.
+        gpu_probe_seconds: The pause between two looks at the GPUs of a node, and into the replicas
+            that have some.
         allow_root: Whether images that name no user run as root.
         copy_model_files: Whether models' files are copied also to engines of this machine, as where
             this process is in a container itself.
@@ -107,6 +109,7 @@ class Settings:
     node_drivers: NodeDriverFactory | None = None
     model_cache_bytes: int | None = None
     gpu_probe_image: str = ""
+    gpu_probe_seconds: float = 300.0
     allow_root: bool = False
     copy_model_files: bool = False
     runner_kinds: Mapping[str, RunnerKind] = field(default_factory=lambda: DEFAULT_KINDS)
@@ -169,7 +172,7 @@ async def _running(
     await state.load()
     models.keep(mounted_models(state.sessions.values()))
     drivers.make = _node_drivers(settings, await store.installation_id(), models)
-    nodes = NodeBook(drivers, store.nodes, clock)
+    nodes = NodeBook(drivers, store.nodes, clock, most_seconds=settings.gpu_probe_seconds)
     await nodes.load()
     if settings.nodes is not None:
         try:
@@ -177,7 +180,7 @@ async def _running(
         except ServiceError as error:
             raise SettingsError(f"The file of nodes cannot be used: {error.message}") from error
     await nodes.refresh()
-    reconciler = Reconciler(state, drivers, nodes, settings.policy)
+    reconciler = Reconciler(state, drivers, nodes, settings.policy, registry.model_state)
     keys = KeyRing(
         store.keys,
         await store.installation_id(),
@@ -259,6 +262,7 @@ def _node_drivers(
         allow_root=settings.allow_root,
         copy_data=settings.copy_model_files,
         gpu_probe_image=settings.gpu_probe_image,
+        gpu_probe_seconds=settings.gpu_probe_seconds,
     )
     return partial(make_docker_driver, settings=containers)
 

@@ -13,15 +13,18 @@ from podbay.v1 import session_manager_service_pb2 as pb
 from podbay_kit.errors import ServiceError, invalid
 from podbay_session_manager.drivers.contract import DriverUnreachableError
 from podbay_session_manager.logs import Line, LineReader
-from podbay_session_manager.machine import SessionState
+from podbay_session_manager.machine import ReplicaPhase, SessionState
 from podbay_session_manager.records import ReplicaRecord
 from podbay_session_manager.servicer_base import Context, ServicerBase, stopping_error
 from podbay_session_manager.status import session_status
+from podbay_session_manager.texts import progress_text
 
 __all__ = ["StatusServicer"]
 
 _LINES_A_MESSAGE: Final = 500
 _FOLLOW_SECONDS: Final = 0.2
+_PROGRESS_SECONDS: Final = 1.0
+_STARTING: Final = inference_session_pb2.REPLICA_PHASE_STARTING
 
 
 class StatusServicer(ServicerBase):
@@ -50,7 +53,9 @@ class StatusServicer(ServicerBase):
                     sent = status
                 if ended:
                     return
-                await self._news(news)
+                # How far a start is nobody tells; it is looked up.
+                starting = any(one.phase == _STARTING for one in status.replicas)
+                await self._news(news, _PROGRESS_SECONDS if starting else None)
 
     async def StreamInferenceSessionLogs(
         self, request: pb.StreamInferenceSessionLogsRequest, context: Context
@@ -93,8 +98,16 @@ class StatusServicer(ServicerBase):
             is_ready=state.announcer.is_ready,
             revision=state.revision,
             failing=state.reports.failing,
+            doing=self._doing,
         )
         return status, session.state is SessionState.ENDED
+
+    def _doing(self, replica: ReplicaRecord) -> str:
+        """Say how far the start of a replica is; "" where none is under way, or takes no time."""
+        driver = self._parts.drivers.get(replica.driver)
+        if replica.phase is not ReplicaPhase.STARTING or driver is None:
+            return ""
+        return progress_text(driver.progress(replica.id))
 
     async def _news(self, news: asyncio.Event, seconds: float | None = None) -> None:
         """Wait for news, at most some seconds.

@@ -26,6 +26,7 @@ def session_status(
     is_ready: Callable[[str], bool],
     revision: int,
     failing: Callable[[str], str] = lambda _: "",
+    doing: Callable[[ReplicaRecord], str] = lambda _: "",
 ) -> inference_session_pb2.InferenceSessionStatus:
     """Return the status of a session.
 
@@ -35,6 +36,7 @@ def session_status(
         is_ready: Whether a replica that is READY takes calls at every router.
         revision: The revision that this shows.
         failing: How the calls of a replica fail although it is ready; "" where they do not.
+        doing: How far the start of a replica is; "" where that is not known.
     """
     known = list(replicas)
     # While one moves to another node, two of an index may be ready.
@@ -51,8 +53,11 @@ def session_status(
         ready=ready > 0,
         ready_replicas=ready,
         desired_replicas=session.desired,
-        replicas=[replica_message(replica, failing(replica.id)) for replica in _shown(known)],
-        explanation=explanation(session, known),
+        replicas=[
+            replica_message(replica, failing(replica.id), doing(replica))
+            for replica in _shown(known)
+        ],
+        explanation=explanation(session, known, doing),
         revision=revision,
     )
 
@@ -68,12 +73,15 @@ def _shown(replicas: Sequence[ReplicaRecord]) -> list[ReplicaRecord]:
     return sorted([*live, *last.values()], key=lambda r: (r.index, r.attempt))
 
 
-def replica_message(replica: ReplicaRecord, failing: str = "") -> inference_session_pb2.Replica:
+def replica_message(
+    replica: ReplicaRecord, failing: str = "", doing: str = ""
+) -> inference_session_pb2.Replica:
     """Return a replica as people see it.
 
     Args:
         replica: The replica.
         failing: How its calls fail, if they do.
+        doing: How far its start is, if it is under way and takes long.
     """
     message = inference_session_pb2.Replica(
         id=replica.id,
@@ -95,6 +103,8 @@ def replica_message(replica: ReplicaRecord, failing: str = "") -> inference_sess
         failures=replica.failures,
         out_of_memory=replica.reason is Reason.OUT_OF_MEMORY,
     )
+    if doing:
+        message.message = doing
     if failing and replica.phase is ReplicaPhase.READY:
         message.reason = reason_number(Reason.REPLICA_FAILING)
         message.message = failing

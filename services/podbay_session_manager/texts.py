@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from podbay_session_manager.drivers.contract import StartProgress
 from podbay_session_manager.machine import ReplicaPhase
 from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
 
@@ -16,14 +17,18 @@ __all__ = [
     "explanation",
     "failure_message",
     "gpu_failed_message",
+    "gpus_lost_message",
+    "model_failed_message",
     "never_ready_message",
     "node_lost_message",
     "probe_failed_message",
+    "progress_text",
     "whole_message",
 ]
 
 _SIGNAL_BASE = 128
 _TAIL_BYTES = 1536
+_UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 # What the service cannot help: the reason's own message says what to do about it.
 _NOT_THE_SERVICE = frozenset(
     {Reason.DISK_FULL, Reason.GPU_UNAVAILABLE, Reason.REGISTRY_UNREACHABLE}
@@ -93,6 +98,24 @@ def gpu_failed_message(node: str, gpu: str, why: str) -> str:
     )
 
 
+def gpus_lost_message(replica: ReplicaRecord, why: str) -> str:
+    """Say that the GPUs of a replica have vanished in it."""
+    gpus = f"GPU {replica.gpus[0]}" if len(replica.gpus) == 1 else f"GPUs {', '.join(replica.gpus)}"
+    return (
+        f"The replica does not see its {gpus} of node {replica.node} any more: {why}. That happens "
+        "where the engine or its daemon was reloaded. It is stopped, and another one takes its "
+        "place."
+    )
+
+
+def model_failed_message(why: str, model: str) -> str:
+    """Say that a session failed because the files of a model will never be there."""
+    return (
+        f"The session waited {why.rstrip()} The whole log: podbay model logs {model}. Register a "
+        "model whose source is mended, and a service and a session with it."
+    )
+
+
 def crash_loop_message(last: ReplicaRecord, failures: int, pause: float) -> str:
     """Say that a replica fails again and again.
 
@@ -140,6 +163,24 @@ def probe_failed_message(path: str, seen: str, *, final: bool = False) -> str:
         else " It takes no calls until it answers again, and is replaced if that takes too long."
     )
     return f"The replica stopped answering GET {path}.{last}{out}"
+
+
+def progress_text(progress: StartProgress | None) -> str:
+    """Say how far a start has come, as "pulling the image x: 12 of 60 MiB (20 %)"."""
+    if progress is None:
+        return ""
+    if not progress.total_bytes:
+        return progress.doing
+    done = min(progress.done_bytes, progress.total_bytes)
+    percent = 100 * done // progress.total_bytes
+    unit, name = next(
+        ((size, name) for size, name in _UNITS if progress.total_bytes >= size), (1, "bytes")
+    )
+    digits = 0 if unit == 1 else 1
+    return (
+        f"{progress.doing}: {done / unit:.{digits}f} of {progress.total_bytes / unit:.{digits}f} "
+        f"{name} ({percent} %)"
+    )
 
 
 def failure_message(session: SessionRecord, replica: ReplicaRecord) -> str:
@@ -204,12 +245,17 @@ def bounded_tail(lines: Sequence[str], limit: int = _TAIL_BYTES) -> tuple[str, .
     return tuple(reversed(kept))
 
 
-def explanation(session: SessionRecord, replicas: Sequence[ReplicaRecord]) -> str:
+def explanation(
+    session: SessionRecord,
+    replicas: Sequence[ReplicaRecord],
+    doing: Callable[[ReplicaRecord], str] = lambda _: "",
+) -> str:
     """Say what a session waits for or fails by; empty where all is well.
 
     Args:
         session: The session.
         replicas: Its replicas; those that live, and ended ones.
+        doing: How far the start of a replica is; "" where that is not known.
     """
     if session.ended_reason is not Reason.NONE:
         return session.status_message or ""
@@ -223,7 +269,7 @@ def explanation(session: SessionRecord, replicas: Sequence[ReplicaRecord]) -> st
     if ready >= session.desired:
         return ""
     lines = [
-        _line(live.get(index), _last_failure(replicas, index), session, index)
+        _line(live.get(index), _last_failure(replicas, index), session, index, doing)
         for index in range(session.desired)
     ]
     return "\n".join([f"{ready} of {session.desired} replicas are ready.", *filter(None, lines)])
@@ -235,7 +281,11 @@ def _last_failure(replicas: Sequence[ReplicaRecord], index: int) -> ReplicaRecor
 
 
 def _line(
-    live: ReplicaRecord | None, failed: ReplicaRecord | None, session: SessionRecord, index: int
+    live: ReplicaRecord | None,
+    failed: ReplicaRecord | None,
+    session: SessionRecord,
+    index: int,
+    doing: Callable[[ReplicaRecord], str],
 ) -> str:
     if live is not None and live.phase is ReplicaPhase.READY:
         return ""
@@ -248,7 +298,9 @@ def _line(
             why = f": {live.message}" if live.message else " for its turn."
             return f"{name} waits{why}{before}"
         case ReplicaPhase.STARTING:
-            return f"{name} is being started (attempt {live.attempt}).{before}"
+            now = doing(live)
+            how = f": {now}" if now else ""
+            return f"{name} is being started (attempt {live.attempt}){how}.{before}"
         case ReplicaPhase.PROBING:
             return (
                 f"{name} runs at {live.address} and has not answered GET "

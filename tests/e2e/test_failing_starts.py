@@ -96,8 +96,10 @@ def test_exits_at_once(client, account, interface):
     assert called.metadata["exitCode"] == "3"
 
 
-@pytest.mark.parametrize("source", [NEVER_READY, OPENS_NO_PORT])
-def test_never_ready(client, account, interface, source):
+@pytest.mark.parametrize(
+    ("source", "reason"), [(NEVER_READY, "NEVER_READY"), (OPENS_NO_PORT, "PORT_NOT_OPENED")]
+)
+def test_never_ready(client, account, interface, source, reason):
     service = process(
         client,
         account,
@@ -105,9 +107,8 @@ def test_never_ready(client, account, interface, source):
         [sys.executable, "-c", source],
         serving={"start_timeout": 2},
     )
-    _, session, called = fail(client, account, service)
-    assert session.reason == "NeverReady"
-    assert called.metadata["reason"] == "NEVER_READY"
+    _, _, called = fail(client, account, service)
+    assert called.metadata["reason"] == reason
     assert ("500" in str(called)) == (source is NEVER_READY)
 
 

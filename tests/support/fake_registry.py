@@ -12,7 +12,7 @@ import grpc
 
 from podbay.schema import convert, platform
 from podbay.schema.serving import ServingOptions
-from podbay.v1 import account_pb2
+from podbay.v1 import account_pb2, model_pb2
 from podbay.v1 import registry_service_pb2 as pb
 from podbay.v1.registry_service_pb2_grpc import (
     RegistryServiceServicer,
@@ -47,6 +47,9 @@ class FakeRegistry(RegistryServiceServicer):
             ),
         }
         self.services: dict[str, platform.InferenceService] = {}
+        self.models: dict[str, model_pb2.Model] = {}
+        self.away = False
+        """Whether questions about models are answered as by a registry that is away."""
         self.asked = 0
 
     def add(
@@ -101,6 +104,13 @@ class FakeRegistry(RegistryServiceServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
             raise AssertionError("abort raises")
         return pb.GetInferenceServiceResponse(inference_service=convert.to_proto(service))
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
+        if self.away:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+        if request.id not in self.models:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
+        return pb.GetModelResponse(model=self.models[request.id])
 
 
 @asynccontextmanager

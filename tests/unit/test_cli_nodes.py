@@ -183,6 +183,7 @@ def test_up_hands_the_files_of_the_operator_on(tmp_path: Path):
         node_grace=2.5,
         allow_root_images=True,
         gpu_probe_image="gpus@sha256:1",
+        gpu_probe_interval=90.0,
         model_cache_quota="5Gi",
     )
     _, manager, _ = plan_services(settings, DataDir(tmp_path))
@@ -192,6 +193,7 @@ def test_up_hands_the_files_of_the_operator_on(tmp_path: Path):
         ("--drivers", "process,inprocess,attached,docker"),
         ("--node-grace", "2.500000"),
         ("--gpu-probe-image", "gpus@sha256:1"),
+        ("--gpu-probe-interval", "90.000000"),
         ("--model-cache-quota", "5Gi"),
     ):
         assert manager.argv[manager.argv.index(name) + 1] == value

@@ -205,7 +205,11 @@ def test_the_sessions_accelerator_wins_as_a_whole() -> None:
     [
         (service(image=None), {}, "runner.image is missing"),
         (service("vllm"), {}, "needs a model"),
-        (service("huggingface", model=MODEL), {}, "--runner-kinds"),
+        (
+            service("huggingface", model=MODEL),
+            {},
+            "podbay up --runner-kinds FILE, with [kinds.huggingface] and image =",
+        ),
         (service("bentoml_service_openllm", model=MODEL), {}, "runner.image is missing"),
         (
             service(image=None, imageRef={"kind": "OCIArtifact", "id": "i"}),

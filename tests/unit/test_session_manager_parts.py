@@ -211,6 +211,72 @@ async def test_a_probe_tells_silence_from_refusal() -> None:
     refused = await probe_once(target, silent)
     assert (refused.answered, refused.failures, refused.silences) == (False, 1, 1)
     assert "connection refused" in refused.seen
+    assert (refused.refused, refused.listened) == (True, False)
+
+
+async def test_a_probe_remembers_that_a_port_was_open() -> None:
+    async def refuse(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 500 Oh\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    target = ProbeTarget("127.0.0.1", server.sockets[0].getsockname()[1], "/ready", serving=False)
+    answered = await probe_once(target, ProbeState())
+    assert (answered.refused, answered.listened) == (False, True)
+    server.close()
+    await server.wait_closed()
+    closed = await probe_once(target, answered)
+    assert (closed.refused, closed.listened) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("probe", "reason"),
+    [
+        (ProbeState(failures=9, refused=True), Reason.PORT_NOT_OPENED),
+        (ProbeState(failures=9, refused=True, listened=True), Reason.NEVER_READY),
+        (ProbeState(failures=9, listened=True), Reason.NEVER_READY),
+        (ProbeState(silences=9), Reason.NEVER_READY),
+        (ProbeState(), Reason.NEVER_READY),
+    ],
+)
+def test_a_port_that_was_never_opened_has_a_reason_of_its_own(
+    probe: ProbeState, reason: Reason
+) -> None:
+    late = dataclasses.replace(REPLICA, phase=ReplicaPhase.PROBING, deadline=100.0)
+    world = World(
+        sessions={"s1": SESSION},
+        replicas={"s1": {"r1": late}},
+        observed={late.driver: {"r1": ObservedReplica("r1", "s1", running=True)}},
+        probes={"r1": probe},
+    )
+    after = plan_pass(world, 200.0, Policy()).replicas["r1"]
+    assert (after.phase, after.reason) == (ReplicaPhase.STOPPING, reason)
+
+
+@pytest.mark.parametrize(
+    ("phase", "then"),
+    [
+        (ReplicaPhase.READY, ReplicaPhase.DRAINING),
+        (ReplicaPhase.UNREADY, ReplicaPhase.DRAINING),
+        (ReplicaPhase.PROBING, ReplicaPhase.STOPPING),
+    ],
+)
+def test_a_replica_that_lost_its_gpus_ends_and_says_why(
+    phase: ReplicaPhase, then: ReplicaPhase
+) -> None:
+    replica = dataclasses.replace(
+        REPLICA, phase=phase, deadline=None, gpus=("0",), reason=Reason.NONE
+    )
+    seen = ObservedReplica("r1", "s1", running=True, lost_gpus="nvidia-smi in it said: oh")
+    world = World(
+        sessions={"s1": SESSION},
+        replicas={"s1": {"r1": replica}},
+        observed={replica.driver: {"r1": seen}},
+    )
+    after = plan_pass(world, 200.0, Policy()).replicas["r1"]
+    assert (after.phase, after.reason) == (then, Reason.GPU_FAILED)
+    assert "nvidia-smi in it said: oh" in after.message
 
 
 def test_a_tail_keeps_the_last_lines_that_fit() -> None:

@@ -120,4 +120,6 @@ def _container_arguments(settings: UpSettings) -> list[str]:
         arguments += ["--runner-kinds", str(settings.runner_kinds.absolute())]
     if settings.node_grace is not None:
         arguments += ["--node-grace", f"{settings.node_grace:f}s"]
+    if settings.gpu_probe_interval is not None:
+        arguments += ["--gpu-probe-interval", f"{settings.gpu_probe_interval:f}s"]
     return [*arguments, *container_flags(settings)]

@@ -124,6 +124,13 @@ def _size(_ctx: click.Context, _parameter: click.Parameter, text: str | None) ->
     help="An image with nvidia-smi, by which nodes with GPUs are looked at now and then.",
 )
 @click.option(
+    "--gpu-probe-interval",
+    callback=duration_option,
+    metavar="DURATION",
+    help="The pause between two looks at the GPUs of a node, and into the replicas that have some; "
+    "5m unless said.",
+)
+@click.option(
     "--model-cache-quota",
     metavar="SIZE",
     callback=_size,

@@ -52,6 +52,8 @@ class UpSettings:
         node_grace: Seconds that a node may be out of reach before its replicas are placed
             elsewhere; the session manager's own default where None.
         gpu_probe_image: An image with nvidia-smi, to look at nodes with GPUs; None for no look.
+        gpu_probe_interval: Seconds between two looks at the GPUs of a node, and into the replicas
+            that have some; the session manager's own default where None.
         model_cache_quota: How much of models' files is kept for replicas, as "500Gi"; None for what
             the disk holds.
     """
@@ -74,6 +76,7 @@ class UpSettings:
     node_grace: float | None = None
     allow_root_images: bool = False
     gpu_probe_image: str | None = None
+    gpu_probe_interval: float | None = None
     model_cache_quota: str | None = None
 
     @property
@@ -169,6 +172,8 @@ def _container_options(settings: UpSettings) -> tuple[str, ...]:
         options += ("--runner-kinds", str(settings.runner_kinds.absolute()))
     if settings.node_grace is not None:
         options += ("--node-grace", f"{settings.node_grace:f}")
+    if settings.gpu_probe_interval is not None:
+        options += ("--gpu-probe-interval", f"{settings.gpu_probe_interval:f}")
     return (*options, *container_flags(settings))
 
 

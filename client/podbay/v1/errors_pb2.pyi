@@ -199,6 +199,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The node cannot be withdrawn or changed in this way: replicas are on it."""
     ERROR_REASON_NODE_NOT_DECLARED: _ErrorReason.ValueType  # 156
     """The node is not one that was declared, so that it cannot be withdrawn or declared."""
+    ERROR_REASON_PORT_NOT_OPENED: _ErrorReason.ValueType  # 157
+    """The replica runs, and never listened on its port."""
+    ERROR_REASON_FETCH_FAILED: _ErrorReason.ValueType  # 158
+    """The replica mounts the files of a model whose fetch failed."""
     ERROR_REASON_TOO_MANY_SIGNING_KEYS: _ErrorReason.ValueType  # 175
     """As many keys of session tokens are kept as may be: the tokens of earlier ones have not ended."""
 
@@ -377,6 +381,10 @@ ERROR_REASON_NODE_IN_USE: ErrorReason.ValueType  # 155
 """The node cannot be withdrawn or changed in this way: replicas are on it."""
 ERROR_REASON_NODE_NOT_DECLARED: ErrorReason.ValueType  # 156
 """The node is not one that was declared, so that it cannot be withdrawn or declared."""
+ERROR_REASON_PORT_NOT_OPENED: ErrorReason.ValueType  # 157
+"""The replica runs, and never listened on its port."""
+ERROR_REASON_FETCH_FAILED: ErrorReason.ValueType  # 158
+"""The replica mounts the files of a model whose fetch failed."""
 ERROR_REASON_TOO_MANY_SIGNING_KEYS: ErrorReason.ValueType  # 175
 """As many keys of session tokens are kept as may be: the tokens of earlier ones have not ended."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -91,6 +91,8 @@ class ObservedReplica:
     """Of an ended one: why, where the driver knows better than by the exit code."""
     message: str = ""
     """What belongs to `reason`, for people."""
+    lost_gpus: str = ""
+    """Of a running one: by what its GPUs are seen to have vanished in it, for people."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,42 @@ def running(docker: Docker, tmp_path: Path) -> Iterator[DockerPlatform]:
     arguments = (f"--gpu-probe-image={_PROBE}",)
     with docker_platform(docker, tmp_path, nodes=nodes, arguments=arguments) as made:
         yield made
+
+
+@pytest.fixture
+def looked_into(docker: Docker, tmp_path: Path) -> Iterator[DockerPlatform]:
+    """Nodes whose replicas are looked into all the time; nothing looks beside them."""
+    nodes = {index: NodeOptions(gpus=[("0", T4)]) for index in range(2)}
+    with docker_platform(
+        docker, tmp_path, nodes=nodes, count=2, arguments=("--gpu-probe-interval=1s",)
+    ) as made:
+        yield made
+
+
+def lose_gpus(running: DockerPlatform, node: str, replica_id: str) -> None:
+    """Let nvidia-smi fail in a replica, as after a reload of its engine's daemon."""
+    (container,) = [
+        one["Id"]
+        for one in running.containers()[node]
+        if one["Config"]["Labels"]["dev.podbay.replica"] == replica_id
+    ]
+    client = running.engines[node].client()
+    try:
+        made = client.exec_create(container, ["/bin/sh", "-c", "> /tmp/no-nvml"])
+        client.exec_start(made["Id"])
+        assert client.exec_inspect(made["Id"])["ExitCode"] == 0
+    finally:
+        client.close()
+
+
+def looks(running: DockerPlatform, node: str, since: int) -> int:
+    """Return how often the replicas of a node were looked into since a time."""
+    client = running.engines[node].client()
+    try:
+        told = client.events(since=since, until=int(time.time()) + 1, decode=True)
+        return sum("nvidia-smi" in event.get("Action", "") for event in told)
+    finally:
+        client.close()
 
 
 def set_aside(running: DockerPlatform) -> set[tuple[str, str]]:
@@ -81,3 +118,37 @@ def test_a_failed_gpu_is_set_aside_and_left(running: DockerPlatform) -> None:
     (left,) = [one for one in sessions.status(places["n0"]).replicas if one.id == there.id]
     assert left.reason == "GPU_FAILED"
     assert "GPU 0 of node n0" in left.message
+
+
+def test_a_replica_that_loses_its_gpus_is_replaced(looked_into: DockerPlatform) -> None:
+    running, sessions = looked_into, looked_into.client.inferencesessions
+    serving = {"readiness_path": "/ready", "stop_grace": 0}
+    session = running.session(
+        running.service(image=running.docker.images.gpu, serving=serving), gpu=T4
+    )
+    # In this one nvidia-smi never works: that tells nothing of its GPU.
+    other = running.session(running.service(serving=serving), gpu=T4)
+    eventually_sync(
+        lambda: running.full(session) and running.full(other), "both are ready", timeout=60
+    )
+    (before,) = sessions.status(session).replicas
+    (untouched,) = sessions.status(other).replicas
+    begun = int(time.time())
+    eventually_sync(lambda: looks(running, before.node, begun) > 1, "it was looked into")
+    assert [one.id for one in sessions.status(session).replicas] == [before.id]
+    lose_gpus(running, before.node, before.id)
+
+    def replaced() -> bool:
+        ready = [one for one in sessions.status(session).replicas if one.phase == "Ready"]
+        return len(ready) == 1 and ready[0].id != before.id
+
+    eventually_sync(replaced, "another one takes its place", timeout=60)
+    left = next(one for one in sessions.status(session).replicas if one.id == before.id)
+    assert left.reason == "GPU_FAILED"
+    assert f"GPU 0 of node {before.node}" in left.message
+    assert "Failed to initialize NVML" in left.message
+    # Its GPU is well, and the new one has it. It is no failure of the service.
+    assert set_aside(running) == set()
+    now = next(one for one in sessions.status(session).replicas if one.id != before.id)
+    assert (now.node, now.gpus, now.failures) == (before.node, ("0",), 0)
+    assert [one.id for one in sessions.status(other).replicas] == [untouched.id]

@@ -62,14 +62,60 @@ def test_replicas_read_the_files_of_a_model(running: DockerPlatform, folder: Pat
     eventually_sync(lambda: running.full(session), "both are ready")
 
 
-def test_files_that_are_not_uploaded_explain_themselves(
+def test_a_session_waits_for_an_upload_and_starts_after_it(
     running: DockerPlatform, folder: Path
 ) -> None:
     (folder / "more.bin").write_text("more")
-    model = running.client.models.create_from_volume(
+    models, sessions = running.client.models, running.client.inferencesessions
+    model = models.create_from_volume(
         folder, account=running.account, name="later", resources={"memory": "1Gi"}
     )
-    explains_itself(running, model.id, "WaitingForUpload")
+    session = running.session(running.service(mounts=mount(model.id), serving=SERVING))
+    with pytest.raises(PodbayError) as waited:
+        sessions.wait_ready(session, timeout=2)
+    with pytest.raises(PodbayError) as called:
+        running.infer(session, {})
+    (replica,) = sessions.status(session).replicas
+    assert (replica.phase, replica.reason) == ("Pending", "MODEL_NOT_READY")
+    placement = sessions.explain_placement(session)
+    assert placement.reason == "MODEL_NOT_READY"
+    told = [replica.message, str(sessions.explain(session)), placement.summary]
+    for text in (*told, str(waited.value), str(called.value)):
+        assert model.id in text
+        assert "WaitingForUpload" in text
+        assert "podbay model upload" in text
+    models.upload_volume(model, folder)
+    sessions.wait_ready(session, timeout=60)
+    assert running.facts(session)["files"]["/data"]["more.bin"] == "more"
+    # It was not tried before.
+    assert [one.attempt for one in sessions.status(session).replicas] == [1]
+
+
+def test_a_session_fails_with_the_fetch_of_its_model(running: DockerPlatform) -> None:
+    model = running.client.models.create(
+        {
+            "account": running.account,
+            "name": "nowhere",
+            "artifact": {"kind": "Volume", "volume": {"files": []}},
+            "source": {"kind": "GitLFS", "gitLFS": {"url": "http://127.0.0.1:9/x.git"}},
+            "resources": {},
+        }
+    )
+    sessions = running.client.inferencesessions
+    session = running.session(running.service(mounts=mount(model.id), serving=SERVING))
+    with pytest.raises(SessionFailedError) as waited:
+        sessions.wait_ready(session, timeout=100)
+    with pytest.raises(PodbayError) as called:
+        running.infer(session, {})
+    status = sessions.status(session)
+    assert (status.status, status.reason) == ("Error", "FetchFailed")
+    cause = running.client.models.get(model.id).message
+    assert cause is not None
+    for error in (waited.value, called.value):
+        assert error.metadata["reason"] == "FETCH_FAILED"
+    for text in (status.message or "", str(waited.value), str(called.value)):
+        assert cause in text
+        assert f"podbay model logs {model.id}" in text
 
 
 def test_a_model_that_is_not_there_explains_itself(running: DockerPlatform) -> None:

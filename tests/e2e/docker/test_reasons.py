@@ -98,7 +98,7 @@ def test_a_port_that_is_never_opened(running: DockerPlatform) -> None:
     service = running.service(
         "python3", "/opt/replica.py", "deaf", serving={"start_timeout": 2, "stop_grace": 0}
     )
-    failing(running, service, "NEVER_READY", "refused", "0.0.0.0", "start_timeout")
+    failing(running, service, "PORT_NOT_OPENED", "refused", "0.0.0.0", "start_timeout")
 
 
 def test_a_probe_that_is_answered_with_500(running: DockerPlatform) -> None:

@@ -94,17 +94,8 @@ async def test_an_unknown_host_is_refused(docker: Docker, ssh: SshServer, tmp_pa
 
 async def test_an_engine_over_tls(docker: Docker, tmp_path: Path) -> None:
     certificates = Certificates(tmp_path / "certificates")
-    cert, key = certificates.server
     port = free_port()
-    engine = docker.machine.add(
-        options=(
-            f"--host=tcp://127.0.0.1:{port}",
-            "--tlsverify",
-            f"--tlscacert={certificates.ca}",
-            f"--tlscert={cert}",
-            f"--tlskey={key}",
-        )
-    )
+    engine = docker.machine.add(options=certificates.engine_options(port))
     tls = EngineTls(certificates.ca, *certificates.client)
     node = DeclaredNode("tls", f"tcp://127.0.0.1:{port}", tls)
     settings = DockerSettings(docker.installation, tmp_path / "logs")

@@ -77,6 +77,11 @@ class Engine:
         return f"unix://{self.socket}"
 
     @property
+    def subnet(self) -> str:
+        """All its addresses, its own and those of its containers."""
+        return f"{self._slot.network}.{self._index * _STRIDE}.0/20"
+
+    @property
     def pid(self) -> int:
         """The process id of its dockerd."""
         assert self._process is not None
@@ -250,6 +255,10 @@ class Machine:
         self.engines.append(engine)
         engine.start()
         return engine
+
+    def next_address(self) -> str:
+        """Return the address that the engine which is added next has on its bridge."""
+        return f"{self.slot.network}.{len(self.engines) * _STRIDE}.1"
 
     def stop(self) -> None:
         """End the daemons; what else is left of the slot is removed by its name."""

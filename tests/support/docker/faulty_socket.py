@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 _SIZE = 65536
+_REMOVAL = re.compile(rb"DELETE /[^ ]*networks/")
+_QUIET_SECONDS = 30.0
+
+
+@dataclass(eq=False)
+class _Link:
+    """A connection of a client, and the one to the engine that belongs to it."""
+
+    client: socket.socket
+    engine: socket.socket
+    removing: bool = False
+    """Whether the engine has been asked to remove a network, and has not answered."""
 
 
 class FaultySocket:
@@ -21,9 +36,12 @@ class FaultySocket:
     def __init__(self, path: Path, engine: Path) -> None:
         self.path = path
         self._engine = engine
-        self._open: set[socket.socket] = set()
+        self._open: set[_Link] = set()
         self._lock = threading.Lock()
         self._passing = True
+        self._quiet = threading.Condition()
+        self._held = False
+        self._removing = 0
         self.cut_answers = 0
         """How many further answers are cut off: the engine does what it was asked, and nobody
         hears of it."""
@@ -42,13 +60,31 @@ class FaultySocket:
         """Close all connections, and every new one at once."""
         self._passing = False
         with self._lock:
-            for connection in self._open:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
+            for link in self._open:
+                # The engine's end follows, once the engine has nothing more to say on it.
+                _shut(link.client)
 
     def mend(self) -> None:
         """Pass connections on again."""
         self._passing = True
+
+    @contextlib.contextmanager
+    def no_removals(self) -> Iterator[None]:
+        """Let the engine remove no network meanwhile: requests to do so are held back.
+
+        One of 20.10 that is killed in the middle of that does not start again; see
+        `Engine.restart`. The engine must answer when this begins.
+        """
+        with self._quiet:
+            self._held = True
+            done = self._quiet.wait_for(lambda: self._removing == 0, _QUIET_SECONDS)
+        try:
+            assert done, "the engine does not come to an end with networks"
+            yield
+        finally:
+            with self._quiet:
+                self._held = False
+                self._quiet.notify_all()
 
     def close(self) -> None:
         """End it."""
@@ -75,35 +111,61 @@ class FaultySocket:
                 client.close()
                 engine.close()
                 continue
+            link = _Link(client, engine)
             with self._lock:
-                self._open |= {client, engine}
+                self._open.add(link)
             threads = [
-                threading.Thread(target=self._pump, args=(client, engine, False), daemon=True),
-                threading.Thread(target=self._pump, args=(engine, client, True), daemon=True),
+                threading.Thread(target=self._ask, args=(link,), daemon=True),
+                threading.Thread(target=self._answer, args=(link,), daemon=True),
             ]
             for thread in threads:
                 thread.start()
-            threading.Thread(target=self._end, args=(client, engine, threads), daemon=True).start()
+            threading.Thread(target=self._end, args=(link, threads), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
-        try:
-            while data := source.recv(_SIZE):
-                if answers and self.cut_answers > 0:
+    def _ask(self, link: _Link) -> None:
+        """Pass on what the client says."""
+        with contextlib.suppress(OSError):
+            while data := link.client.recv(_SIZE):
+                if _REMOVAL.match(data):
+                    with self._quiet:
+                        self._quiet.wait_for(lambda: not self._held)
+                        self._removing += 1
+                        link.removing = True
+                link.engine.sendall(data)
+        _shut(link.client)
+        with self._quiet:
+            if not link.removing:
+                _shut(link.engine)
+
+    def _answer(self, link: _Link) -> None:
+        """Pass on what the engine says."""
+        with contextlib.suppress(OSError):
+            while data := link.engine.recv(_SIZE):
+                self._answered(link)
+                if self.cut_answers > 0:
                     self.cut_answers -= 1
                     break
-                sink.sendall(data)
-        except OSError:
-            pass
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                link.client.sendall(data)
+        self._answered(link)
+        _shut(link.client)
+        _shut(link.engine)
 
-    def _end(
-        self, client: socket.socket, engine: socket.socket, threads: list[threading.Thread]
-    ) -> None:
+    def _answered(self, link: _Link) -> None:
+        with self._quiet:
+            if link.removing:
+                link.removing = False
+                self._removing -= 1
+                self._quiet.notify_all()
+
+    def _end(self, link: _Link, threads: list[threading.Thread]) -> None:
         for thread in threads:
             thread.join()
         with self._lock:
-            self._open -= {client, engine}
-        client.close()
-        engine.close()
+            self._open.discard(link)
+        link.client.close()
+        link.engine.close()
+
+
+def _shut(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)

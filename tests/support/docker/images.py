@@ -23,8 +23,9 @@ _REPLICA = Path(__file__).with_name("replica.py")
 
 _NVIDIA_SMI = """\
 #!/bin/sh
-# Stands in for the tool that a GPU's driver brings: prints what the test says.
-[ -n "$TEST_NVIDIA_SMI" ] && { printf '%s\\n' "$TEST_NVIDIA_SMI"; exit 0; }
+# Stands in for the tool that a GPU's driver brings: prints what the test says, until
+# the GPUs vanish.
+[ ! -e /tmp/no-nvml ] && [ -n "$TEST_NVIDIA_SMI" ] && { printf '%s\\n' "$TEST_NVIDIA_SMI"; exit 0; }
 echo "Failed to initialize NVML: Unknown Error"
 exit 255
 """

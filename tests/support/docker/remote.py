@@ -100,9 +100,10 @@ class SshServer:
 
 
 class Certificates:
-    """An authority, a server's certificate for 127.0.0.1, and a client's, as files."""
+    """An authority, a server's certificate for an address, and a client's, as files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+        self._address = ipaddress.ip_address(address)
         folder.mkdir(mode=0o700)
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -111,6 +112,22 @@ class Certificates:
         self._write("ca", self._sign(self._name, self._key, None))
         self.server = self._issue("server", ExtendedKeyUsageOID.SERVER_AUTH)
         self.client = self._issue("client", ExtendedKeyUsageOID.CLIENT_AUTH)
+
+    def engine_options(self, port: int) -> tuple[str, ...]:
+        """Return the options by which an engine listens with the server's certificate."""
+        cert, key = self.server
+        return (
+            f"--host=tcp://{self._address}:{port}",
+            "--tlsverify",
+            f"--tlscacert={self.ca}",
+            f"--tlscert={cert}",
+            f"--tlskey={key}",
+        )
+
+    def declared(self) -> dict[str, str]:
+        """Return the client's files as a node declares them."""
+        cert, key = self.client
+        return {"ca": self.ca, "cert": cert, "key": key}
 
     def _issue(self, name: str, usage: x509.ObjectIdentifier) -> tuple[str, str]:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -143,7 +160,7 @@ class Certificates:
             .not_valid_after(now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=usage is None, path_length=None), critical=True)
             .add_extension(
-                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+                x509.SubjectAlternativeName([x509.IPAddress(self._address)]),
                 critical=False,
             )
         )

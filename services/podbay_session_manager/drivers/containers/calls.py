@@ -100,18 +100,25 @@ class EngineCalls:
         """
         return await self._bounded(self._threads, work, self._slow, 2 * _SLOW_SECONDS)
 
-    async def stream(self, work: Callable[[EngineClient], T], *, bulk: bool = False) -> T:
+    async def stream(
+        self,
+        work: Callable[[EngineClient], T],
+        *,
+        bulk: bool = False,
+        silence: float = _STREAM_SECONDS,
+    ) -> T:
         """Do what takes long, with a connection of its own; bounded by how long nothing comes.
 
         Args:
             work: What to do.
             bulk: Whether it may take minutes, as a pull: it then waits behind its like only.
+            silence: How long nothing may come, in seconds.
 
         Raises:
             DriverUnreachableError: The engine cannot be reached, or was lost meanwhile.
             EngineError: It refused.
         """
-        client = EngineClient(self._address, self._tls, _STREAM_SECONDS)
+        client = EngineClient(self._address, self._tls, silence)
         self._streams.add(client)
         try:
             pool = self._bulk_threads if bulk else self._stream_threads

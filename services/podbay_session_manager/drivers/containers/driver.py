@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ from podbay_session_manager.drivers.containers.engine import (
     EngineNotFoundError,
 )
 from podbay_session_manager.drivers.containers.failures import start_failure
+from podbay_session_manager.drivers.containers.gpu_looks import GpuLooks
 from podbay_session_manager.drivers.containers.images import Images
 from podbay_session_manager.drivers.containers.labels import REPLICA, SESSION, Ownership
 from podbay_session_manager.drivers.containers.logs import ContainerLogs
@@ -124,6 +126,13 @@ class DockerDriver(ReplicaDriver):
         self._sweeper = Sweeper(
             self._calls, self._owner, self._networks, self._volumes, self._tasks, helpers
         )
+        self._gpu_looks = GpuLooks(
+            self._calls,
+            settings.generation,
+            settings.gpu_probe_seconds,
+            self._tasks,
+            self.changed.set,
+        )
         self._starts: dict[str, tuple[LaunchSpec, asyncio.Task[_Failure | None]]] = {}
         # What was seen of containers, by their ids: an end does not change any more, nor does
         # where one runs.
@@ -165,6 +174,7 @@ class DockerDriver(ReplicaDriver):
         self._details = {k: v for k, v in self._details.items() if k in known}
         with _refusal_is_unknown(self._node.name):
             seen = await asyncio.gather(*(self._look(container) for container in containers))
+        self._gpu_looks.look_soon([d for d in self._details.values() if is_running(d)])
         return [replica for replica in seen if replica is not None]
 
     async def stop(self, replica_id: str, grace: float) -> None:
@@ -328,7 +338,8 @@ class DockerDriver(ReplicaDriver):
         seen = observed(details, self._node)
         if not seen.running:
             self._stops.forget(self._container(replica_id))
-        return seen
+            return seen
+        return replace(seen, lost_gpus=self._gpu_looks.trouble(identity))
 
     def _ended(self, replica_id: str) -> bool:
         details = self._details_of(replica_id)

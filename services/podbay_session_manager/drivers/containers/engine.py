@@ -28,6 +28,7 @@ Json = Mapping[str, Any]
 # The oldest API with all that is used here: Docker 20.10.
 _API_VERSION: Final = "1.41"
 _TEXT_LIMIT: Final = 500
+_OUTPUT_BYTES: Final = 1 << 16
 
 
 class EngineError(Exception):
@@ -136,6 +137,19 @@ class EngineClient:
         """Return the exit code of a container once it has ended."""
         with self._translated() as api:
             return int(api.wait(container, timeout=int(self._timeout))["StatusCode"])
+
+    def execute(self, container: str, command: Sequence[str]) -> tuple[int, str]:
+        """Run a program in a running container; return its exit code and what it wrote, bounded."""
+        written = bytearray()
+        with self._translated() as api:
+            made = api.exec_create(container, list(command))["Id"]
+            for piece in api.exec_start(made, stream=True):
+                written += piece
+                if len(written) >= _OUTPUT_BYTES:
+                    break
+            code = api.exec_inspect(made)["ExitCode"]
+        # None: it was cut off, and still writes.
+        return -1 if code is None else int(code), written.decode(errors="replace")
 
     def remove(self, container: str, *, force: bool = False) -> None:
         """Remove a container and its nameless volumes; it must have ended unless forced."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["COPY", "HELPER", "REPLICA", "SCRATCH", "SESSION", "Ownership"]
+__all__ = ["COPY", "GENERATION", "HELPER", "REPLICA", "SCRATCH", "SESSION", "Ownership"]
 
 _PREFIX: Final = "dev.podbay."
 
@@ -15,6 +15,8 @@ SESSION: Final = f"{_PREFIX}session"
 """The label with a session's id, on networks and containers."""
 HELPER: Final = f"{_PREFIX}helper"
 """The label with a helper's purpose."""
+GENERATION: Final = f"{_PREFIX}generation"
+"""The label that tells which start of the session manager made it."""
 COPY: Final = f"{_PREFIX}copy"
 """The label with the id of the resource whose files a volume holds."""
 SCRATCH: Final = f"{_PREFIX}scratch"
@@ -42,7 +44,7 @@ class Ownership:
         """Return the labels of a new thing; names of `more` are parts as "session"."""
         return {
             **self.mine,
-            f"{_PREFIX}generation": self.generation,
+            GENERATION: self.generation,
             **{f"{_PREFIX}{name}": value for name, value in more.items()},
         }
 

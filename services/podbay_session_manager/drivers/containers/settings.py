@@ -8,15 +8,20 @@ from pathlib import Path
 
 from podbay_session_manager.records import DataMount
 
-__all__ = ["DockerSettings", "Moved", "ResolveMount"]
+__all__ = ["DockerSettings", "Moved", "NotThereYetError", "ResolveMount"]
 
 Moved = Callable[[int, int], object]
 """Told how many bytes have come, and how many there will be."""
 
+
+class NotThereYetError(LookupError):
+    """The files of a mount are not there yet, and will be. The text says what they wait for."""
+
+
 ResolveMount = Callable[[DataMount, Moved], Awaitable[Path]]
 """From a mount to the folder on this machine that holds its files, which any user may read. Tells
 how far it is where they come from elsewhere, and raises LookupError with a text for people where
-there is none."""
+there is none, `NotThereYetError` where there will be one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from podbay_session_manager.drivers.containers.engine import (
 from podbay_session_manager.drivers.containers.failures import is_no_space
 from podbay_session_manager.drivers.containers.labels import COPY, REPLICA, Ownership
 from podbay_session_manager.drivers.containers.locks import KeyedLocks
-from podbay_session_manager.drivers.containers.settings import DockerSettings
+from podbay_session_manager.drivers.containers.settings import DockerSettings, NotThereYetError
 from podbay_session_manager.drivers.contract import LaunchSpec, StartFailedError, StartProgress
 from podbay_session_manager.records import DataMount, Reason, ScratchMount
 
@@ -200,8 +200,10 @@ class Volumes:
         try:
             folder = await resolve(mount, moved)
         except LookupError as error:
+            later = isinstance(error, NotThereYetError)
             raise StartFailedError(
-                Reason.DATA_UNAVAILABLE, f"There are no files of {what}: {error.args[0]}"
+                Reason.MODEL_NOT_READY if later else Reason.DATA_UNAVAILABLE,
+                f"There are no files of {what}: {error.args[0]}",
             ) from error
         finally:
             self._fetching.pop(spec.replica_id, None)
