@@ -12,6 +12,7 @@ from podbay_session_manager.records import ReplicaRecord, SessionRecord
 
 __all__ = [
     "Action",
+    "FailingReplica",
     "NodeRecord",
     "Plan",
     "ProbeState",
@@ -36,6 +37,20 @@ class ProbeState:
     at a time is silent while it works on a call."""
     seen: str = ""
     """What the last failed probe met, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailingReplica:
+    """What routers tell of a replica that is ready and whose calls fail."""
+
+    since: float
+    """When it was first told of, in seconds since 1970."""
+    told: float
+    """When it was last told of; it has not recovered in between."""
+    message: str
+    """How the calls fail, for people."""
+    set_aside: bool = False
+    """Whether the router that told last leaves it alone; it does so where others are healthy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +107,8 @@ class World:
     """Replicas whose start is on its way to the driver at this moment."""
     drained: frozenset[str] = frozenset()
     """Replicas of which every router knows that they take no calls."""
+    failing: Mapping[str, FailingReplica] = field(default_factory=dict)
+    """Replicas whose calls fail although they are ready, by id."""
     nodes: tuple[NodeRecord, ...] = ()
     halting: bool = False
     """True where all replicas shall end and their sessions shall stay."""

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Sequence
 
 from podbay_session_manager.machine import ReplicaPhase
+from podbay_session_manager.plan_input import FailingReplica
 from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
 
 __all__ = [
@@ -140,6 +141,15 @@ def probe_failed_message(path: str, seen: str, *, final: bool = False) -> str:
         else " It takes no calls until it answers again, and is replaced if that takes too long."
     )
     return f"The replica stopped answering GET {path}.{last}{out}"
+
+
+def failing_message(failing: FailingReplica) -> str:
+    """Say why a replica is replaced that answers its probe."""
+    seconds = failing.told - failing.since
+    return (
+        f"{failing.message} It has been so for {seconds:.0f} s while other replicas of the session "
+        "are healthy, so it is stopped and replaced."
+    )
 
 
 def failure_message(session: SessionRecord, replica: ReplicaRecord) -> str:

@@ -147,9 +147,7 @@ class InferenceSessionClient:
             InvalidRequestError: `max_in_flight`, `timeout` or `affinity` is not valid.
             CancelledCallError: The client is closed.
         """
-        many = Many(
-            max_in_flight, ordered=ordered, decode=self._shape.results, affinity=affinity
-        )
+        many = Many(max_in_flight, ordered=ordered, decode=self._shape.results, affinity=affinity)
         return self._many(bodies, many, check_timeout(timeout, self._timeout))
 
     def wait_ready(

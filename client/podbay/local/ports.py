@@ -11,7 +11,15 @@ from pathlib import Path
 from podbay.local.faults import LocalError
 from podbay.local.processes import psutil_module
 
-__all__ = ["choose_port", "ephemeral_ports", "is_free", "join", "port_owner", "split", "stable_ports"]
+__all__ = [
+    "choose_port",
+    "ephemeral_ports",
+    "is_free",
+    "join",
+    "port_owner",
+    "split",
+    "stable_ports",
+]
 
 _RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 # IANA's range, where the system does not tell its own.

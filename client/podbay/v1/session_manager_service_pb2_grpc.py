@@ -378,8 +378,9 @@ class SessionManagerServiceServicer(object):
 
     def ReportReplica(self, request, context):
         """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
-        it has recovered. The evidence shows in the session's status. Idempotent. Needs the token of a
-        service. A replica that is unknown or has ended is ignored.
+        it has recovered. The evidence shows in the session's status; one of which that is told again
+        after 30 s is replaced while others are healthy. Idempotent. Needs the token of a service. A
+        replica that is unknown or has ended is ignored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
