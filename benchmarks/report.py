@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.aims import Findings, aims_table, breakdown
+from benchmarks.aims import Findings, aims_table, breakdown, telemetry_table
 from benchmarks.figures import Figure, table
 
 __all__ = ["page"]
@@ -61,6 +61,14 @@ sockets (`python -m benchmarks.inside`); the rest is what its process uses beyon
   threads; reading the metadata adds 20 to 30 µs, the hop as much, the interceptor and the channel
   options 10 each. Clients that care use `Exchange`.
 
+## What metrics and traces cost
+
+The router's own parts of a call, as above, in turn in one run (`python -m benchmarks.telemetry`).
+Spans are made by OpenTelemetry's SDK and not exported. Without `--metrics-listen` and without a
+tracer provider neither costs anything.
+
+{telemetry}
+
 ## How to read it
 - **podbay sync infer, 1 in flight** against **direct (http.client)** is what a person with a
   notebook sees: the same Python, the same loop, with Podbay in between.
@@ -116,6 +124,7 @@ def page(
         aims=aims_table(found),
         pinned=_pinned(found),
         breakdown=breakdown(found),
+        telemetry=telemetry_table(found),
         **machine,
     )
 
