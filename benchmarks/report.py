@@ -59,11 +59,11 @@ sockets (`python -m benchmarks.inside`); the rest is what its process uses beyon
   a call's deadline is 0.7 µs; buckets of deadlines with one timer for all were tried, and cost as
   much. Fewer accesses to the messages of results gained 0.1 µs. Neither was kept.
 - **unary Infer**: grpc.aio is the limit, with no router behind it (the last line of the table
-  above: half of the call, or more). A unary call is several operations on its completion queue, each
+  above; about half of such a call). A unary call is several operations on its completion queue, each
   with a switch between threads; reading the metadata adds 20 to 30 µs, the hop as much, the
   interceptor and the channel options 10 each. Of what py-spy sees of the event loop's thread, the
-  Python of the router and its interceptor is an eighth, and most of that is the write to the
-  replica: without any of it the aim would not be met either. Clients that care use `Exchange`.
+  Python of the router and its interceptor is an eighth, a third of that the write to the replica.
+  Clients that care use `Exchange`.
 
 ## What metrics and traces cost
 
