@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import first_piece, inside, pinned, routes, scaling, streams
+from benchmarks import first_piece, inside, pinned, routes, scaling, streams, telemetry
 from benchmarks.aims import Findings
 from benchmarks.envoy import ENVOY_VERSION, envoy, h2load, missing_tools
 from benchmarks.figures import Figure, Sample
@@ -87,6 +87,7 @@ def _find(figures: list[Figure], arguments: argparse.Namespace) -> Findings:
         streams=streams.measure(seconds=arguments.stream_seconds),
         routes=routes.measure(),
         inside=inside.parts(),
+        telemetry=telemetry.measure(),
     )
 
 

@@ -10,8 +10,9 @@ from benchmarks.pinned import CASES, Pinned
 from benchmarks.routes import Routes
 from benchmarks.scaling import Scaling
 from benchmarks.streams import Streams
+from benchmarks.telemetry import Telemetry
 
-__all__ = ["Findings", "aims_table", "breakdown"]
+__all__ = ["Findings", "aims_table", "breakdown", "telemetry_table"]
 
 
 class Findings(NamedTuple):
@@ -25,6 +26,7 @@ class Findings(NamedTuple):
         streams: Thousands of streamed calls at once.
         routes: The large route table.
         inside: Seconds a call of the router's own parts.
+        telemetry: The same with metrics and traces.
     """
 
     pinned: dict[str, Pinned]
@@ -34,6 +36,7 @@ class Findings(NamedTuple):
     streams: Streams
     routes: Routes
     inside: dict[str, float]
+    telemetry: Telemetry
 
 
 def _row(what: str, reach: str, found: str, met: bool) -> list[str]:
@@ -115,3 +118,29 @@ def breakdown(found: Findings) -> str:
         ["**all CPU time of the router, a call**", f"**{case.cpu * 1e6:.1f}**"],
     ]
     return table(["part", "µs"], rows)
+
+
+def telemetry_table(found: Findings) -> str:
+    """Return what metrics and traces add to a call at 32 in flight on one core."""
+    plain, whole = found.telemetry.plain, found.pinned[CASES[2]].cpu
+    named = {
+        "neither": plain,
+        "metrics": found.telemetry.metrics,
+        "metrics and traces": found.telemetry.both,
+    }
+    rows = [
+        [
+            name,
+            f"{seconds * 1e6:.1f}",
+            f"{seconds / plain:.2f}×",
+            f"{(whole + seconds - plain) / whole:.2f}×",
+        ]
+        for name, seconds in named.items()
+    ]
+    headers = [
+        "with",
+        "the router's own parts, µs",
+        "of them without",
+        "of all its CPU time a call",
+    ]
+    return table(headers, rows)

@@ -78,6 +78,9 @@ class _Caller:
     def on_end(self) -> None:
         self.next()
 
+    def on_json(self, body: bytes) -> None:
+        self.next()
+
     def on_lost(self, *, answering: bool) -> None:
         _give_up(f"the connection was lost, answering: {answering}")
 

@@ -31,6 +31,7 @@ from podbay_inference_router.meters import Meters
 from podbay_inference_router.settings import Settings
 from podbay_inference_router.table import RouteTable
 from podbay_inference_router.tokens import Claims
+from podbay_inference_router.tracing import CallSpans
 from podbay_inference_router.upstream import ConnectionPools
 
 __all__ = ["PARTS", "parts"]
@@ -96,11 +97,15 @@ def _message(calls: int, body: bytes) -> bytes:
     return message.SerializeToString()
 
 
-async def _measure(calls: int, rounds: int) -> list[list[float]]:
+async def _measure(
+    calls: int, rounds: int, meters: Meters | None, spans: CallSpans | None
+) -> list[list[float]]:
     settings, written = Settings(), list[Any]()
     loop: Any = _Loop(written)
     pools = ConnectionPools(settings, loop)
-    dispatcher = Dispatcher(_table(pools, settings), settings, loop, random.random, meters=Meters())
+    dispatcher = Dispatcher(
+        _table(pools, settings), settings, loop, random.random, meters=meters, spans=spans
+    )
     stream = ExchangeStream(dispatcher, Claims("s", "a", 0, float("inf")))
     body = json.dumps(BODY).encode()
     message = _message(calls, body)
@@ -142,14 +147,21 @@ async def _measure(calls: int, rounds: int) -> list[list[float]]:
     return found
 
 
-def parts(calls: int = 32, rounds: int = 3000) -> dict[str, float]:
+def parts(
+    calls: int = 32,
+    rounds: int = 3000,
+    meters: Meters | None = None,
+    spans: CallSpans | None = None,
+) -> dict[str, float]:
     """Return the median seconds a call of each part.
 
     Args:
         calls: How many calls a message carries.
         rounds: How many messages.
+        meters: Counts the calls, as where metrics are shown; None as where they are not.
+        spans: Traces the calls; None where they are not traced.
     """
-    found = uvloop.run(_measure(calls, rounds))
+    found = uvloop.run(_measure(calls, rounds, meters, spans))
     return {
         name: statistics.median(values) / calls for name, values in zip(PARTS, found, strict=True)
     }

@@ -36,8 +36,9 @@ def main() -> int:
         help="the page to write; it needs all systems",
     )
     arguments = parser.parse_args()
+    wanted = [peer for peer in PEERS if arguments.only is None or peer.name in arguments.only]
     try:
-        for peer in PEERS:
+        for peer in wanted:
             peer.python()
     except EnvironmentUnavailableError as error:
         print(f"The comparison needs the peers, which PyPI has: {error}", file=sys.stderr)

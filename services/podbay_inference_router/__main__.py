@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_at_least(0),
         default=defaults.queue_length,
         metavar="N",
-        help="the most calls of a session that wait (default: %(default)s)",
+        help="the most calls of a session that wait, at each worker (default: %(default)s)",
     )
     parser.add_argument(
         "--queue-timeout",
@@ -134,7 +134,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_at_least(0),
         default=defaults.account_in_flight,
         metavar="N",
-        help="the most calls of one account that run, over all its sessions; 0 for no limit "
+        help="the most calls of one account that run, over all its sessions, divided among the "
+        "workers, at least 1 each; 0 for no limit "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -142,8 +143,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_at_least(0),
         default=defaults.account_queue_length,
         metavar="N",
-        help="the most calls of one account that wait, over all its sessions; 0 for no limit of "
-        "its own (default: %(default)s)",
+        help="the most calls of one account that wait, over all its sessions, at each worker; "
+        "0 for no limit of its own (default: %(default)s)",
     )
     parser.add_argument(
         "--account-queue-timeout",

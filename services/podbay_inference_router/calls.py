@@ -345,6 +345,20 @@ class Call:
             self._dispatcher.note_good_call(self.session, endpoint)
         self._finish(pieces, None)
 
+    def on_json(self, body: bytes) -> None:
+        """A good answer in JSON has come as a whole; the short way through the three above."""
+        self.flight = None
+        if len(body) > self._dispatcher.settings.max_answer_bytes:
+            self.on_head(200, JSON_TYPE, "", "")
+            self.on_body(body)
+            return
+        if self.hedge_timer is not None:
+            self._drop_hedge()
+        endpoint = self.endpoint
+        if endpoint is not None and endpoint.strikes:
+            self._dispatcher.note_good_call(self.session, endpoint)
+        self._finish([(body, "")], None)
+
     def on_lost(self, *, answering: bool) -> None:
         """The replica closed the connection too early."""
         self.flight = None

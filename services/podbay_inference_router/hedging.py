@@ -131,6 +131,12 @@ class Hedge:
         if self._taken:
             self._call.on_end()
 
+    def on_json(self, body: bytes) -> None:
+        """A good answer has come as a whole: it is the first."""
+        if not self._taken:
+            self._call.take_hedge()
+        self._call.on_json(body)
+
     def on_lost(self, *, answering: bool) -> None:
         """The connection is lost."""
         if self._taken:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import httptools
 
@@ -18,6 +18,25 @@ _MAX_HEAD_BYTES: Final = 64 << 10
 # Up to this size head and body are joined: one small copy is cheaper than another system call.
 _JOIN_BYTES: Final = 64 << 10
 _NO_BODY: Final = frozenset({204, 304})
+_HEAD_END: Final = b"\r\n\r\n"
+
+
+class _Head(NamedTuple):
+    """What the parser made of a head with a length, after which the connection is kept."""
+
+    status: int
+    content_type: str
+    encoding: str
+    retry_after: str
+    length: int
+    is_json: bool
+    """Whether nothing else is to be known of it: a good answer in JSON."""
+
+
+# Replicas send few different heads, so the parser need not look at each of them again. Bounded for
+# those that send a new one each time, as with a date or many lengths.
+_heads: dict[bytes, _Head] = {}
+_MAX_HEADS: Final = 512
 
 
 class Connection(asyncio.Protocol):
@@ -39,6 +58,7 @@ class Connection(asyncio.Protocol):
         "_head_bytes",
         "_head_done",
         "_keep_alive",
+        "_length",
         "_parser",
         "_received",
         "_release",
@@ -132,15 +152,17 @@ class Connection(asyncio.Protocol):
             # Nothing was asked, or the one who asked is gone.
             self.abort()
             return
+        whole = not self._received
         self._received = True
+        if whole and (known := _known(data)) is not None:
+            self._take_whole(call, known, data)
+            return
         if not self._head_done:
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:
-            incident = uuid.uuid4().hex
-            _LOG.exception("incident %s while an answer was read", incident)
-            self._give_up(call).on_defect(incident)
+            self._tell_defect(call)
             return
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             if self._complete and self._call is call:
@@ -152,6 +174,8 @@ class Connection(asyncio.Protocol):
         if self._call is not call:
             return
         if self._complete:
+            if whole and self._keep_alive and not self._stray:
+                self._remember(data)
             self._end_answer(call)
         elif not self._head_done and self._head_bytes > _MAX_HEAD_BYTES:
             self._give_up(call).on_bad_answer(f"its head is larger than {_MAX_HEAD_BYTES} bytes")
@@ -187,6 +211,7 @@ class Connection(asyncio.Protocol):
                 self._content_type = value.decode("latin-1").strip()
             case b"content-length":
                 self._body_sized = True
+                self._length = int(value)
             case b"transfer-encoding":
                 self._body_sized = self._chunked = True
             case b"content-encoding":
@@ -228,12 +253,48 @@ class Connection(asyncio.Protocol):
         self._complete = True
         self._keep_alive = self._parser.should_keep_alive()
 
+    def _take_whole(self, call: Sendable, head: _Head, data: bytes) -> None:
+        """Take an answer that has come at once, and whose head is known."""
+        if head.is_json:
+            self._keep_alive = True
+            self._free()
+            call.on_json(data[-head.length :])
+            return
+        try:
+            call.on_head(head.status, head.content_type, head.encoding, head.retry_after)
+            if self._call is call and head.length:
+                call.on_body(data[-head.length :])
+        except Exception:  # noqa: BLE001 # as from the parser's callbacks: a defect of ours
+            self._tell_defect(call)
+        if self._call is call:
+            self._keep_alive = True
+            self._end_answer(call)
+
+    def _remember(self, data: bytes) -> None:
+        """Keep the head of an answer that has come at once, with its length."""
+        end = data.find(_HEAD_END) + len(_HEAD_END)
+        length = len(data) - end
+        if self._chunked or self._length != length or self._status in _NO_BODY:
+            return
+        if len(_heads) >= _MAX_HEADS:
+            _heads.clear()
+        _heads[data[:end]] = _Head(
+            self._status,
+            self._content_type,
+            self._encoding,
+            self._retry_after,
+            length,
+            is_json=(self._status == 200 and length > 0 and not self._encoding)
+            and self._content_type == "application/json",
+        )
+
     def _expect_head(self) -> None:
         self._head_done = False
         self._head_bytes = 0
         self._complete = False
         self._keep_alive = False
         self._body_sized = False
+        self._length = -1
         self._chunked = False
         self._status = 0
         self._content_type = ""
@@ -246,7 +307,17 @@ class Connection(asyncio.Protocol):
         self.abort()
         return call
 
+    def _tell_defect(self, call: Sendable) -> None:
+        incident = uuid.uuid4().hex
+        _LOG.exception("incident %s while an answer was read", incident)
+        self._give_up(call).on_defect(incident)
+
     def _end_answer(self, call: Sendable) -> None:
+        self._free()
+        call.on_end()
+
+    def _free(self) -> None:
+        """Give the connection back, or close it where it cannot be used again."""
         self._call = None
         transport = self._transport
         # Whatever follows an answer, or a request that is not fully written, would be taken for
@@ -264,4 +335,10 @@ class Connection(asyncio.Protocol):
             self._release(self)
         elif transport is not None:
             transport.abort()
-        call.on_end()
+
+
+def _known(data: bytes) -> _Head | None:
+    """Return the known head of what came, where what follows it is the whole body."""
+    end = data.find(_HEAD_END) + len(_HEAD_END)
+    head = _heads.get(data[:end])
+    return head if head is not None and len(data) - end == head.length else None

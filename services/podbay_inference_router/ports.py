@@ -76,6 +76,12 @@ class Sendable(Protocol):
     def on_end(self) -> None:
         """The answer is complete, and the connection is done with it."""
 
+    def on_json(self, body: bytes) -> None:
+        """A whole answer with status 200 and JSON has come, and the connection is done with it.
+
+        The same as `on_head`, `on_body` and `on_end`, for what comes most.
+        """
+
     def on_lost(self, *, answering: bool) -> None:
         """The connection ended before the answer did."""
 

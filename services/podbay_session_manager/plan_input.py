@@ -13,6 +13,7 @@ from podbay_session_manager.records import ReplicaRecord, SessionRecord
 
 __all__ = [
     "Action",
+    "FailingReplica",
     "NodeRecord",
     "Plan",
     "ProbeState",
@@ -41,6 +42,20 @@ class ProbeState:
     """Whether nothing listened when the last probe came."""
     listened: bool = False
     """Whether a connection was ever taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailingReplica:
+    """What routers tell of a replica that is ready and whose calls fail."""
+
+    since: float
+    """When it was first told of, in seconds since 1970."""
+    told: float
+    """When it was last told of; it has not recovered in between."""
+    message: str
+    """How the calls fail, for people."""
+    set_aside: bool = False
+    """Whether the router that told last leaves it alone; it does so where others are healthy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +112,8 @@ class World:
     """Replicas whose start is on its way to the driver at this moment."""
     drained: frozenset[str] = frozenset()
     """Replicas of which every router knows that they take no calls."""
+    failing: Mapping[str, FailingReplica] = field(default_factory=dict)
+    """Replicas whose calls fail although they are ready, by id."""
     nodes: tuple[NodeRecord, ...] = ()
     models: Mapping[str, ModelState] = field(default_factory=dict)
     """Where the models stand whose files waiting replicas mount, by id."""

@@ -25,7 +25,7 @@ from podbay_session_manager.texts import (
     probe_failed_message,
 )
 
-__all__ = ["retire_replica", "step_replica"]
+__all__ = ["retire_failing", "retire_replica", "step_replica"]
 
 _P = ReplicaPhase
 _NO_PROBE = ProbeState()
@@ -78,6 +78,23 @@ def retire_replica(
     return retired
 
 
+def retire_failing(
+    replica: ReplicaRecord, session: SessionRecord, scene: Scene, plan: Plan, message: str
+) -> ReplicaRecord:
+    """Return a ready replica whose calls fail as one that another shall take the place of.
+
+    Args:
+        replica: As it is stored.
+        session: Its session.
+        scene: What is seen, when, and how patient to be.
+        plan: Where the time of the next look goes.
+        message: How its calls fail.
+    """
+    retired = _Stepper(session, scene, plan).retire_for(replica, Reason.REPLICA_FAILING, message)
+    plan.wake(retired.deadline)
+    return retired
+
+
 def _never_started(replica: ReplicaRecord, now: float) -> ReplicaRecord:
     stopped = replica.moved(_P.STOPPED, now, reason=Reason.REPLICA_STOPPED, message="")
     return replace(stopped, removed=True)
@@ -120,6 +137,17 @@ class _Stepper:
         message = node_lost_message(node.name, node.unreachable, self._policy.node_grace)
         return replica.moved(phase, self._now, reason=Reason.NODE_LOST, message=message)
 
+    def retire_for(self, replica: ReplicaRecord, reason: Reason, message: str) -> ReplicaRecord:
+        """Let one that takes calls finish them and end, because something is wrong with it."""
+        return replica.moved(
+            _P.DRAINING,
+            self._now,
+            deadline=self._now + self._policy.drain,
+            reason=reason,
+            message=message,
+            log_tail=self._tail(replica),
+        )
+
     def leave_failed_gpus(self, replica: ReplicaRecord) -> ReplicaRecord:
         """Let a replica end that has a GPU with which something is wrong."""
         failed = self._scene.set_aside.get(replica.driver, {})
@@ -135,14 +163,7 @@ class _Stepper:
 
     def _without_gpus(self, replica: ReplicaRecord, message: str) -> ReplicaRecord:
         if replica.phase in {_P.READY, _P.UNREADY}:
-            return replica.moved(
-                _P.DRAINING,
-                self._now,
-                deadline=self._now + self._policy.drain,
-                reason=Reason.GPU_FAILED,
-                message=message,
-                log_tail=self._tail(replica),
-            )
+            return self.retire_for(replica, Reason.GPU_FAILED, message)
         if replica.phase in {_P.STARTING, _P.PROBING}:
             return self._stopping(replica, Reason.GPU_FAILED, message)
         return replica

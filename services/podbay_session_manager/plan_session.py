@@ -9,12 +9,13 @@ from typing import Final
 from podbay_session_manager.machine import ReplicaPhase, SessionState
 from podbay_session_manager.model_gate import Gate, gate
 from podbay_session_manager.plan_input import NodeRecord, Plan, Scene, StartReplica
-from podbay_session_manager.plan_replica import retire_replica, step_replica
+from podbay_session_manager.plan_replica import retire_failing, retire_replica, step_replica
 from podbay_session_manager.policy import BLAMELESS
 from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
 from podbay_session_manager.texts import (
     crash_loop_message,
     evidence_of,
+    failing_message,
     failure_message,
     model_failed_message,
 )
@@ -158,6 +159,8 @@ class SessionPass:
         wanted = self._wanted()
         for replica in self._before.values():
             self._step(replica, wanted=wanted and replica.id not in replaced)
+        if wanted and self._scene.world.failing:
+            self._replace_failing()
         if not self.session.ever_ready and any(
             replica.ready_at is not None for replica in self._replicas.values()
         ):
@@ -172,6 +175,34 @@ class SessionPass:
             if replica.phase is _P.READY:
                 ready[replica.index] = max(ready.get(replica.index, 0), replica.attempt)
         return frozenset(r.id for r in self._before.values() if r.attempt < ready.get(r.index, 0))
+
+    def _replace_failing(self) -> None:
+        """Let a replica end whose calls have failed for long, while others are healthy.
+
+        One at a time, and never the last healthy one: the calls may be to blame.
+        """
+        failing, limit = self._scene.world.failing, self._policy.failing_limit
+        ready = [r for r in self._replicas.values() if r.phase is _P.READY]
+        found = [
+            r
+            for r in ready
+            if (told := failing.get(r.id)) is not None
+            and told.set_aside
+            and told.told - told.since >= limit
+        ]
+        if not found or all(r.id in failing for r in ready) or self._ends_one_that_fails():
+            return
+        longest = min(found, key=lambda r: failing[r.id].since)
+        message = failing_message(failing[longest.id])
+        self._replicas[longest.id] = retire_failing(
+            longest, self.session, self._scene, self._plan, message
+        )
+
+    def _ends_one_that_fails(self) -> bool:
+        return any(
+            r.reason is Reason.REPLICA_FAILING and not r.phase.ended
+            for r in self._replicas.values()
+        )
 
     def _step_live(self) -> None:
         for replica in list(self._replicas.values()):
@@ -285,15 +316,17 @@ class SessionPass:
             return self._make(index, last.attempt + 1)
         if last.reason in BLAMELESS:
             return self._make(index, last.attempt + 1, failures=last.failures)
-        since = last.transition_at
-        stable = last.ready_at is not None and since - last.ready_at >= self._policy.stable_after
+        since, policy = last.transition_at, self._policy
+        fails = last.reason is Reason.REPLICA_FAILING
+        long = policy.failing_stable_after if fails else policy.stable_after
+        stable = last.ready_at is not None and since - last.ready_at >= long
         failures = 0 if stable else last.failures + 1
         if failures == 0:
             return self._make(index, last.attempt + 1)
-        pause = self._policy.backoff(failures)
+        pause = policy.backoff(failures)
         self._replicas[last.id] = replace(last, retry_at=since + pause)
         made = self._make(index, last.attempt + 1, failures=failures, retry_at=since + pause)
-        if failures < self._policy.crash_loop:
+        if failures < policy.crash_loop:
             return made
         message = crash_loop_message(last, failures, pause)
         looping = replace(made, reason=Reason.CRASH_LOOP, message=message)

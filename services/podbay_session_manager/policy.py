@@ -52,6 +52,11 @@ class Policy:
     """How long a replica may stay silent after that before it is replaced."""
     first_backoff: float = 0.2
     last_backoff: float = 30.0
+    failing_limit: float = 30.0
+    """How long routers go on telling that the calls of a replica fail before it is replaced, which
+    the last healthy one of a session never is."""
+    failing_stable_after: float = 600.0
+    """The same as `stable_after` for such a replica, as it takes time until that is told."""
     stable_after: float = 60.0
     """A replica that was ready this long failed for a new reason: its failure counts as the
     first."""

@@ -139,6 +139,7 @@ class Reconciler:
                 # What was on its way when the drivers were asked may not be in their answers.
                 starting=sight.starting | self._actor.starting,
                 drained=self._state.announcer.drained,
+                failing=self._state.reports.all,
                 # What runs on a node must be seen before anything is placed there.
                 nodes=tuple(
                     node
@@ -212,6 +213,7 @@ class Reconciler:
             for replicas in self._state.replicas.values()
             for replica in replicas.values()
             if _may_fail(replica, observed.get(replica.driver), now)
+            or self._state.reports.failing(replica.id)
         ]
         tails = await asyncio.gather(
             *(self._tail(replica.driver, replica.id) for replica in failing)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Final
 
 from podbay.v1 import session_manager_service_pb2 as pb
+from podbay_session_manager.plan_input import FailingReplica
 
 __all__ = ["ReplicaReports"]
 
@@ -20,15 +22,31 @@ class ReplicaReports:
     """
 
     def __init__(self) -> None:
-        self._failing: OrderedDict[str, str] = OrderedDict()
+        self._failing: OrderedDict[str, FailingReplica] = OrderedDict()
 
-    def take(self, report: pb.ReportReplicaRequest) -> bool:
-        """Take a report; say whether it changes what is known."""
+    @property
+    def all(self) -> Mapping[str, FailingReplica]:
+        """Those whose calls fail, by id."""
+        return dict(self._failing)
+
+    def take(self, report: pb.ReportReplicaRequest, now: float) -> bool:
+        """Take a report; say whether it changes what is shown.
+
+        Args:
+            report: What a router tells.
+            now: The time, in seconds since 1970.
+        """
         if report.failures <= 0:
             return self.forget(report.replica_id)
         text = _text(report)
-        changed = self._failing.get(report.replica_id) != text
-        self._failing[report.replica_id] = text
+        known = self._failing.get(report.replica_id)
+        changed = known is None or known.message != text
+        self._failing[report.replica_id] = FailingReplica(
+            since=now if known is None else known.since,
+            told=now,
+            message=text,
+            set_aside=report.set_aside,
+        )
         self._failing.move_to_end(report.replica_id)
         if len(self._failing) > _MOST:
             self._failing.popitem(last=False)
@@ -40,7 +58,8 @@ class ReplicaReports:
 
     def failing(self, replica_id: str) -> str:
         """Return how the calls of a replica fail, for people; "" where they do not."""
-        return self._failing.get(replica_id, "")
+        known = self._failing.get(replica_id)
+        return "" if known is None else known.message
 
 
 def _text(report: pb.ReportReplicaRequest) -> str:

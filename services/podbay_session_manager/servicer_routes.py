@@ -82,7 +82,13 @@ class RouteServicer(ServicerBase):
         """Note how the calls to a replica go, for its session's status."""
         state = self._parts.state
         known = state.replica(request.session_id, request.replica_id)
-        if known is not None and not known.phase.ended and state.reports.take(request):
+        if known is None or known.phase.ended:
+            return pb.ReportReplicaResponse()
+        changed = state.reports.take(request, state.clock.now().timestamp())
+        if request.failures > 0:
+            # It may have failed for long enough.
+            self._parts.reconciler.hint()
+        if changed:
             if request.failures > 0:
                 _LOG.warning(
                     "replica %s of session %s fails: %d calls in a row, HTTP status %d",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from podbay_session_manager.drivers.contract import StartProgress
 from podbay_session_manager.machine import ReplicaPhase
+from podbay_session_manager.plan_input import FailingReplica
 from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
 
 __all__ = [
@@ -180,6 +181,15 @@ def progress_text(progress: StartProgress | None) -> str:
     return (
         f"{progress.doing}: {done / unit:.{digits}f} of {progress.total_bytes / unit:.{digits}f} "
         f"{name} ({percent} %)"
+    )
+
+
+def failing_message(failing: FailingReplica) -> str:
+    """Say why a replica is replaced that answers its probe."""
+    seconds = failing.told - failing.since
+    return (
+        f"{failing.message} It has been so for {seconds:.0f} s while other replicas of the session "
+        "are healthy, so it is stopped and replaced."
     )
 
 

@@ -168,14 +168,16 @@ async def test_the_registry(platform: Platform):
     assert traffic.failures == []
 
 
-async def test_calls_go_on_while_the_session_manager_is_stopped(platform: Platform):
+async def test_calls_go_on_while_the_router_is_alone(platform: Platform):
     async with running(platform) as (client, session_id, traffic):
-        manager = platform.service("session-manager")
-        manager.send_signal(signal.SIGSTOP)
+        others = [platform.service("session-manager"), platform.service("registry")]
+        for service in others:
+            service.send_signal(signal.SIGSTOP)
         try:
             await traffic.more(2000)
         finally:
-            manager.send_signal(signal.SIGCONT)
+            for service in others:
+                service.send_signal(signal.SIGCONT)
         await eventually_full(client, session_id, 2)
     assert traffic.failures == []
 

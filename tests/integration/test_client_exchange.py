@@ -90,6 +90,25 @@ def test_a_key_travels_with_a_call(calls: Any, installation: FakeInstallation) -
     assert [call.affinity_key for call in installation.router.calls] == ["user-1", "user-2", ""]
 
 
+def test_many_calls_have_one_key_or_each_its_own(
+    calls: Any, installation: FakeInstallation
+) -> None:
+    def key_of(body: Any) -> Any:
+        return {1: "one", 2: 2, 3: "three"}[body]
+
+    assert [result.items for result in calls.infer_many([1, 2], affinity="all")] == [[1], [2]]
+    results = list(calls.infer_many([1, 2, 3, 4], affinity=key_of))
+    assert [result.items for result in results] == [[1], None, [3], None]
+    assert [type(result.error) for result in results[1::2]] == [
+        errors.InvalidRequestError,
+        KeyError,
+    ]
+    keys = [call.affinity_key for call in installation.router.calls]
+    assert keys == ["all", "all", "one", "three"]
+    with pytest.raises(errors.InvalidRequestError, match="affinity"):
+        list(calls.infer_many([1], affinity=7))
+
+
 @pytest.mark.parametrize(
     ("bad", "failure"), [(b"{}", adapters.ItemKeyError), (b"<", errors.ReplicaError)]
 )

@@ -208,7 +208,7 @@ async def test_a_client_that_leaves_ends_a_generator_in_a_thread() -> None:
         await eventually(
             lambda: server.busy, "a thread is busy"
         )  # the second step waits at the gate
-    await eventually(lambda: not server._app.running, "no request runs")  # type: ignore[union-attr]
+    await eventually(lambda: not len(server._connections), "no request runs")
     mock.gate.release()  # the step that ran ends; there is no other
     assert await asyncio.to_thread(mock.closed.wait, 20)
     assert mock.pulled == 2

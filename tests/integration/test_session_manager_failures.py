@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ import jwt
 import pytest
 
 from podbay.schema.serving import ServingOptions
-from podbay.v1 import errors_pb2
+from podbay.v1 import errors_pb2, inference_session_pb2
 from podbay.v1 import session_manager_service_pb2 as pb
+from podbay_session_manager.policy import Policy
 from tests.support.fake_registry import GUEST
 from tests.support.rpc import details_of
 from tests.support.session_manager import SERVICE_TOKEN, Rig, session_manager, until
+
+READY = inference_session_pb2.REPLICA_PHASE_READY
+FAILING = errors_pb2.ERROR_REASON_REPLICA_FAILING
 
 
 @pytest.fixture
@@ -192,6 +197,48 @@ async def test_what_routers_tell_of_a_failing_replica_shows_until_it_recovers(ri
     (shown,) = (await news.read()).status.replicas
     assert (shown.reason, shown.message) == (0, "")
     news.cancel()
+
+
+async def test_a_replica_that_goes_on_failing_its_calls_is_replaced(rig: Rig) -> None:
+    await rig.stop()
+    await rig.start(policy=Policy(failing_limit=0.2, drain=0.1))
+    serve = f"exec {sys.executable} -m podbay_kit.replica_server podbay.local.mocks.Echo"
+    command = ["/bin/sh", "-c", f"echo weights are broken; {serve}"]
+    made = await rig.create(rig.registry.add(command=command), replicas=2)
+    session_id = made.inferencesession.id
+    bad, good = (await rig.ready(session_id, replicas=2)).replicas
+
+    def report(replica_id: str) -> pb.ReportReplicaRequest:
+        return pb.ReportReplicaRequest(
+            session_id=session_id,
+            replica_id=replica_id,
+            failures=5,
+            http_status=500,
+            detail="weights",
+            set_aside=True,
+        )
+
+    async def replaced() -> object:
+        await rig.call("ReportReplica", report(bad.id), SERVICE_TOKEN)
+        status = await rig.status(session_id)
+        assert status.ready, "the other one serves"
+        old = [r for r in status.replicas if r.id == bad.id and r.reason == FAILING]
+        return (
+            old
+            and old[0].phase == inference_session_pb2.REPLICA_PHASE_FAILED
+            and "while other replicas of the session are healthy" in old[0].message
+            and "weights are broken" in list(old[0].log_tail)
+        )
+
+    await until(replaced)
+    status = await rig.ready(session_id, replicas=2)
+    assert bad.id not in {r.id for r in status.replicas if r.phase == READY}
+    # The other one is the last healthy one where the new one fails, too.
+    (new,) = [r for r in status.replicas if r.phase == READY and r.id != good.id]
+    await rig.call("ReportReplica", report(new.id), SERVICE_TOKEN)
+    for _ in range(5):
+        await rig.call("ReportReplica", report(good.id), SERVICE_TOKEN)
+    assert good.id in {r.id for r in (await rig.status(session_id)).replicas if r.phase == READY}
 
 
 async def test_a_token_is_for_the_calls_of_who_asked_for_it(rig: Rig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import Any
 
@@ -24,6 +25,8 @@ from podbay_inference_router.table import Endpoint, SessionRoute
 from tests.support.router_fakes import route
 from tests.support.router_table import FakeFlight, FakeRouter, ListSink
 
+# More where somebody has the time.
+EXAMPLES = int(os.environ.get("PODBAY_ROUTER_EXAMPLES", "150"))
 SESSIONS = ("a", "b")
 ACCOUNTS = ("one", "two")
 
@@ -170,7 +173,9 @@ class CallsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.flights)
     @rule(
         data=st.data(),
-        what=st.sampled_from(["connect", "answer", "refused", "piece", "lose", "bad", "error"]),
+        what=st.sampled_from(
+            ["connect", "answer", "json", "refused", "piece", "lose", "bad", "error"]
+        ),
     )
     def happen(self, data: st.DataObject, what: str) -> None:
         flight = data.draw(st.sampled_from(self.flights))
@@ -182,6 +187,8 @@ class CallsMachine(RuleBasedStateMachine):
         match what:
             case "answer" if not flight.answering:
                 flight.answer(data.draw(st.sampled_from([b"{}", b"", b"x" * 60])))
+            case "json" if not flight.answering:
+                flight.answer_json(data.draw(st.sampled_from([b"{}", b"x" * 60])))
             case "error" if not flight.answering:
                 flight.answer(b"no", data.draw(st.sampled_from([400, 500, 503])))
             case "piece":
@@ -283,5 +290,7 @@ class CallsMachine(RuleBasedStateMachine):
         assert self.router.table.find("unknown") is None
 
 
-CallsMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+CallsMachine.TestCase.settings = settings(
+    max_examples=EXAMPLES, stateful_step_count=50, deadline=None
+)
 TestCalls: Any = CallsMachine.TestCase

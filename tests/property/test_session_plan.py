@@ -24,6 +24,7 @@ from podbay_session_manager.machine import REPLICA_TRANSITIONS, ReplicaPhase, Se
 from podbay_session_manager.plan import plan_pass
 from podbay_session_manager.plan_input import (
     Action,
+    FailingReplica,
     NodeRecord,
     Plan,
     ProbeState,
@@ -78,6 +79,7 @@ class Manager:
         self.failed: dict[str, ObservedReplica] = {}
         self.cordoned = False
         self.muted: set[str] = set()
+        self.failing: dict[str, FailingReplica] = {}
         self.steps_left: int | None = None
         self.ids = itertools.count()
 
@@ -100,14 +102,42 @@ class Manager:
             observed={"fake": observed},
             probes=self._probes(observed or {}),
             nodes=(NodeRecord("local", "fake", cordoned=self.cordoned),),
+            failing=dict(self.failing),
         )
         plan = plan_pass(world, self.now, POLICY, new_id=lambda: f"r{next(self.ids)}")
         self._step()
+        self._check_failing(plan)
         self._store(plan)
         for action in plan.actions:
             self._step()
             self._act(action)
         return plan
+
+    def _check_failing(self, plan: Plan) -> None:
+        """Of those that fail, one at a time is replaced, and never where no other is healthy."""
+        given_up: dict[str, list[str]] = {}
+        for replica in plan.replicas.values():
+            before = self.replicas[replica.session_id].get(replica.id)
+            if replica.reason is Reason.REPLICA_FAILING and before is not None:
+                assert self.failing[replica.id].set_aside or before.reason is replica.reason
+                if before.phase is ReplicaPhase.READY:
+                    given_up.setdefault(replica.session_id, []).append(replica.id)
+        for session_id, ids in given_up.items():
+            after = {**self.replicas[session_id], **plan.replicas}
+            ending = [
+                r.id
+                for r in after.values()
+                if r.session_id == session_id
+                and r.reason is Reason.REPLICA_FAILING
+                and not r.phase.ended
+            ]
+            assert ending == ids
+            assert len(ids) == 1
+            assert any(
+                r.phase is ReplicaPhase.READY and r.id not in self.failing
+                for r in after.values()
+                if r.session_id == session_id
+            )
 
     def _probes(self, observed: dict[str, ObservedReplica]) -> dict[str, ProbeState]:
         probes = {}
@@ -161,6 +191,7 @@ class Manager:
     def die(self) -> None:
         """Lose what is only in memory; the engine and the store stay."""
         self.failed.clear()
+        self.failing.clear()
         self.steps_left = None
         engine, unreachable = self.driver.engine, self.driver.unreachable
         self.driver = FakeDriver(lambda: self.now, engine=engine, behaviours=BEHAVIOURS)
@@ -255,6 +286,16 @@ class SessionsUnderFaults(RuleBasedStateMachine):
     def replica_falls_silent(self, data: st.DataObject) -> None:
         engine = self.manager.driver.engine
         self.manager.muted.add(data.draw(st.sampled_from(sorted(engine.replicas))))
+
+    @precondition(lambda self: self.manager.driver.engine.replicas)
+    @rule(data=st.data(), seconds=st.floats(0, 100), set_aside=st.booleans())
+    def replica_fails_its_calls(self, data: st.DataObject, seconds: float, set_aside: bool) -> None:
+        replica_id = data.draw(st.sampled_from(sorted(self.manager.driver.engine.replicas)))
+        known = self.manager.failing.get(replica_id)
+        since = self.manager.now - seconds if known is None else known.since
+        self.manager.failing[replica_id] = FailingReplica(
+            since, self.manager.now, "5 calls failed.", set_aside
+        )
 
     @rule(unreachable=st.booleans())
     def reach(self, unreachable: bool) -> None:

@@ -99,6 +99,13 @@ class FakeFlight:
             self.end()
             self.call.on_end()
 
+    def answer_json(self, body: bytes = b"{}") -> None:
+        """Give a whole good answer that comes at once."""
+        if not self.connected:
+            self.connect()
+        self.end()
+        self.call.on_json(body)
+
     def refuse(self) -> None:
         """Refuse the connection."""
         self.end()

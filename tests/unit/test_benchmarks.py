@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.aims import Findings, aims_table
+from benchmarks.aims import Findings, aims_table, telemetry_table
 from benchmarks.figures import Figure, Sample
 from benchmarks.first_piece import FirstPiece
 from benchmarks.peers.report import page
@@ -13,6 +13,7 @@ from benchmarks.routes import Routes
 from benchmarks.scaling import Scaling
 from benchmarks.soak import Outcome
 from benchmarks.streams import Streams
+from benchmarks.telemetry import Telemetry
 
 MIB = 1 << 20
 
@@ -85,6 +86,7 @@ def findings(exchange: float) -> Findings:
         streams=Streams(5000, 0, 60 * MIB, 90 * MIB, 91 * MIB),
         routes=Routes(2e-6, 12e-6, 50e-6, 0.25),
         inside={"all": 11e-6},
+        telemetry=Telemetry(10e-6, 11e-6, 30e-6),
     )
 
 
@@ -104,3 +106,12 @@ def test_the_aims_are_compared_with_what_was_found(exchange: float, reached: str
         "choice among 10,000 sessions × 4 replicas": "yes",  # noqa: RUF001 # as the page has it
         "a change of that table applied": "yes",
     }
+
+
+def test_what_telemetry_costs_is_compared_with_a_whole_call() -> None:
+    rows = telemetry_table(findings(20e-6)).splitlines()[2:]
+    assert rows == [
+        "| neither | 10.0 | 1.00× | 1.00× |",  # noqa: RUF001 # as the page has it
+        "| metrics | 11.0 | 1.10× | 1.05× |",  # noqa: RUF001 # as the page has it
+        "| metrics and traces | 30.0 | 3.00× | 2.00× |",  # noqa: RUF001 # as the page has it
+    ]

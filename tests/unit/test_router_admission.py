@@ -147,6 +147,15 @@ def test_an_account_has_a_limit_over_all_its_sessions() -> None:
     assert other.reason is None
 
 
+def test_an_accounts_limit_is_divided_among_the_workers_and_its_queue_is_not() -> None:
+    settings = Settings(account_in_flight=3, account_queue_length=2, workers=2, worker_index=1)
+    worker = FakeRouter(settings)
+    worker.apply(route("s", [1]))
+    sinks = [worker.call("s", account="one")[1] for _ in range(4)]
+    assert worker.running == 1
+    assert [sink.reason for sink in sinks] == [None, None, None, R.ERROR_REASON_ACCOUNT_LIMIT]
+
+
 def test_a_session_without_calls_keeps_no_account() -> None:
     router = FakeRouter()
     router.apply(route("s", [1]))

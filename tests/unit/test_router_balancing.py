@@ -5,6 +5,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from podbay_inference_router.__main__ import default_workers
 from podbay_inference_router.balancing import backoff_after, pick
@@ -140,6 +142,17 @@ def test_a_replicas_limit_is_divided_among_the_workers(
         Settings(workers=workers, worker_index=index).limits_of(limit)[0]
         for index in range(workers)
     ] == shares
+
+
+@given(limit=st.integers(1, 10_000), workers=st.integers(1, 64))
+def test_what_runs_is_divided_among_the_workers_and_each_has_some(limit: int, workers: int) -> None:
+    """The session's and the account's limits: exact, unless there are fewer calls than workers."""
+    shares = [
+        Settings(workers=workers, worker_index=index).divided(limit) for index in range(workers)
+    ]
+    assert sum(shares) == max(limit, workers)
+    assert max(shares) - min(shares) <= 1
+    assert shares == sorted(shares, reverse=True)
 
 
 @pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 2), (4, 4), (64, 4)])

@@ -6,7 +6,10 @@ import asyncio
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from podbay_inference_router import http1
 from podbay_inference_router.http1 import Connection
 from podbay_inference_router.ports import Flight
 
@@ -90,6 +93,9 @@ class Recorder:
     def on_end(self) -> None:
         self.told.append("end")
 
+    def on_json(self, body: bytes) -> None:
+        self.told += [(200, "application/json", "", ""), body, "end"]
+
     def on_lost(self, *, answering: bool) -> None:
         self.told.append(f"lost answering={answering}")
 
@@ -109,6 +115,13 @@ class Wire:
         self.transport = FakeTransport()
         self.connection = Connection(self.released.append, self._forget)
         self.connection.connection_made(cast("asyncio.BaseTransport", self.transport))
+
+    @classmethod
+    def answered(cls, answer: bytes) -> None:
+        """Let an answer come once, so that its head is known."""
+        wire = cls()
+        wire.start()
+        wire.feed(answer)
 
     def _forget(self, _: Connection) -> None:
         self.forgotten += 1
@@ -309,6 +322,7 @@ def test_reading_can_pause_and_goes_on_with_the_next_request() -> None:
 
 
 def test_a_defect_ends_the_call_and_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    http1._heads.clear()
     wire = Wire()
     call = wire.start()
     call.fail_on_body = True
@@ -316,3 +330,80 @@ def test_a_defect_ends_the_call_and_tells_nothing(caplog: pytest.LogCaptureFixtu
     assert call.told[-1] == "defect"
     assert wire.transport.state == "aborted"
     assert "incident" in caplog.text
+
+
+def test_a_defect_with_a_known_head_ends_the_call_as_well(caplog: pytest.LogCaptureFixture) -> None:
+    refusal = b"HTTP/1.1 500 No\r\nContent-Length: 1\r\n\r\nx"
+    Wire.answered(refusal)
+    wire = Wire()
+    call = wire.start()
+    call.fail_on_body = True
+    wire.feed(refusal)
+    assert call.told[-1] == "defect"
+    assert wire.transport.state == "aborted"
+    assert "incident" in caplog.text
+
+
+_LINES = st.sampled_from(
+    [
+        b"Content-Type: application/json\r\n",
+        b"content-type: application/json; charset=utf-8\r\n",
+        b"Content-Type: text/plain\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Connection: close\r\n",
+        b"Content-Encoding: gzip\r\n",
+        b"Retry-After: 3\r\n",
+        b"Date: now\r\n",
+        b"Content-Length: 2\r\n",
+        b"Content-Length: 0\r\n",
+        b"Content-Length: 7\r\n",
+    ]
+)
+_STATUS_LINES = st.sampled_from(
+    [
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 204 No\r\n",
+        b"HTTP/1.0 200 OK\r\n",
+        b"HTTP/1.1 503 No\r\n",
+        b"HTTP/1.1 100 Go\r\n\r\nHTTP/1.1 200 OK\r\n",
+        b"HTTP/2 200\r\n",
+    ]
+)
+_BODIES = st.sampled_from(
+    [b"", b"{}", b"{}x", b"\r\n\r\n{}x", b"2\r\n{}\r\n0\r\n\r\n", b"\r\n\r\n"]
+)
+
+
+@given(
+    answers=st.lists(
+        st.tuples(_STATUS_LINES, st.lists(_LINES, max_size=4), _BODIES), min_size=1, max_size=4
+    ),
+    cut=st.integers(0, 60),
+)
+def test_what_is_known_of_a_head_changes_nothing(
+    answers: list[tuple[bytes, list[bytes], bytes]], cut: int
+) -> None:
+    """An answer that comes at once is told as the parser tells it, whatever came before."""
+    texts = [status + b"".join(lines) + b"\r\n" + body for status, lines, body in answers]
+    for text in [*texts, *texts]:
+        parsed, known, in_two = Wire(), Wire(), Wire()
+        expected = known.start(), parsed.start(), in_two.start()
+        with_known = dict(http1._heads)
+        known.feed(text)
+        http1._heads.clear()
+        parsed.feed(text)
+        http1._heads.update(with_known)
+        in_two.feed(text[:cut], text[cut:])
+        assert expected[0].told == expected[1].told
+        assert known.transport.state == parsed.transport.state
+        assert len(known.released) == len(parsed.released)
+        assert b"".join(_bodies(expected[0])) == b"".join(_bodies(expected[2]))
+        if known.released:
+            # The next answer on the same connection is told as well.
+            following = known.start()
+            known.feed(OK + b"Content-Length: 3\r\n\r\n123")
+            assert following.told == [(200, "application/json", "", ""), b"123", "end"]
+
+
+def _bodies(call: Recorder) -> list[bytes]:
+    return [item for item in call.told if isinstance(item, bytes)]

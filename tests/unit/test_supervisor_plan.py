@@ -38,6 +38,33 @@ def test_each_service_gets_its_port_its_folder_and_the_others_addresses(tmp_path
     assert [spec.after_others for spec in (registry, manager, router)] == [False, False, True]
 
 
+def test_the_router_shows_its_numbers_where_it_is_told(tmp_path: Path):
+    data = DataDir(tmp_path)
+    for spec in plan_services(UpSettings(), data):
+        assert "--metrics-listen" not in spec.argv
+    settings = UpSettings(metrics_listen="127.0.0.1:9103")
+    registry, manager, router = plan_services(settings, data)
+    assert option(router.argv, "--metrics-listen") == "127.0.0.1:9103"
+    assert "--metrics-listen" not in (*registry.argv, *manager.argv)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = UpSettings(0, 0, 0, metrics_listen=f"127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(LocalError, match="metrics"):
+            check_ports(taken)
+    with pytest.raises(LocalError, match="7102"):
+        check_ports(UpSettings(0, 7102, 0, metrics_listen="127.0.0.1:7102"))
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1", ":9103", "::1:9103", "h:0", "h:65536", "h:x"])
+def test_what_is_no_address_is_refused(address: str):
+    with pytest.raises(ValueError, match="host"):
+        ports.split(address)
+
+
+def test_an_address_is_read_as_it_is_written():
+    for host in ("127.0.0.1", "::1", "pod.example"):
+        assert ports.split(ports.join(host, 9103)) == (host, 9103)
+
+
 def test_no_secret_is_on_a_command_line(tmp_path: Path):
     data = DataDir(tmp_path)
     data.prepare()

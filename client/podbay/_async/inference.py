@@ -133,6 +133,7 @@ class AsyncInferenceSessionClient:
         max_in_flight: int = 32,
         ordered: bool = True,
         timeout: float | None = None,
+        affinity: str | Callable[[Any], str] = "",
     ) -> AsyncGenerator[InferResult, None]:
         """Send many requests, some at once, and yield their results.
 
@@ -145,12 +146,13 @@ class AsyncInferenceSessionClient:
             max_in_flight: The most calls that are not answered.
             ordered: Whether results come in the order of the bodies; otherwise as they are there.
             timeout: How long each call may take, in seconds; the client's timeout unless given.
+            affinity: As for `infer`: one key for all calls, or a function that makes one of a body.
 
         Raises:
-            InvalidRequestError: `max_in_flight` or `timeout` is not valid.
+            InvalidRequestError: `max_in_flight`, `timeout` or `affinity` is not valid.
             CancelledCallError: The client is closed.
         """
-        many = Many(max_in_flight, ordered=ordered, decode=self._shape.results)
+        many = Many(max_in_flight, ordered=ordered, decode=self._shape.results, affinity=affinity)
         return self._many(bodies, many, check_timeout(timeout, self._timeout))
 
     async def wait_ready(
@@ -284,12 +286,12 @@ class AsyncInferenceSessionClient:
 
     async def _start(self, body: Any, many: Many, sink: Mailbox, allowed: float) -> None:
         try:
-            prepared = self._shape.prepare(body)
+            prepared, key = self._shape.prepare(body), many.key_of(body)
         except Exception as error:  # noqa: BLE001 # adapters raise what they like; it is this item's
             many.refused(error)
             await asyncio.sleep(0)  # an endless row of these must not stop the loop
         else:
-            call = self._submit(prepared, allowed, sink)
+            call = self._submit(prepared, allowed, sink, affinity=key)
             many.started(call, call.deadline + call_slack(allowed))
 
     def _expire(self, many: Many, allowed: float) -> None:

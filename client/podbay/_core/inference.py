@@ -14,6 +14,7 @@ from podbay._core.foreign import plain_form
 from podbay._core.wire_errors import from_validation_error, invalid
 from podbay.errors import PodbayError, error_for
 from podbay.schema import adapters
+from podbay.schema.jsontext import loads, quick_dumps
 from podbay.schema.platform import InferenceInterface
 from podbay.v1 import inference_router_service_pb2 as wire
 
@@ -142,7 +143,7 @@ def _only(adapted: Iterable[Any]) -> Any:
 
 def _json(item: Any) -> bytes:
     try:
-        return _encode(item).encode()
+        return quick_dumps(item) or _encode(item).encode()
     except UnicodeEncodeError:
         why = "holds text with a lone surrogate"
     except ValueError as error:
@@ -167,7 +168,7 @@ def _value(item: wire.Item) -> Any:
     if item.WhichOneof("item") == "value":
         return MessageToDict(item.value)
     try:
-        return json.loads(item.json)
+        return loads(item.json)
     except (ValueError, RecursionError):
         raise error_for(
             "REPLICA_BAD_ANSWER", f"The replica answered {len(item.json)} bytes that are not JSON."

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from podbay._core.arguments import text
 from podbay._core.exchange import Call
 from podbay._core.wire_errors import invalid
 from podbay.types import InferResult
@@ -31,9 +32,10 @@ class Many:
         max_in_flight: The most calls that are not answered.
         ordered: Whether results come in the order of the bodies.
         decode: Makes the user's items of those of the wire; may raise.
+        affinity: The key of all calls, or what makes one of a body; may raise.
 
     Raises:
-        InvalidRequestError: `max_in_flight` is less than 1.
+        InvalidRequestError: `max_in_flight` is less than 1, or `affinity` is neither.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class Many:
         *,
         ordered: bool,
         decode: Callable[[Sequence[wire.Item]], list[Any]],
+        affinity: str | Callable[[Any], str] = "",
     ) -> None:
         if max_in_flight < 1:
             raise invalid("max_in_flight", "must be 1 or more")
         self._max_in_flight = max_in_flight
         self._ordered = ordered
         self._decode = decode
+        self._affinity = affinity if callable(affinity) else text(affinity, "affinity")
         self._in_flight: dict[Call, _Entry] = {}  # by age
         self._ready: deque[InferResult] = deque()
         self._early: dict[int, InferResult] = {}
@@ -72,6 +76,17 @@ class Many:
         for call, entry in self._in_flight.items():
             return call, entry.deadline
         return None
+
+    def key_of(self, body: Any) -> str:
+        """Return the affinity key of a body.
+
+        Raises:
+            InvalidRequestError: What was made of it is no text.
+            Exception: Whatever makes the keys raises.
+        """
+        if isinstance(self._affinity, str):
+            return self._affinity
+        return text(self._affinity(body), "affinity")
 
     def started(self, call: Call, deadline: float) -> None:
         """Note the call of the next body.

@@ -128,6 +128,7 @@ class InferenceSessionClient:
         max_in_flight: int = 32,
         ordered: bool = True,
         timeout: float | None = None,
+        affinity: str | Callable[[Any], str] = "",
     ) -> Generator[InferResult, None, None]:
         """Send many requests, some at once, and yield their results.
 
@@ -140,12 +141,13 @@ class InferenceSessionClient:
             max_in_flight: The most calls that are not answered.
             ordered: Whether results come in the order of the bodies; otherwise as they are there.
             timeout: How long each call may take, in seconds; the client's timeout unless given.
+            affinity: As for `infer`: one key for all calls, or a function that makes one of a body.
 
         Raises:
-            InvalidRequestError: `max_in_flight` or `timeout` is not valid.
+            InvalidRequestError: `max_in_flight`, `timeout` or `affinity` is not valid.
             CancelledCallError: The client is closed.
         """
-        many = Many(max_in_flight, ordered=ordered, decode=self._shape.results)
+        many = Many(max_in_flight, ordered=ordered, decode=self._shape.results, affinity=affinity)
         return self._many(bodies, many, check_timeout(timeout, self._timeout))
 
     def wait_ready(
@@ -264,11 +266,11 @@ class InferenceSessionClient:
         except StopIteration:
             return False
         try:
-            prepared = self._shape.prepare(body)
+            prepared, key = self._shape.prepare(body), many.key_of(body)
         except Exception as error:  # noqa: BLE001 # adapters raise what they like; it is this item's
             many.refused(error)
         else:
-            call = self._submit(prepared, allowed, sink)
+            call = self._submit(prepared, allowed, sink, affinity=key)
             many.started(call, call.deadline + call_slack(allowed))
         return True
 

@@ -96,6 +96,8 @@ def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
         arguments += ["--advertise-host", settings.advertised_host]
     if settings.workers:
         arguments += ["--workers", str(settings.workers)]
+    if settings.metrics_listen:
+        arguments += ["--metrics-listen", settings.metrics_listen]
     if settings.drivers is not None:
         arguments += ["--drivers", ",".join(settings.drivers)]
     if settings.enable_process_driver:

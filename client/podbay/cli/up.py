@@ -46,6 +46,17 @@ def _size(_ctx: click.Context, _parameter: click.Parameter, text: str | None) ->
     return text
 
 
+def _address(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    from podbay.local.ports import split  # noqa: PLC0415 # takes long
+
+    if text is not None:
+        try:
+            split(text)
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is not an address, as 127.0.0.1:9103") from error
+    return text
+
+
 @click.command(cls=LoneCommand)
 @click.option(
     "--registry-port",
@@ -81,6 +92,13 @@ def _size(_ctx: click.Context, _parameter: click.Parameter, text: str | None) ->
 @data_dir_option
 @database_option
 @click.option("--workers", type=click.IntRange(min=1), help="How many processes the router has.")
+@click.option(
+    "--metrics-listen",
+    metavar="HOST:PORT",
+    callback=_address,
+    help="Where the router shows its numbers to Prometheus, as 127.0.0.1:9103; needs the extra "
+    "'telemetry'. Whoever reaches the address sees them.",
+)
 @click.option(
     "--drivers",
     metavar="process,inprocess,attached,docker",

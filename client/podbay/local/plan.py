@@ -56,6 +56,8 @@ class UpSettings:
             that have some; the session manager's own default where None.
         model_cache_quota: How much of models' files is kept for replicas, as "500Gi"; None for what
             the disk holds.
+        metrics_listen: Where the router shows its numbers to Prometheus, as "127.0.0.1:9103"; None
+            for nowhere.
     """
 
     registry_port: int = 7101
@@ -78,6 +80,7 @@ class UpSettings:
     gpu_probe_image: str | None = None
     gpu_probe_interval: float | None = None
     model_cache_quota: str | None = None
+    metrics_listen: str | None = None
 
     @property
     def loopback(self) -> bool:
@@ -215,6 +218,8 @@ def check_ports(settings: UpSettings) -> UpSettings:
                 way_out=f"name another port with {option}, or 0 for a free one; "
                 "`podbay status` shows whether it is another `podbay up`",
             )
+    if settings.metrics_listen is not None:
+        _check_metrics(settings.metrics_listen, tuple(numbers.values()))
     for name in fields:
         if not numbers[name]:
             numbers[name] = ports.choose_port(settings.host, tuple(numbers.values()))
@@ -224,6 +229,16 @@ def check_ports(settings: UpSettings) -> UpSettings:
         session_manager_port=numbers["session_manager_port"],
         inference_router_port=numbers["inference_router_port"],
     )
+
+
+def _check_metrics(address: str, others: tuple[int, ...]) -> None:
+    host, port = ports.split(address)
+    if port in others or not ports.is_free(host, port):
+        raise LocalError(
+            "PORT_TAKEN",
+            f"port {port} on {host}, where metrics shall be shown, is in use",
+            way_out="name another one with --metrics-listen",
+        )
 
 
 def plan_services(
@@ -262,6 +277,7 @@ def plan_services(
         (
             *("--session-manager-endpoint", local[1]),
             *(("--workers", str(settings.workers)) if settings.workers else ()),
+            *(("--metrics-listen", settings.metrics_listen) if settings.metrics_listen else ()),
         ),
     )
     folders = ("registry", "session-manager", "router")

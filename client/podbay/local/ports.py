@@ -11,7 +11,15 @@ from pathlib import Path
 from podbay.local.faults import LocalError
 from podbay.local.processes import psutil_module
 
-__all__ = ["choose_port", "ephemeral_ports", "is_free", "join", "port_owner", "stable_ports"]
+__all__ = [
+    "choose_port",
+    "ephemeral_ports",
+    "is_free",
+    "join",
+    "port_owner",
+    "split",
+    "stable_ports",
+]
 
 _RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 # IANA's range, where the system does not tell its own.
@@ -23,6 +31,22 @@ _TRIES = 200
 def join(host: str, port: int) -> str:
     """Write an address as "host:port", with brackets around an IPv6 host."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split(address: str) -> tuple[str, int]:
+    """Read an address as `join` writes it, with a port from 1 on.
+
+    Raises:
+        ValueError: It is none.
+    """
+    host, _, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("an IPv6 host needs brackets")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise ValueError("not host:port")
+    return host, int(port)
 
 
 def ephemeral_ports() -> range:

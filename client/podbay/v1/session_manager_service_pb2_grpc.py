@@ -426,8 +426,9 @@ class SessionManagerServiceServicer(object):
 
     def ReportReplica(self, request, context):
         """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
-        it has recovered. The evidence shows in the session's status. Idempotent. A replica that is
-        unknown or has ended is ignored.
+        it has recovered. The evidence shows in the session's status; one of which that is told again
+        after 30 s is replaced while others are healthy. Idempotent. A replica that is unknown or has
+        ended is ignored.
         Grant: services only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

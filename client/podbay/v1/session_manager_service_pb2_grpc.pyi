@@ -175,8 +175,9 @@ class SessionManagerServiceStub:
     """
     ReportReplica: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.ReportReplicaRequest, _session_manager_service_pb2.ReportReplicaResponse]
     """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
-    it has recovered. The evidence shows in the session's status. Idempotent. A replica that is
-    unknown or has ended is ignored.
+    it has recovered. The evidence shows in the session's status; one of which that is told again
+    after 30 s is replaced while others are healthy. Idempotent. A replica that is unknown or has
+    ended is ignored.
     Grant: services only.
     """
 
@@ -327,8 +328,9 @@ class SessionManagerServiceAsyncStub(SessionManagerServiceStub):
     """
     ReportReplica: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.ReportReplicaRequest, _session_manager_service_pb2.ReportReplicaResponse]  # type: ignore[assignment]
     """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
-    it has recovered. The evidence shows in the session's status. Idempotent. A replica that is
-    unknown or has ended is ignored.
+    it has recovered. The evidence shows in the session's status; one of which that is told again
+    after 30 s is replaced while others are healthy. Idempotent. A replica that is unknown or has
+    ended is ignored.
     Grant: services only.
     """
 
@@ -638,8 +640,9 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.ReportReplicaResponse, _abc.Awaitable[_session_manager_service_pb2.ReportReplicaResponse]]:
         """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
-        it has recovered. The evidence shows in the session's status. Idempotent. A replica that is
-        unknown or has ended is ignored.
+        it has recovered. The evidence shows in the session's status; one of which that is told again
+        after 30 s is replaced while others are healthy. Idempotent. A replica that is unknown or has
+        ended is ignored.
         Grant: services only.
         """
 

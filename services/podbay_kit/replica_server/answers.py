@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from podbay.schema.jsontext import quick_dumps
+
 __all__ = [
     "EVENT_STREAM",
     "JSON",
@@ -19,6 +21,7 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 EVENT_STREAM = "text/event-stream"
 
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _STREAMED_TYPES = {EVENT_STREAM, NDJSON, "application/jsonl", "application/json-lines"}
 
 
@@ -64,8 +67,11 @@ def encode_json(value: object) -> bytes:
     Raises:
         UnserializableAnswerError: If JSON cannot say it.
     """
+    quick = quick_dumps(value)
+    if quick is not None:
+        return quick
     try:
-        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+        return _encode(value).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise UnserializableAnswerError(f"the answer is not JSON: {error}") from error
 

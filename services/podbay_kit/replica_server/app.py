@@ -1,4 +1,4 @@
-"""The ASGI application around a mock."""
+"""What a mock's web server answers."""
 
 import asyncio
 import inspect
@@ -12,11 +12,11 @@ from podbay_kit.replica_server.answers import (
     encode_answer,
 )
 from podbay_kit.replica_server.errors import MockFailedError
-from podbay_kit.replica_server.exchange import Exchange, Receive, RefusedError, Scope, Send
+from podbay_kit.replica_server.exchange import Exchange, RefusedError
 from podbay_kit.replica_server.pieces import Pieces, is_plain, pieces_of
 from podbay_kit.replica_server.threads import ThreadPool
 
-__all__ = ["MAX_BODY_BYTES", "ReplicaApp"]
+__all__ = ["MAX_BODY_BYTES", "ReplicaApp", "stopping"]
 
 MAX_BODY_BYTES = 64 << 20
 """The most bytes of a request's body."""
@@ -39,7 +39,6 @@ class ReplicaApp:
             and several calls run at once) or `"inline"` (in the event loop; for what is instant).
             A coroutine function or an asynchronous generator always runs in the loop.
         pool: The threads for what blocks.
-        max_body_bytes: The most bytes of a request's body.
         logger: Where it is written what goes wrong; "podbay.replica" unless given.
 
     Raises:
@@ -51,7 +50,6 @@ class ReplicaApp:
         mock: object,
         *,
         pool: ThreadPool,
-        max_body_bytes: int = MAX_BODY_BYTES,
         logger: logging.Logger | None = None,
     ) -> None:
         self._logger = logger or _logger
@@ -74,62 +72,56 @@ class ReplicaApp:
             or inspect.iscoroutinefunction(self._infer)
             or inspect.isasyncgenfunction(self._infer)
         )
-        self._max_body_bytes = max_body_bytes
-        self._running: set[asyncio.Task[None]] = set()
 
-    @property
-    def running(self) -> frozenset[asyncio.Task[None]]:
-        """The tasks of the requests that are being answered."""
-        return frozenset(self._running)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("an ASGI application runs in a task")
-        exchange = Exchange(scope, receive, send)
-        self._running.add(task)
+    def handle(self, exchange: Exchange) -> Coroutine[None, None, None] | None:
+        """Answer a request, or give the work that is left to do for it."""
         try:
-            await self._serve(exchange)
+            work = self._begin(exchange)
         except RefusedError as refused:
-            await exchange.refuse(refused)
-        except ConnectionResetError:
-            self._logger.debug("a client left before it had sent its request")
-        except asyncio.CancelledError:
-            # Only the server's stop cancels this task, and a cancel that leaves an application
-            # is reported by the web server as a defect of it.
-            if not exchange.started:
-                await exchange.refuse(_stopping())
-        finally:
-            self._running.discard(task)
+            exchange.refuse(refused)
+            return None
+        return None if work is None else self._work(exchange, work)
 
-    async def _serve(self, exchange: Exchange) -> None:
-        if exchange.method in {"GET", "HEAD"} and exchange.path == READY_PATH:
-            await exchange.answer(200, JSON, b'{"ready":true}')
-            return
+    def _begin(self, exchange: Exchange) -> Coroutine[None, None, None] | None:
         if exchange.method != "POST":
-            allowed = b"GET, HEAD, POST" if exchange.path == READY_PATH else b"POST"
-            raise RefusedError(
-                405,
-                f"{exchange.method} is not answered here; inference is POST /{{endpoint}}, "
-                f"readiness is GET {READY_PATH}",
-                headers=[(b"allow", allowed)],
-            )
-        request = await exchange.read_json(self._max_body_bytes)
+            self._answer_other(exchange)
+            return None
+        request = exchange.read_json()
         endpoint = exchange.path.removeprefix("/")
         if not self._in_loop:
-            await _until_client_leaves(exchange, self._answer(exchange, endpoint, request))
-            return
+            return self._answer(exchange, endpoint, request)
         try:
             result = self._infer(endpoint, request)
             whole = encode_answer(result) if is_plain(result) else None
         except (Exception, SystemExit) as error:
             raise self._refusal(error) from error
-        if whole is not None:
-            # Nothing to wait for: no need to watch whether the client leaves.
-            await exchange.answer(200, *whole)
-        else:
-            await _until_client_leaves(exchange, self._finish(exchange, result))
+        if whole is None:
+            return self._finish(exchange, result)
+        exchange.answer(200, *whole)
+        return None
+
+    def _answer_other(self, exchange: Exchange) -> None:
+        if exchange.path == READY_PATH and exchange.method in {"GET", "HEAD"}:
+            exchange.answer(200, JSON, b'{"ready":true}')
+            return
+        allowed = b"GET, HEAD, POST" if exchange.path == READY_PATH else b"POST"
+        raise RefusedError(
+            405,
+            f"{exchange.method} is not answered here; inference is POST /{{endpoint}}, "
+            f"readiness is GET {READY_PATH}",
+            headers=[(b"allow", allowed)],
+        )
+
+    async def _work(self, exchange: Exchange, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except RefusedError as refused:
+            exchange.refuse(refused)
+        except asyncio.CancelledError:
+            # The client has left, and hears nothing; or the server's grace is over.
+            if not exchange.started:
+                exchange.refuse(stopping())
+            raise
 
     async def _answer(self, exchange: Exchange, endpoint: str, request: object) -> None:
         try:
@@ -145,7 +137,7 @@ class ReplicaApp:
                 result = await result
             pieces = pieces_of(result, None if self._inline else self._pool)
             if pieces is None:
-                await exchange.answer(200, *encode_answer(result))
+                exchange.answer(200, *encode_answer(result))
             else:
                 await _send_pieces(exchange, pieces)
         except (Exception, SystemExit) as error:
@@ -153,7 +145,7 @@ class ReplicaApp:
             if not exchange.started:
                 raise refusal from error
             # The status is out. An answer without its end is what tells the client, so it is
-            # left there, and the web server closes the connection.
+            # left there, and the connection is closed.
 
     def _refusal(self, error: BaseException) -> RefusedError:
         """Say what a mock's exception means to the client, and log it."""
@@ -169,41 +161,27 @@ class ReplicaApp:
 
 
 async def _send_pieces(exchange: Exchange, pieces: Pieces) -> None:
-    framing = choose_framing(exchange.headers(b"accept"))
+    framing = choose_framing(exchange.accept)
     no_cache = ((b"cache-control", b"no-cache"),)
     try:
         async for item in pieces:
             chunk = framing.frame(item)
             if not exchange.started:
                 # Not before the first piece: what fails until then still has a status.
-                await exchange.start(200, framing.media_type, no_cache)
+                exchange.start(200, framing.media_type, no_cache)
             await exchange.write(chunk)
     finally:
         await pieces.aclose()
     if not exchange.started:
-        await exchange.start(200, framing.media_type, no_cache)
+        exchange.start(200, framing.media_type, no_cache)
     await exchange.write(framing.end, last=True)
 
 
-async def _until_client_leaves(exchange: Exchange, work: Coroutine[None, None, None]) -> None:
-    """Do the work; cancel it as soon as the client closes the connection."""
-    worker = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(exchange.disconnected())
-    tasks = {worker, watcher}
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-    if not worker.cancelled():
-        worker.result()
-
-
-def _stopping() -> RefusedError:
+def stopping() -> RefusedError:
+    """Give the refusal of a request that outlives the grace of a stop."""
     return RefusedError(
         503,
         "the replica is stopping and its grace is over; send the request to another replica",
         reason="SERVICE_STOPPING",
-        headers=[(b"connection", b"close")],
+        close=True,
     )

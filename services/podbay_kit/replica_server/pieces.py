@@ -4,13 +4,14 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterable, Iterator
 from concurrent.futures import Future
-from typing import Protocol, Self, TypeGuard
+from typing import Final, Protocol, Self, TypeGuard
 
 from podbay_kit.replica_server.threads import ThreadPool
 
 __all__ = ["Pieces", "is_plain", "pieces_of"]
 
 _END = object()
+_PLAIN: Final = frozenset({dict, list, str, int, float, bool, type(None)})
 
 
 class Pieces(Protocol):
@@ -31,6 +32,8 @@ class Pieces(Protocol):
 
 def is_plain(result: object) -> bool:
     """Whether a mock's result is an answer as it is: nothing to await, nothing to iterate."""
+    if type(result) in _PLAIN:
+        return True
     return not (inspect.isawaitable(result) or _is_async(result) or isinstance(result, Iterator))
 
 

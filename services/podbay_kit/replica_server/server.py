@@ -4,14 +4,10 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Generator
-from typing import Any, cast
 
-import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-from podbay_kit.replica_server.app import MAX_BODY_BYTES, ReplicaApp
+from podbay_kit.replica_server.app import MAX_BODY_BYTES, ReplicaApp, stopping
 from podbay_kit.replica_server.binding import bind, bind_error
+from podbay_kit.replica_server.connection import Connection, Connections
 from podbay_kit.replica_server.loading import build_mock, load_mock
 from podbay_kit.replica_server.threads import ThreadPool
 
@@ -20,7 +16,7 @@ __all__ = ["DEFAULT_THREADS", "ReplicaServer"]
 DEFAULT_THREADS = 32
 """How many calls of a mock that may block run at once."""
 
-_KEEP_ALIVE_SECONDS = 75
+_BACKLOG = 2048
 # How long a stop waits for requests that were cancelled at the end of the grace.
 _CANCEL_SECONDS = 1.0
 
@@ -61,9 +57,8 @@ class ReplicaServer:
         self._max_body_bytes = max_body_bytes
         self._pool = ThreadPool(threads, "podbay-replica")
         self._started = False
-        self._app: ReplicaApp | None = None
-        self._server: _Server | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._connections = Connections()
+        self._server: asyncio.Server | None = None
 
     @property
     def busy(self) -> bool:
@@ -90,15 +85,16 @@ class ReplicaServer:
             # Before the mock is built: that the port is taken should show early.
             listener = self._listener or bind(self._host, self._port)
             self._listener = listener
-            mock = await self._build()
-            self._app = ReplicaApp(
-                mock, pool=self._pool, max_body_bytes=self._max_body_bytes, logger=self._logger
-            )
-            self._server = _Server(_config(self._app))
-            self._serving = asyncio.create_task(
-                self._server.serve(sockets=[listener]), name="podbay-replica-server"
-            )
-            await self._listening(self._serving, self._server)
+            app = ReplicaApp(await self._build(), pool=self._pool, logger=self._logger)
+            loop = asyncio.get_running_loop()
+            try:
+                self._server = await loop.create_server(
+                    lambda: Connection(app.handle, loop, self._connections, self._max_body_bytes),
+                    sock=listener,
+                    backlog=_BACKLOG,
+                )
+            except OSError as error:
+                raise bind_error(self._host, self._port, error) from error
         except BaseException:
             await self.stop(0)
             raise
@@ -115,16 +111,32 @@ class ReplicaServer:
             grace: How long to wait for what runs, in seconds.
         """
         self._started = True  # a start after this is refused
-        serving, self._serving = self._serving, None
+        server, self._server = self._server, None
         try:
-            if serving is not None and self._server is not None and self._app is not None:
-                self._server.stop(grace)
-                await asyncio.wait([serving])
-                await self._end(self._app)
+            if server is not None:
+                server.close()
+                for connection in self._connections.all():
+                    connection.stop()
+                await self._ended(grace)
+                for connection in self._connections.all():
+                    connection.end(stopping())
+                await self._ended(_CANCEL_SECONDS)
+                if self._connections:
+                    self._logger.warning(
+                        "%d connections did not end with their requests", len(self._connections)
+                    )
+                for connection in self._connections.all():
+                    connection.abort()
         finally:
             self._pool.close()
             if self._listener is not None:
                 self._listener.close()
+
+    async def _ended(self, seconds: float) -> None:
+        """Wait until no connection is left, but no longer than this."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._connections.none.wait()
 
     async def _build(self) -> object:
         if isinstance(self._mock, str):
@@ -132,66 +144,3 @@ class ReplicaServer:
         if isinstance(self._mock, type):
             return await self._pool.run(build_mock, self._mock)
         return self._mock
-
-    async def _end(self, app: ReplicaApp) -> None:
-        """Wait for the requests that the server cancelled when the grace was over."""
-        if running := app.running:
-            await asyncio.wait(running, timeout=_CANCEL_SECONDS)
-        if left := len(app.running):
-            self._logger.warning("%d requests did not end when they were cancelled", left)
-
-    async def _listening(self, serving: asyncio.Task[None], server: "_Server") -> None:
-        listening = asyncio.ensure_future(server.listening.wait())
-        try:
-            await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            listening.cancel()
-        if serving.done():
-            try:
-                serving.result()
-            except OSError as error:
-                raise bind_error(self._host, self._port, error) from error
-
-
-def _config(app: ReplicaApp) -> uvicorn.Config:
-    return uvicorn.Config(
-        cast("Any", app),  # the same messages as uvicorn's, whose types are private
-        http=HttpToolsProtocol,
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        # Longer than a router keeps an idle connection, so that it is the router who closes it.
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-    )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, without its signal handlers and its ten wake-ups a second."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-        self._stopping = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    async def main_loop(self) -> None:
-        await self.on_tick(0)
-        await self._stopping.wait()
-
-    def stop(self, grace: float) -> None:
-        # uvicorn declares whole seconds and hands the number to asyncio, which takes any.
-        self.config.timeout_graceful_shutdown = cast("int", max(grace, 0.0))
-        self._stopping.set()
