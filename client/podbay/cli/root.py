@@ -27,6 +27,7 @@ _COMMANDS = {
     "key": ("podbay.cli.keys:key", "Keys that sign session tokens"),
     "account": ("podbay.cli.accounts:account", "Accounts"),
     "token": ("podbay.cli.tokens:token", "API tokens"),
+    "certs": ("podbay.cli.certs:certs", "Certificates for TLS: an authority and what it issues"),
 }
 
 
