@@ -22,11 +22,19 @@ from podbay._core.channels import (
 )
 from podbay._core.operations import Operation, Page, Service, StreamOperation, UploadOperation
 from podbay._core.reading import decoded, decoded_all
-from podbay._core.retries import FIRST_CONTACT_SECONDS, Attempts, Reconnects
+from podbay._core.retries import (
+    FIRST_CONTACT_SECONDS,
+    FIRST_LOOK_SECONDS,
+    Attempts,
+    Reconnects,
+)
 from podbay._core.settings import Settings
 from podbay._core.timeouts import LEAST_SECONDS, check_timeout
+from podbay._core.tls import TlsSettings
 from podbay._core.tracing import trace_metadata
 from podbay._core.wire_errors import from_status, unreachable
+from podbay._tls.credentials import channel_credentials
+from podbay._tls.look import look
 from podbay.errors import PodbayError
 from podbay.types import Installation
 
@@ -54,10 +62,17 @@ def error_of(error: grpc.aio.AioRpcError, what: str, address: str) -> PodbayErro
 class Endpoint:
     """One service and the channel to it."""
 
-    def __init__(self, service: Service, address: str) -> None:
+    def __init__(self, service: Service, address: str, tls: TlsSettings) -> None:
         self.service = service
         self.address = address
-        self.channel = grpc.aio.insecure_channel(address, options=channel_options(address))
+        self._tls = tls
+        credentials = channel_credentials(tls, address)
+        options = channel_options(address, tls)
+        self.channel = (
+            grpc.aio.insecure_channel(address, options=options)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options=options)
+        )
         self._reached = False
 
     @property
@@ -70,12 +85,25 @@ class Endpoint:
 
         Raises:
             UnavailableError: There is none.
+            SecureConnectionError: There can be none, as TLS does not fit.
         """
         if self._reached:
             return
         patience = min(timeout, FIRST_CONTACT_SECONDS)
-        if not await self.is_ready(patience):
-            raise unreachable(self.service.value, self.address, patience)
+        first = min(patience, FIRST_LOOK_SECONDS)
+        if await self.is_ready(first):
+            return
+        # What does not fit does not come to fit by waiting.
+        problem = await asyncio.to_thread(look, self._tls, self.address, last=False)
+        if problem is not None:
+            raise problem
+        if not await self.is_ready(max(patience - first, LEAST_SECONDS)):
+            raise await self.why_not(patience)
+
+    async def why_not(self, waited: float) -> PodbayError:
+        """Return the error that says why there is no connection, after a number of seconds."""
+        problem = await asyncio.to_thread(look, self._tls, self.address, last=True)
+        return problem or unreachable(self.service.value, self.address, waited)
 
     async def is_ready(self, timeout: float) -> bool:
         """Whether there is a connection, or comes to be one within a number of seconds."""
@@ -151,7 +179,7 @@ class Transport:
             )
             self._check_open()
             # Another task may have been faster while this one asked.
-            self._endpoints.setdefault(service, Endpoint(service, address))
+            self._endpoints.setdefault(service, Endpoint(service, address, self.settings.tls))
         return self._endpoints[service]
 
     async def run(self, operation: Operation[T], timeout: float | None = None) -> T:
@@ -363,7 +391,7 @@ class Transport:
             and not self._closed
             and not await endpoint.is_ready(_LOOK_SECONDS)
         ):
-            raise unreachable(endpoint.service.value, endpoint.address, deadline - began)
+            raise await endpoint.why_not(deadline - began)
         raise failure
 
     def _check_open(self) -> None:
