@@ -259,17 +259,32 @@ def test_a_client_with_tls_speaks_tls_to_all_services(
         sessions.stop()
 
 
-def test_a_renewed_certificate_needs_no_new_client(
+def test_what_is_renewed_needs_no_new_client(
     face: Any, made: CertificateFolder, registry: FakeService
 ) -> None:
-    """The service comes back with another certificate of the authority that the client knows."""
-    registry.start(credentials=credentials(made))
-    with face.client(registry.address, ca_file=made.ca_file, timeout=20.0) as client:
-        client.installation()
-        registry.stop()
-        made.renew(datetime.now(UTC), everything=True)
-        registry.start(registry.port, credentials(made))
-        registry.handlers["ListAccounts"] = lambda _request, _context: (
-            registry_wire.ListAccountsResponse()
-        )
+    """The service's certificate, the authority, and the client's own."""
+    own = made.folder_of("client/ops")
+    registry.start(credentials=credentials(made, mutual=True))
+    registry.handlers["ListAccounts"] = lambda _request, _context: (
+        registry_wire.ListAccountsResponse()
+    )
+    options = {
+        "ca_file": made.ca_file,
+        "client_cert_file": own / "tls.crt",
+        "client_key_file": own / "tls.key",
+    }
+    with face.client(registry.address, timeout=20.0, **options) as client:
+        for step in (
+            lambda: made.renew(datetime.now(UTC), everything=True),
+            lambda: made.renew_authority(datetime.now(UTC)),
+            lambda: made.renew(datetime.now(UTC)),
+            made.forget_old_authorities,
+        ):
+            assert list(client.accounts.list()) == []
+            step()
+            registry.stop()
+            registry.start(registry.port, credentials(made, mutual=True))
+        assert list(client.accounts.list()) == []
+        # What cannot be used is not taken.
+        made.ca_file.write_text("nonsense")
         assert list(client.accounts.list()) == []

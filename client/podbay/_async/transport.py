@@ -33,7 +33,7 @@ from podbay._core.timeouts import LEAST_SECONDS, check_timeout
 from podbay._core.tls import TlsSettings
 from podbay._core.tracing import trace_metadata
 from podbay._core.wire_errors import from_status, unreachable
-from podbay._tls.credentials import channel_credentials
+from podbay._tls.credentials import channel_credentials, files_state
 from podbay._tls.look import look
 from podbay.errors import PodbayError
 from podbay.types import Installation
@@ -66,6 +66,7 @@ class Endpoint:
         self.service = service
         self.address = address
         self._tls = tls
+        self._files = files_state(tls)
         credentials = channel_credentials(tls, address)
         options = channel_options(address, tls)
         self.channel = (
@@ -74,6 +75,13 @@ class Endpoint:
             else grpc.aio.secure_channel(address, credentials, options=options)
         )
         self._reached = False
+
+    def is_outdated(self) -> bool:
+        """Whether the files of certificates have changed since; told once."""
+        state = files_state(self._tls)
+        changed = state != self._files
+        self._files = state
+        return changed
 
     @property
     def reached(self) -> bool:
@@ -154,6 +162,8 @@ class Transport:
         self.settings = settings
         self._metadata = authorization(settings.api_token)
         self._endpoints: dict[Service, Endpoint] = {}
+        # Those with certificates that were renewed since, for what still runs on them.
+        self._former: dict[Service, Endpoint] = {}
         self._installation: Installation | None = None
         self._closed = False
 
@@ -180,7 +190,21 @@ class Transport:
             self._check_open()
             # Another task may have been faster while this one asked.
             self._endpoints.setdefault(service, Endpoint(service, address, self.settings.tls))
-        return self._endpoints[service]
+        found = self._endpoints[service]
+        return await self._renewed(found) if found.is_outdated() else found
+
+    async def _renewed(self, found: Endpoint) -> Endpoint:
+        """Return a channel with the certificates of the moment; the former where they are none."""
+        try:
+            new = Endpoint(found.service, found.address, self.settings.tls)
+        except PodbayError:
+            return found
+        oldest = self._former.pop(found.service, None)
+        self._former[found.service] = found
+        self._endpoints[found.service] = new
+        if oldest is not None:
+            await oldest.channel.close()
+        return new
 
     async def run(self, operation: Operation[T], timeout: float | None = None) -> T:
         """Send an RPC and return what it brings, with further tries where they do no harm.
@@ -359,8 +383,9 @@ class Transport:
     async def close(self) -> None:
         """Close the channels; what runs on them is cancelled."""
         self._closed = True
-        endpoints = list(self._endpoints.values())
+        endpoints = [*self._endpoints.values(), *self._former.values()]
         self._endpoints.clear()
+        self._former.clear()
         for endpoint in endpoints:
             await endpoint.channel.close()
 

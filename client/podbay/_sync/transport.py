@@ -34,7 +34,7 @@ from podbay._core.timeouts import LEAST_SECONDS, check_timeout
 from podbay._core.tls import TlsSettings
 from podbay._core.tracing import trace_metadata
 from podbay._core.wire_errors import from_status, unreachable
-from podbay._tls.credentials import channel_credentials
+from podbay._tls.credentials import channel_credentials, files_state
 from podbay._tls.look import look
 from podbay.errors import PodbayError
 from podbay.types import Installation
@@ -72,6 +72,7 @@ class Endpoint:
         self.service = service
         self.address = address
         self._tls = tls
+        self._files = files_state(tls)
         credentials = channel_credentials(tls, address)
         options = channel_options(address, tls)
         self.channel = (
@@ -109,6 +110,13 @@ class Endpoint:
         """Return the error that says why there is no connection, after a number of seconds."""
         problem = look(self._tls, self.address, last=True)
         return problem or unreachable(self.service.value, self.address, waited)
+
+    def is_outdated(self) -> bool:
+        """Whether the files of certificates have changed since; told once."""
+        state = files_state(self._tls)
+        changed = state != self._files
+        self._files = state
+        return changed
 
     @property
     def reached(self) -> bool:
@@ -170,6 +178,8 @@ class Transport:
         self._metadata = authorization(settings.api_token)
         self._lock = threading.Lock()
         self._endpoints: dict[Service, Endpoint] = {}
+        # Those with certificates that were renewed since, for what still runs on them.
+        self._former: dict[Service, Endpoint] = {}
         self._installation: Installation | None = None
         self._closed = False
 
@@ -184,6 +194,8 @@ class Transport:
         with self._lock:
             self._check_open()
             found = self._endpoints.get(service)
+            if found is not None and found.is_outdated():
+                found = self._renewed(found)
         if found is not None:
             return found
         address = (
@@ -196,6 +208,19 @@ class Transport:
             if service not in self._endpoints:
                 self._endpoints[service] = Endpoint(service, address, self.settings.tls)
             return self._endpoints[service]
+
+    def _renewed(self, found: Endpoint) -> Endpoint:
+        """Return a channel with the certificates of the moment; the former where they are none."""
+        try:
+            new = Endpoint(found.service, found.address, self.settings.tls)
+        except PodbayError:
+            return found
+        oldest = self._former.pop(found.service, None)
+        if oldest is not None:
+            oldest.channel.close()
+        self._former[found.service] = found
+        self._endpoints[found.service] = new
+        return new
 
     def run(self, operation: Operation[T], timeout: float | None = None) -> T:
         """Send an RPC and return what it brings, with further tries where they do no harm.
@@ -353,8 +378,9 @@ class Transport:
         """Close the channels; what runs on them is cancelled."""
         with self._lock:
             self._closed = True
-            endpoints = list(self._endpoints.values())
+            endpoints = [*self._endpoints.values(), *self._former.values()]
             self._endpoints.clear()
+            self._former.clear()
         for endpoint in endpoints:
             endpoint.channel.close()
 

@@ -9,7 +9,10 @@ import grpc
 
 from podbay._core.tls import TlsSettings, file_error, is_loopback, plain_text_refused
 
-__all__ = ["channel_credentials", "tls_context"]
+__all__ = ["FilesState", "channel_credentials", "files_state", "tls_context"]
+
+FilesState = tuple[tuple[int, int, int] | None, ...]
+"""What tells one state of the files from another: of each its number, size and time."""
 
 
 def channel_credentials(tls: TlsSettings, address: str) -> grpc.ChannelCredentials | None:
@@ -30,6 +33,18 @@ def channel_credentials(tls: TlsSettings, address: str) -> grpc.ChannelCredentia
         private_key=_read("client_key_file", tls.key_file),
         certificate_chain=_read("client_cert_file", tls.cert_file),
     )
+
+
+def files_state(tls: TlsSettings) -> FilesState:
+    """Return in which state the files of the settings are; cheap."""
+    state: list[tuple[int, int, int] | None] = []
+    for file in (tls.ca_file, tls.cert_file, tls.key_file):
+        try:
+            found = file.stat() if file is not None else None
+        except OSError:
+            found = None
+        state.append((found.st_ino, found.st_size, found.st_mtime_ns) if found else None)
+    return tuple(state)
 
 
 def tls_context(tls: TlsSettings) -> ssl.SSLContext:
