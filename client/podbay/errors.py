@@ -19,6 +19,7 @@
     │   └── InternalError                         a defect in Podbay
     ├── TransportError                            no answer came
     │   ├── UnreachableError                      there is no connection to a service
+    │   ├── SecureConnectionError                 there can be none that is safe: TLS does not fit
     │   ├── ConnectionLostError (also a ConnectionError)   it was lost before the answer
     │   └── NoAnswerError                         the service was silent until the time ran out
     ├── UnavailableError                          waiting helps: BusyError or UnreachableError
@@ -52,6 +53,7 @@ __all__ = [
     "PermissionDeniedError",
     "PodbayError",
     "ReplicaError",
+    "SecureConnectionError",
     "SessionEndedError",
     "SessionFailedError",
     "SessionNotReadyError",
@@ -280,6 +282,13 @@ class UnreachableError(UnavailableError, TransportError):
     """There is no connection to a service."""
 
 
+class SecureConnectionError(TransportError):
+    """There can be no safe connection to a service: certificates or TLS do not fit.
+
+    Waiting does not help; `metadata` names the service's address and what does not fit.
+    """
+
+
 class ModelDataError(StatusError):
     """A file of a model is not what it was when it was stored; `metadata` names it."""
 
@@ -443,6 +452,11 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "PORT_NOT_OPENED": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424, _SEE_LOGS),
     "FETCH_FAILED": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
     "TOO_MANY_SIGNING_KEYS": _Reason(ConflictError, "FAILED_PRECONDITION", 409),
+    "TLS_CERTIFICATE_REJECTED": _Reason(SecureConnectionError, "UNAVAILABLE", 503),
+    "TLS_MISMATCH": _Reason(SecureConnectionError, "UNAVAILABLE", 503),
+    "TLS_CLIENT_CERTIFICATE_REFUSED": _Reason(SecureConnectionError, "UNAVAILABLE", 503),
+    "PLAIN_TEXT_REFUSED": _Reason(SecureConnectionError, "FAILED_PRECONDITION", 400),
+    "SERVICE_IDENTITY_DENIED": _Reason(PermissionDeniedError, "PERMISSION_DENIED", 403),
 }
 """The catalogue: each reason with its error class, gRPC code, HTTP status and hint."""
 

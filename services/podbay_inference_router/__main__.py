@@ -5,12 +5,14 @@ import os
 import sys
 from collections.abc import Sequence
 
+from podbay.schema.identities import INFERENCE_ROUTER
 from podbay_inference_router.exposition import check_available
 from podbay_inference_router.settings import Settings
 from podbay_inference_router.worker import serve
 from podbay_inference_router.workers import supervise
 from podbay_kit.process import Stop, common_options, run
 from podbay_kit.serving import split_address
+from podbay_kit.transport import transport_of, transport_options
 
 __all__ = ["main"]
 
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if workers == 1 or options.worker is not None:
             await serve(options, settings, stop)
         else:
+            # Each worker looks for itself; what is wrong is told once, and before any is started.
+            transport_of(options, INFERENCE_ROUTER, peers=[options.session_manager_endpoint])
             await supervise(arguments, options, workers, stop)
 
     name = "router" if options.worker is None else f"router-worker-{options.worker}"
@@ -74,11 +78,12 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     common_options(parser, port=7103)
+    transport_options(parser, service_port=None)
     parser.add_argument(
         "--session-manager-endpoint",
         required=True,
         metavar="HOST:PORT",
-        help="the session manager, which tells the routes",
+        help="the session manager, which tells the routes; with --tls its address for services",
     )
     parser.add_argument(
         "--workers",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
+from podbay.schema.identities import SESSION_MANAGER
 from podbay.v1.session_manager_service_pb2 import (
     AcknowledgeRoutesRequest,
     ReportReplicaRequest,
@@ -19,6 +20,8 @@ from podbay.v1.session_manager_service_pb2 import (
 )
 from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceStub
 from podbay_inference_router.health import ReplicaReport
+from podbay_kit.service_link import ServiceLink
+from podbay_kit.tls_files import LiveTls
 
 if TYPE_CHECKING:
     from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceAsyncStub
@@ -55,21 +58,26 @@ class RouteWatcher:
     """Watches `WatchRoutes`, and watches again whenever the stream ends.
 
     Args:
-        endpoint: The session manager's "host:port".
-        token: The token of the services.
+        endpoint: The session manager's "host:port"; with a certificate that for services.
+        token: The token of the services; None where there is a certificate.
         name: Who watches, for the session manager's log.
         on_message: Takes each message.
+        certificate: The router's certificate; None for plain text.
     """
 
     def __init__(
         self,
         endpoint: str,
-        token: str,
+        token: str | None,
         name: str,
         on_message: Callable[[WatchRoutesResponse], None],
+        *,
+        certificate: LiveTls | None = None,
     ) -> None:
         self._endpoint = endpoint
-        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._token = token
+        self._certificate = certificate
+        self._metadata: tuple[tuple[str, str], ...] = ()
         self._request = WatchRoutesRequest(router=name)
         self._on_message = on_message
         self._failures = 0
@@ -98,8 +106,17 @@ class RouteWatcher:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        async with grpc.aio.insecure_channel(self._endpoint, options=_OPTIONS) as channel:
-            stub = SessionManagerServiceStub(channel)
+        link = ServiceLink(
+            self._endpoint,
+            SESSION_MANAGER,
+            SessionManagerServiceStub,
+            options=_OPTIONS,
+            certificate=self._certificate,
+            service_token=self._token,
+        )
+        self._metadata = link.metadata
+        stub: SessionManagerServiceAsyncStub = link.stub
+        try:
             while True:
                 telling = [
                     asyncio.create_task(self._acknowledge(stub), name="acknowledge-routes"),
@@ -118,6 +135,8 @@ class RouteWatcher:
                 # Routers that lost the same session manager shall not come back all at once.
                 jitter = 1 + 0.2 * random.random()  # noqa: S311 # no secret depends on it
                 await asyncio.sleep(jitter * pause_after(self._failures))
+        finally:
+            await link.close()
 
     async def _watch(self, stub: SessionManagerServiceAsyncStub) -> None:
         async for message in stub.WatchRoutes(self._request, metadata=self._metadata):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Final
 
+from podbay.schema.identities import INFERENCE_ROUTER
 from podbay.v1.inference_router_service_pb2_grpc import (
     add_InferenceRouterServiceServicer_to_server,
 )
@@ -24,10 +25,11 @@ from podbay_inference_router.table import RouteTable
 from podbay_inference_router.tokens import TokenVerifier
 from podbay_inference_router.upstream import ConnectionPools
 from podbay_inference_router.watch import RouteWatcher
-from podbay_kit.process import Stop, read_secret, write_address_file
-from podbay_kit.serving import GrpcServer, ServiceRegistration, split_address
+from podbay_kit.process import Stop, write_address_file
+from podbay_kit.serving import GrpcServer, ServerTls, ServiceRegistration, split_address
 from podbay_kit.tasks import TaskSet
 from podbay_kit.tracing import configured_spans
+from podbay_kit.transport import transport_of
 
 __all__ = ["READY_LINE", "Worker", "serve"]
 
@@ -47,9 +49,10 @@ class Worker:
     Args:
         listen: The address, as "127.0.0.1:0".
         session_manager: The session manager's "host:port".
-        service_token: The token of the services.
+        service_token: The token of the services; None where certificates say who calls.
         settings: The limits.
         leases: Shares the replicas' limits with the other workers; None where there are none.
+        tls: How it speaks TLS; None for plain text.
     """
 
     def __init__(
@@ -57,16 +60,21 @@ class Worker:
         *,
         listen: str,
         session_manager: str,
-        service_token: str,
+        service_token: str | None,
         settings: Settings,
         leases: Leases | None = None,
+        tls: ServerTls | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._pools = ConnectionPools(settings, loop)
         self._table = RouteTable(self._pools.connect, settings)
         self._verifier = TokenVerifier()
         self._watcher = RouteWatcher(
-            session_manager, service_token, f"worker-{settings.worker_index}", self._on_routes
+            session_manager,
+            service_token,
+            f"worker-{settings.worker_index}",
+            self._on_routes,
+            certificate=tls.certificate if tls else None,
         )
         self.meters = Meters() if settings.meters else None
         self.dispatcher = Dispatcher(
@@ -94,6 +102,7 @@ class Worker:
             # carry several calls.
             max_message_bytes=2 * settings.max_body_bytes,
             trace_rpcs=False,  # calls have spans, however they come
+            tls=tls,
         )
         self._tasks = TaskSet()
         self._synced = asyncio.Event()
@@ -161,10 +170,12 @@ async def serve(options: argparse.Namespace, settings: Settings, stop: Stop) -> 
         settings: The limits.
         stop: The wish to stop.
     """
+    transport = transport_of(options, INFERENCE_ROUTER, peers=[options.session_manager_endpoint])
     worker = Worker(
         listen=options.listen,
         session_manager=options.session_manager_endpoint,
-        service_token=read_secret(options.service_token_file),
+        service_token=transport.service_token,
+        tls=transport.tls,
         settings=settings,
         leases=(
             LeaseFile(options.lease_file, settings.worker_index, settings.workers)

@@ -175,7 +175,8 @@ def require_service(principal: Principal) -> None:
     if not principal.service:
         raise ServiceError(
             errors_pb2.ERROR_REASON_PERMISSION_DENIED,
-            "This call is for the services of the installation; it needs the service token.",
+            "This call is for the services of the installation: it needs the certificate of a "
+            "service, or without certificates the service token.",
         )
 
 

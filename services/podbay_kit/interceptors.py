@@ -16,8 +16,9 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from podbay.v1 import errors_pb2
 from podbay_kit.access import Access, set_access
-from podbay_kit.auth import Authenticator, bearer_token, set_principal
+from podbay_kit.auth import Authenticator, Principal, bearer_token, set_principal
 from podbay_kit.errors import ServiceError, from_validation_error, invalid
+from podbay_kit.peers import identity_of, principal_of
 from podbay_kit.rpc_rules import RULES, Rule
 from podbay_kit.tracing import Spans
 
@@ -56,6 +57,8 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
         reject_unknown_fields: Whether requests with fields that this version does not know are
             refused, instead of having them ignored in silence.
         spans: Puts a span around each RPC that has one request; None for no spans.
+        installation: The name of the installation, where peers may show certificates of it: those
+            of services tell who calls, in place of a token. None where there are none.
     """
 
     def __init__(
@@ -66,8 +69,10 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
         spans: Spans | None = None,
         rules: Mapping[str, Rule] = RULES,
         recheck_seconds: float = RECHECK_SECONDS,
+        installation: str | None = None,
     ) -> None:
         self._authenticator = authenticator
+        self._installation = installation
         self._rules = rules
         self._recheck_seconds = recheck_seconds
         self._spans = spans
@@ -182,9 +187,11 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
         """Let an RPC pass whose caller may do such a thing, unless the server is about to stop."""
         if self._refusing:
             raise _stopping()
-        if self._authenticator is None:
-            return None
-        principal = await self._authenticator.authenticate(_token_of(context))
+        principal = self._service_of(method, context)
+        if principal is None:
+            if self._authenticator is None:
+                return None
+            principal = await self._authenticator.authenticate(_token_of(context))
         rule = self._rules.get(method)
         if rule is None:
             raise LookupError(f"the table of rules says nothing of {method}")
@@ -193,6 +200,17 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
         set_access(access)
         access.begin()
         return access
+
+    def _service_of(self, method: str, context: Context) -> Principal | None:
+        """Return the service whose certificate the caller has shown; None where it has not.
+
+        Raises:
+            ServiceError: SERVICE_IDENTITY_DENIED.
+        """
+        if self._installation is None:
+            return None
+        peer = identity_of(context.auth_context())
+        return None if peer is None else principal_of(peer, self._installation, method)
 
     async def _within(
         self, work: Awaitable[Any], access: Access, method: str, context: Context, *, streams: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Protocol
 
 import grpc
@@ -58,12 +58,12 @@ class RegistryModelFiles:
 
     Args:
         stub: A stub of the RegistryService.
-        service_token: The secret that the services share.
+        metadata: What goes along with each call, to say who calls.
     """
 
-    def __init__(self, stub: Any, service_token: str) -> None:
+    def __init__(self, stub: Any, metadata: Sequence[tuple[str, str]]) -> None:
         self._stub = stub
-        self._metadata = (("authorization", f"Bearer {service_token}"),)
+        self._metadata = tuple(metadata)
 
     async def list_files(self, model_id: str) -> list[LaidFile]:
         """Return the files of a ready model.

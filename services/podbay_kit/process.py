@@ -16,13 +16,14 @@ from pathlib import Path
 
 from podbay.schema import platform
 from podbay_kit.errors import StartError
-from podbay_kit.serving import split_address
+from podbay_kit.serving import join_address, split_address
 
 __all__ = [
     "SettingsError",
     "Stop",
     "byte_size",
     "common_options",
+    "listen_address",
     "read_secret",
     "run",
     "write_address_file",
@@ -76,19 +77,12 @@ def common_options(parser: argparse.ArgumentParser, *, port: int) -> None:
     parser.add_argument(
         "--listen",
         default=f"127.0.0.1:{port}",
-        type=_address,
+        type=listen_address,
         metavar="HOST:PORT",
         help="the address to serve on; port 0 for a free one (default: %(default)s)",
     )
     parser.add_argument(
         "--data-dir", type=Path, required=True, metavar="DIR", help="where the service keeps data"
-    )
-    parser.add_argument(
-        "--service-token-file",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="the secret that the services of the installation share; readable by its owner only",
     )
     parser.add_argument(
         "--address-file",
@@ -116,7 +110,12 @@ def common_options(parser: argparse.ArgumentParser, *, port: int) -> None:
     )
 
 
-def _address(text: str) -> str:
+def listen_address(text: str) -> str:
+    """Read an option that is an address, as "127.0.0.1:7101".
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
     try:
         split_address(text)
     except ValueError as error:
@@ -160,10 +159,19 @@ def write_private(path: Path, text: str) -> None:
         raise
 
 
-def write_address_file(path: Path, host: str, port: int) -> None:
-    """Tell the process that started this one where it listens."""
-    shown = f"[{host}]" if ":" in host else host
-    write_private(path, json.dumps({"pid": os.getpid(), "address": f"{shown}:{port}"}))
+def write_address_file(path: Path, host: str, port: int, service: str | None = None) -> None:
+    """Tell the process that started this one where it listens.
+
+    Args:
+        path: The file.
+        host: The host that it listens on.
+        port: The port for clients.
+        service: The address for services, if there is one.
+    """
+    told = {"pid": os.getpid(), "address": join_address(host, port)}
+    if service is not None:
+        told["serviceAddress"] = service
+    write_private(path, json.dumps(told))
 
 
 def run(

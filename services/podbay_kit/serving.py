@@ -1,11 +1,11 @@
-"""A gRPC server as every service runs it: health, reflection, limits, a clean end."""
+"""A gRPC server as every service runs it: health, reflection, limits, TLS, a clean end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -17,9 +17,19 @@ from podbay_kit.errors import StartError
 from podbay_kit.interceptors import RECHECK_SECONDS, PodbayInterceptor
 from podbay_kit.reflection import ReflectionPool
 from podbay_kit.rpc_rules import RULES, Rule
+from podbay_kit.tls_credentials import server_credentials
+from podbay_kit.tls_files import LiveTls
 from podbay_kit.tracing import configured_spans
 
-__all__ = ["GrpcServer", "ListenError", "ServiceRegistration", "server_options", "split_address"]
+__all__ = [
+    "GrpcServer",
+    "ListenError",
+    "ServerTls",
+    "ServiceRegistration",
+    "join_address",
+    "server_options",
+    "split_address",
+]
 
 MAX_MESSAGE_BYTES = 64 << 20
 # Room for the other fields of a message whose body is as large as a body may be.
@@ -42,6 +52,26 @@ class ServiceRegistration:
     """Adds the servicer: the generated add_…_to_server with its servicer."""
 
 
+@dataclass(slots=True)
+class ServerTls:
+    """How a server speaks TLS.
+
+    gRPC for Python can demand a certificate of clients, or not look at any: it cannot let them
+    choose. So services have an address of their own, where each must show its certificate.
+
+    Attributes:
+        certificate: The server's own certificate.
+        service_listen: Where other services connect, as "127.0.0.1:7111"; None for nowhere.
+        require_client_certificates: Whether also clients must show a certificate.
+        service_port: The port for other services, once the server listens; None for none.
+    """
+
+    certificate: LiveTls
+    service_listen: str | None = None
+    require_client_certificates: bool = False
+    service_port: int | None = field(default=None, init=False)
+
+
 def split_address(address: str) -> tuple[str, int]:
     """Return host and port of "host:port" or "[v6]:port".
 
@@ -52,6 +82,11 @@ def split_address(address: str) -> tuple[str, int]:
     if not separator or not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"{address!r} is not of the form HOST:PORT")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Return "host:port", or "[v6]:port"."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def server_options(*, reuse_port: bool, max_message_bytes: int) -> list[tuple[str, int]]:
@@ -107,6 +142,7 @@ class GrpcServer:
             its own has none of these.
         rules: What each RPC needs, by its full name, where there is an authenticator.
         recheck_seconds: How often the token of a stream of answers is looked at again.
+        tls: How it speaks TLS; None for plain text.
     """
 
     def __init__(
@@ -121,8 +157,10 @@ class GrpcServer:
         trace_rpcs: bool = True,
         rules: Mapping[str, Rule] = RULES,
         recheck_seconds: float = RECHECK_SECONDS,
+        tls: ServerTls | None = None,
     ) -> None:
         self._listen = listen
+        self._tls = tls
         self._services = tuple(services)
         self.stopping = asyncio.Event()
         """Set when the server is about to stop: long streams race it."""
@@ -132,6 +170,7 @@ class GrpcServer:
             spans=configured_spans("podbay_kit") if trace_rpcs else None,
             rules=rules,
             recheck_seconds=recheck_seconds,
+            installation=tls.certificate.identity.installation if tls else None,
         )
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
@@ -159,19 +198,37 @@ class GrpcServer:
             serving: Whether health checks are told at once that the services take calls.
 
         Raises:
-            ListenError: The address cannot be had.
+            ListenError: An address cannot be had.
         """
+        tls = self._tls
+        if tls is None:
+            port = self._add_port(self._listen, None)
+        else:
+            public = server_credentials(
+                tls.certificate, require_client_certificate=tls.require_client_certificates
+            )
+            port = self._add_port(self._listen, public)
+            if tls.service_listen is not None:
+                mutual = server_credentials(tls.certificate, require_client_certificate=True)
+                tls.service_port = self._add_port(tls.service_listen, mutual)
+        await self._set_health(_health_of(serving))
+        await self._server.start()
+        return port
+
+    def _add_port(self, listen: str, credentials: grpc.ServerCredentials | None) -> int:
         try:
-            port = self._server.add_insecure_port(self._listen)
+            port = (
+                self._server.add_insecure_port(listen)
+                if credentials is None
+                else self._server.add_secure_port(listen, credentials)
+            )
         except RuntimeError as error:
             raise ListenError(
-                f"Cannot listen on {self._listen}: the port is taken, or the address is not one "
+                f"Cannot listen on {listen}: the port is taken, or the address is not one "
                 "of this machine. Choose another port, or 0 for a free one."
             ) from error
         if port == 0:
-            raise ListenError(f"Cannot listen on {self._listen}: it is not a usable address.")
-        await self._set_health(_health_of(serving))
-        await self._server.start()
+            raise ListenError(f"Cannot listen on {listen}: it is not a usable address.")
         return port
 
     def set_serving(self, serving: bool) -> None:

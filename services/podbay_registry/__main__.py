@@ -7,16 +7,17 @@ import os
 import sys
 from pathlib import Path
 
+from podbay.schema.identities import REGISTRY
 from podbay_kit.process import (
     Stop,
     byte_size,
     common_options,
-    read_secret,
     run,
     write_address_file,
 )
 from podbay_kit.serving import split_address
 from podbay_kit.storage import chosen_database, database_options
+from podbay_kit.transport import transport_of, transport_options
 from podbay_registry.fetcher import FetchOptions
 from podbay_registry.server import Settings, serving
 
@@ -29,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     common_options(parser, port=7101)
     database_options(parser, "registry")
+    transport_options(parser, service_port=7111)
     parser.add_argument(
         "--admin-token-file",
         type=Path,
@@ -110,11 +112,13 @@ def main() -> int:
     options = _parser().parse_args()
 
     async def work(stop: Stop) -> None:
+        transport = transport_of(options, REGISTRY)
         settings = Settings(
             listen=options.listen,
             data_dir=options.data_dir,
             database=chosen_database(options, "registry"),
-            service_token=read_secret(options.service_token_file),
+            service_token=transport.service_token,
+            tls=transport.tls,
             admin_token_file=options.admin_token_file or options.data_dir / "admin-token",
             session_manager_endpoint=options.session_manager_endpoint,
             inference_router_endpoint=options.inference_router_endpoint,
@@ -132,7 +136,12 @@ def main() -> int:
         )
         async with serving(settings) as port:
             if options.address_file is not None:
-                write_address_file(options.address_file, split_address(options.listen)[0], port)
+                write_address_file(
+                    options.address_file,
+                    split_address(options.listen)[0],
+                    port,
+                    transport.service_address(),
+                )
             await stop.wait()
 
     return run(

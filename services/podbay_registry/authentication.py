@@ -42,13 +42,14 @@ class RegistryAuthenticator:
 
     Args:
         store: Where the tokens are.
-        service_token: The secret that the services of the installation share.
+        service_token: The secret that the services of the installation share; None where their
+            certificates say who calls.
         clock: Where the time comes from.
     """
 
-    def __init__(self, store: RegistryStore, service_token: str, clock: Clock) -> None:
+    def __init__(self, store: RegistryStore, service_token: str | None, clock: Clock) -> None:
         self._store = store
-        self._service_digest = hash_secret(service_token)
+        self._service_digest = hash_secret(service_token) if service_token else None
         self._clock = clock
         # By the digest of the secret: memory holds no secrets either.
         self._cached: OrderedDict[str, tuple[ApiToken, float]] = OrderedDict()
@@ -60,7 +61,7 @@ class RegistryAuthenticator:
         Raises:
             ServiceError: TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED or STORE_UNAVAILABLE.
         """
-        if is_secret(token, self._service_digest):
+        if self._service_digest is not None and is_secret(token, self._service_digest):
             return _SERVICE
         outcome = await self.check(token)
         if outcome.token is None:

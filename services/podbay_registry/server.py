@@ -11,7 +11,7 @@ from typing import Final
 
 from podbay.v1 import registry_service_pb2_grpc as rpc
 from podbay_kit.clock import Clock, SystemClock
-from podbay_kit.serving import GrpcServer, ServiceRegistration
+from podbay_kit.serving import GrpcServer, ServerTls, ServiceRegistration
 from podbay_kit.storage import Database, migrate, sqlite_url
 from podbay_kit.tasks import TaskSet
 from podbay_registry.account_store import Installation
@@ -40,7 +40,8 @@ class Settings:
     Args:
         listen: The address, as "127.0.0.1:0".
         data_dir: Where the database is.
-        service_token: The secret that the services of the installation share.
+        service_token: The secret that the services of the installation share; None where their
+            certificates say who calls.
         admin_token_file: Where the administrator's token is written at the first start.
         session_manager_endpoint: The session manager's address, told to clients.
         inference_router_endpoint: The inference router's address, told to clients.
@@ -53,11 +54,12 @@ class Settings:
         database: The URL of a PostgreSQL schema; None for a SQLite file in the data directory.
         keep_model_files: Whether the folder of models in the data directory is the installation's,
             although it does not say so.
+        tls: How it speaks TLS; None for plain text.
     """
 
     listen: str
     data_dir: Path
-    service_token: str = field(repr=False)
+    service_token: str | None = field(repr=False)
     admin_token_file: Path
     session_manager_endpoint: str
     inference_router_endpoint: str
@@ -69,6 +71,7 @@ class Settings:
     fetch: FetchOptions = field(default_factory=FetchOptions)
     database: str | None = field(default=None, repr=False)
     keep_model_files: bool = False
+    tls: ServerTls | None = None
 
 
 @asynccontextmanager
@@ -206,6 +209,7 @@ def _server(
             )
         ],
         authenticator=authenticator,
+        tls=settings.tls,
     )
 
 

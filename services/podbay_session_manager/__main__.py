@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import sys
 from pathlib import Path
 from typing import Final
 
+from podbay.schema.identities import SESSION_MANAGER
 from podbay_kit.process import (
     SettingsError,
     Stop,
     byte_size,
     common_options,
-    read_secret,
+    listen_address,
     run,
     write_address_file,
 )
 from podbay_kit.serving import split_address
 from podbay_kit.storage import chosen_database, database_options
+from podbay_kit.transport import is_loopback, transport_of, transport_options
 from podbay_session_manager.key_ring import DEFAULT_KEY_AGE
 from podbay_session_manager.operator_files import read_nodes, read_runner_kinds
 from podbay_session_manager.policy import Policy
@@ -44,11 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     common_options(parser, port=7102)
     database_options(parser, "session_manager")
+    transport_options(parser, service_port=7112)
     parser.add_argument(
         "--registry-endpoint",
-        default="127.0.0.1:7101",
+        type=listen_address,
         metavar="HOST:PORT",
-        help="the registry's address (default: %(default)s)",
+        help="the registry's address; with --tls that for services (default: 127.0.0.1:7101, with "
+        "--tls 127.0.0.1:7111)",
     )
     parser.add_argument(
         "--drivers",
@@ -147,14 +150,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _is_loopback(address: str) -> bool:
-    host, _ = split_address(address)
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _drivers(options: argparse.Namespace) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in options.drivers.split(",")))
     chosen = tuple(name for name in names if name)
@@ -163,7 +158,7 @@ def _drivers(options: argparse.Namespace) -> tuple[str, ...]:
             raise SettingsError(f"There is no driver {name!r}. There are: {', '.join(DRIVERS)}.")
     if (
         "process" in chosen
-        and not _is_loopback(options.listen)
+        and not is_loopback(options.listen)
         and not options.allow_process_driver_off_loopback
     ):
         raise SettingsError(
@@ -179,12 +174,15 @@ def main() -> int:
     options = _parser().parse_args()
 
     async def work(stop: Stop) -> None:
+        registry = options.registry_endpoint or ("127.0.0.1:" + ("7111" if options.tls else "7101"))
+        transport = transport_of(options, SESSION_MANAGER, peers=[registry])
         settings = Settings(
             listen=options.listen,
             data_dir=options.data_dir,
             database=chosen_database(options, "session_manager"),
-            service_token=read_secret(options.service_token_file),
-            registry_endpoint=options.registry_endpoint,
+            service_token=transport.service_token,
+            tls=transport.tls,
+            registry_endpoint=registry,
             drivers=_drivers(options),
             mock_hosts=options.mock_hosts,
             stop_replicas_on_exit=options.stop_replicas_on_exit,
@@ -202,7 +200,12 @@ def main() -> int:
         )
         async with serving(settings) as port:
             if options.address_file is not None:
-                write_address_file(options.address_file, split_address(options.listen)[0], port)
+                write_address_file(
+                    options.address_file,
+                    split_address(options.listen)[0],
+                    port,
+                    transport.service_address(),
+                )
             await stop.wait()
 
     return run(

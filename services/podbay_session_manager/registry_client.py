@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import logging
+from typing import Final
 
 import grpc
 
 from podbay.schema import convert, platform
+from podbay.schema.identities import REGISTRY
 from podbay.v1 import errors_pb2, inference_service_pb2, model_pb2, registry_service_pb2
 from podbay.v1.registry_service_pb2_grpc import RegistryServiceStub
 from podbay_kit.errors import ServiceError
 from podbay_kit.model_source import RegistryModelFiles
+from podbay_kit.service_link import ServiceLink
+from podbay_kit.tls_files import LiveTls
 from podbay_session_manager.model_gate import COMING, ModelState, Stand
 
 __all__ = ["RegistryClient", "RegistryUnavailableError"]
+
+_LOG = logging.getLogger(__name__)
 
 _TIMEOUT: Final = 5.0
 _AWAY: Final = frozenset(
@@ -30,32 +36,38 @@ class RegistryUnavailableError(OSError):
 
 
 class RegistryClient:
-    """Asks the registry with the token of the services.
+    """Asks the registry as a service of the installation.
 
     Args:
-        endpoint: Its address, as "127.0.0.1:7101".
-        service_token: The secret that the services share.
+        endpoint: Its address, as "127.0.0.1:7101"; with certificates that for services.
+        service_token: The secret that the services share; None where there are certificates.
+        certificate: The session manager's certificate; None for plain text.
     """
 
-    def __init__(self, endpoint: str, service_token: str) -> None:
+    def __init__(
+        self, endpoint: str, service_token: str | None, certificate: LiveTls | None = None
+    ) -> None:
         self._endpoint = endpoint
-        self._channel = grpc.aio.insecure_channel(
+        self._link = ServiceLink(
             endpoint,
+            REGISTRY,
+            RegistryServiceStub,
             options=[
                 ("grpc.max_receive_message_length", 65 << 20),
                 # A registry that comes back is found quickly.
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 1000),
             ],
+            certificate=certificate,
+            service_token=service_token,
         )
-        self._stub: Any = RegistryServiceStub(self._channel)
-        self._service_token = service_token
-        self._metadata = (("authorization", f"Bearer {service_token}"),)
+        self._stub = self._link.stub
+        self._metadata = self._link.metadata
 
     @property
     def model_files(self) -> RegistryModelFiles:
         """The files of models that the registry keeps."""
-        return RegistryModelFiles(self._stub, self._service_token)
+        return RegistryModelFiles(self._stub, self._metadata)
 
     async def authenticate(self, secret: str) -> registry_service_pb2.AuthenticateResponse:
         """Ask whom an API token acts for.
@@ -69,6 +81,7 @@ class RegistryClient:
                 request, metadata=self._metadata, timeout=_TIMEOUT
             )
         except grpc.aio.AioRpcError as error:
+            self._note(error)
             raise RegistryUnavailableError(error.code().name) from error
         return answer
 
@@ -100,6 +113,7 @@ class RegistryClient:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return ModelState(Stand.OPEN)
+            self._note(error)
             raise RegistryUnavailableError(error.code().name) from error
         model: model_pb2.Model = answer.model
         stand = Stand.OPEN
@@ -111,7 +125,16 @@ class RegistryClient:
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._channel.close()
+        await self._link.close()
+
+    def _note(self, error: grpc.aio.AioRpcError) -> None:
+        # What gRPC says of certificates is for operators, not for callers.
+        _LOG.warning(
+            "the registry at %s does not answer (%s: %s)",
+            self._endpoint,
+            error.code().name,
+            error.details(),
+        )
 
     def _failure(self, error: grpc.aio.AioRpcError, service_id: str) -> ServiceError:
         if error.code() is grpc.StatusCode.NOT_FOUND:
@@ -120,6 +143,7 @@ class RegistryClient:
                 f"There is no inference service with the id {service_id[:64]!r}. List them: "
                 "podbay service list.",
             )
+        self._note(error)
         if error.code() in _AWAY:
             return ServiceError(
                 errors_pb2.ERROR_REASON_DEPENDENCY_UNAVAILABLE,
@@ -133,6 +157,6 @@ class RegistryClient:
             errors_pb2.ERROR_REASON_DEPENDENCY_UNAVAILABLE,
             f"The registry at {self._endpoint} refused to tell about the inference service "
             f"({error.code().name}). Check that all services of the installation use the same "
-            "service token.",
+            "service token, or certificates of the same authority.",
             metadata={"dependency": "registry"},
         )

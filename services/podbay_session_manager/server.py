@@ -21,7 +21,7 @@ from podbay_kit.clock import Clock, SystemClock
 from podbay_kit.errors import ServiceError
 from podbay_kit.model_cache import ModelCache
 from podbay_kit.process import SettingsError
-from podbay_kit.serving import GrpcServer, ServiceRegistration
+from podbay_kit.serving import GrpcServer, ServerTls, ServiceRegistration
 from podbay_kit.storage import Database, migrate, sqlite_url
 from podbay_kit.tasks import TaskSet
 from podbay_session_manager.announcer import Announcer
@@ -70,7 +70,8 @@ class Settings:
     Args:
         listen: The address, as "127.0.0.1:0".
         data_dir: Where the database, the replicas and their logs are.
-        service_token: The secret that the services of the installation share.
+        service_token: The secret that the services of the installation share; None where their
+            certificates say who calls.
         registry_endpoint: The registry's address.
         drivers: The names of the drivers that are on, in the order of preference.
         mock_hosts: Where processes say that they host mocks; the data directory's own folder unless
@@ -93,11 +94,12 @@ class Settings:
         allow_egress: Whether replicas may open connections to the outside that ask for it.
         database: The URL of a PostgreSQL schema; None for a SQLite file in the data directory.
         key_age: Seconds after which a key of session tokens is followed by another.
+        tls: How it speaks TLS; None for plain text.
     """
 
     listen: str
     data_dir: Path
-    service_token: str = field(repr=False)
+    service_token: str | None = field(repr=False)
     registry_endpoint: str
     drivers: Sequence[str] = ()
     mock_hosts: Path | None = None
@@ -116,6 +118,7 @@ class Settings:
     allow_egress: bool = False
     database: str | None = field(default=None, repr=False)
     key_age: float = DEFAULT_KEY_AGE
+    tls: ServerTls | None = None
 
 
 @asynccontextmanager
@@ -137,7 +140,11 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
         await asyncio.to_thread(migrate, url, "podbay_session_manager")
         database = Database(url)
         drivers = DriverSet(_make_drivers(settings))
-        registry = RegistryClient(settings.registry_endpoint, settings.service_token)
+        registry = RegistryClient(
+            settings.registry_endpoint,
+            settings.service_token,
+            settings.tls.certificate if settings.tls else None,
+        )
         cache = ModelCache(
             settings.data_dir / "models",
             registry.model_files,
@@ -278,6 +285,7 @@ def _server(settings: Settings, parts: Parts) -> GrpcServer:
             )
         ],
         authenticator=RegistryAuthenticator(parts.registry, settings.service_token, parts.clock),
+        tls=settings.tls,
     )
 
 

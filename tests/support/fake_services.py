@@ -100,6 +100,7 @@ class FakeService:
     def __init__(self, descriptor: ServiceDescriptor) -> None:
         self.handlers: dict[str, Handler] = {}
         self.requests: list[tuple[str, Any, str]] = []
+        self.host = "127.0.0.1"
         self.port = 0
         self._descriptor = descriptor
         self._server: grpc.Server | None = None
@@ -107,20 +108,25 @@ class FakeService:
     @property
     def address(self) -> str:
         """Where it serves."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def asked(self, name: str) -> list[Any]:
         """Return the requests of one RPC."""
         return [request for method, request, _ in self.requests if method == name]
 
-    def start(self, port: int = 0) -> None:
-        """Begin to serve."""
+    def start(self, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
+        """Begin to serve, in plain text unless there are credentials."""
         server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
         handlers = {method.name: self._handler(method) for method in self._descriptor.methods}
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(self._descriptor.full_name, handlers),)
         )
-        self.port = server.add_insecure_port(f"127.0.0.1:{port}")
+        address = f"{self.host}:{port}"
+        self.port = (
+            server.add_insecure_port(address)
+            if credentials is None
+            else server.add_secure_port(address, credentials)
+        )
         server.start()
         self._server = server
 

@@ -114,7 +114,14 @@ def test_an_error_is_of_one_branch() -> None:
         )
         both[name] = branches
     transport = {name for name, (_, silent) in both.items() if silent}
-    assert transport == {"SERVICE_UNREACHABLE", "CONNECTION_LOST"}
+    assert transport == {
+        "SERVICE_UNREACHABLE",
+        "CONNECTION_LOST",
+        "TLS_CERTIFICATE_REJECTED",
+        "TLS_MISMATCH",
+        "TLS_CLIENT_CERTIFICATE_REFUSED",
+        "PLAIN_TEXT_REFUSED",
+    }
     assert {name for name, branches in both.items() if branches == (False, False)} == {"CANCELLED"}
     assert (True, True) not in both.values()
     bare = wire_errors.from_status("DEADLINE_EXCEEDED", "", None, what="try", address="h:1")

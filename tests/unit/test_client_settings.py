@@ -7,6 +7,7 @@ import pytest
 from podbay import Client
 from podbay._core.channels import channel_options
 from podbay._core.settings import Settings, parse_endpoint
+from podbay._core.tls import TlsSettings
 from podbay.errors import InvalidRequestError
 
 ENVIRONMENT = {"PODBAY_API_ENDPOINT": "e:1", "PODBAY_API_TOKEN": "t\n"}
@@ -79,10 +80,11 @@ def test_tokens_fit_into_metadata(token: str) -> None:
 
 
 def test_a_proxy_is_no_way_to_this_machine() -> None:
-    assert ("grpc.enable_http_proxy", 0) in channel_options("127.0.0.1:1")
-    assert ("grpc.enable_http_proxy", 0) in channel_options("[::1]:1")
-    assert ("grpc.enable_http_proxy", 0) in channel_options("localhost:1")
-    assert ("grpc.enable_http_proxy", 0) not in channel_options("example.com:1")
+    off, tls = ("grpc.enable_http_proxy", 0), TlsSettings()
+    assert off in channel_options("127.0.0.1:1", tls)
+    assert off in channel_options("[::1]:1", tls)
+    assert off in channel_options("localhost:1", tls)
+    assert off not in channel_options("example.com:1", tls)
 
 
 def test_a_client_sends_nothing_and_closes_more_than_once() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import podbay.errors
+from podbay._core.tls import TlsSettings
 from podbay.compat import finder
 from podbay.compat.groups import WaitingSessionClient
 from podbay.compat.parts import PARTS
@@ -117,10 +118,36 @@ def test_the_clients_settings(monkeypatch: pytest.MonkeyPatch):
         assert client.endpoint == "127.0.0.1:3"
         assert client._transport.settings.api_token == "ours"
         assert client._transport.settings.timeout == 7
-    with pytest.warns(UserWarning, match="does not use the client's setting 'insecure'"):
-        make_client(insecure=True).close()
+    with pytest.warns(UserWarning, match="does not use the client's setting 'backoff'"):
+        make_client(backoff=1).close()
     with pytest.raises(TypeError, match="'verify'"):
         make_client(verify=False)
+
+
+def test_the_clients_settings_of_tls(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DYFF_API_ENDPOINT", "pod.example:1")
+    monkeypatch.setenv("DYFF_API_TOKEN", "t")
+
+    def tls(**options: Any) -> TlsSettings:
+        with make_client(**options) as client:
+            found: TlsSettings = client._transport.settings.tls
+            return found
+
+    assert tls() == tls(insecure=False) == TlsSettings()
+    assert tls(insecure=True) == TlsSettings(insecure=True)
+    with pytest.warns(DeprecationWarning, match="former name of insecure"):
+        assert tls(verify_ssl_certificates=False) == TlsSettings(insecure=True)
+    with pytest.warns(DeprecationWarning, match="former name of insecure"):
+        assert tls(verify_ssl_certificates=True) == TlsSettings()
+    with pytest.raises(ValueError, match="say the same"):
+        make_client(insecure=True, verify_ssl_certificates=False)
+    monkeypatch.setenv("DYFF_API_INSECURE", "True")
+    assert tls() == TlsSettings(insecure=True)
+    monkeypatch.setenv("DYFF_API_INSECURE", "yes")
+    assert tls() == TlsSettings()
+    monkeypatch.setenv("DYFF_API_INSECURE", "1")
+    monkeypatch.setenv("PODBAY_API_CA_FILE", "/ca.crt")
+    assert tls() == TlsSettings(enabled=True, ca_file=Path("/ca.crt"))
 
 
 def test_groups_that_are_not_there_are_named():

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from podbay.certs import CertificateFolder
 from podbay.local import ports
 from podbay.local.faults import LocalError
 from podbay.local.plan import UpSettings, check_ports, plan_services
 from podbay.local.state import DataDir
+from podbay.local.up_certificates import up_certificates
+from tests.support.certificates import expired
 
 
 def option(argv: tuple[str, ...], name: str) -> str:
@@ -74,11 +77,61 @@ def test_no_secret_is_on_a_command_line(tmp_path: Path):
 
 
 def test_services_reach_each_other_on_loopback_where_all_addresses_are_served(tmp_path: Path):
-    settings = UpSettings(host="0.0.0.0", advertised_host="pod.example")
-    registry, manager, _ = plan_services(settings, DataDir(tmp_path))
+    settings = UpSettings(host="0.0.0.0", advertised_host="pod.example", plain_text=True)
+    specs = registry, manager, _ = plan_services(settings, DataDir(tmp_path))
     assert option(registry.argv, "--listen") == "0.0.0.0:7101"
     assert option(registry.argv, "--inference-router-endpoint") == "pod.example:7103"
     assert option(manager.argv, "--registry-endpoint") == "127.0.0.1:7101"
+    for spec in specs:
+        assert "--allow-plain-text-off-loopback" in spec.argv
+        assert "--tls" not in spec.argv
+
+
+def test_services_have_certificates_where_others_can_reach_them(tmp_path: Path):
+    data = DataDir(tmp_path)
+    settings = check_ports(UpSettings(0, 0, 0, host="0.0.0.0", advertised_host="pod.example"))
+    registry, manager, router = specs = plan_services(settings, data)
+    for spec in specs:
+        assert option(spec.argv, "--tls") == str(data.certificates / spec.name)
+        assert "--service-token-file" not in spec.argv
+        assert "--allow-plain-text-off-loopback" not in spec.argv
+    for spec, caller, told in (
+        (registry, manager, "--registry-endpoint"),
+        (manager, router, "--session-manager-endpoint"),
+    ):
+        listen = option(spec.argv, "--service-listen")
+        assert listen.startswith("127.0.0.1:")
+        assert option(caller.argv, told) == listen
+    assert "--service-listen" not in router.argv
+    assert "pod.example" in settings.certificate_names()
+    assert "127.0.0.1" not in settings.certificate_names()
+
+
+def test_named_certificates_are_used_on_loopback_too(tmp_path: Path):
+    settings = check_ports(UpSettings(0, 0, 0, tls=tmp_path / "certs"))
+    for spec in plan_services(settings, DataDir(tmp_path)):
+        assert option(spec.argv, "--tls") == str(tmp_path / "certs" / spec.name)
+    with pytest.raises(LocalError, match="plain text was asked for"):
+        UpSettings(tls=tmp_path, plain_text=True).certificates(DataDir(tmp_path))
+    named = up_certificates(settings, DataDir(tmp_path))
+    assert named is not None
+    with pytest.raises(LocalError, match="no certificates of registry, session-manager"):
+        named.prepare()
+
+
+def test_own_certificates_are_made_and_renewed(tmp_path: Path):
+    data = DataDir(tmp_path)
+    assert up_certificates(UpSettings(), data) is None
+    settings = UpSettings(host="0.0.0.0", advertised_host="pod.example")
+    own = up_certificates(settings, data)
+    assert own is not None
+    assert own.prepare()
+    assert not own.prepare()
+    expired(CertificateFolder(own.folder), "registry")
+    assert own.prepare()
+    moved = up_certificates(UpSettings(host="0.0.0.0", advertised_host="other.example"), data)
+    assert moved is not None
+    assert moved.prepare()
 
 
 def test_the_process_driver_is_off_where_others_can_reach_the_services(tmp_path: Path):

@@ -22,11 +22,19 @@ from podbay._core.channels import (
 )
 from podbay._core.operations import Operation, Page, Service, StreamOperation, UploadOperation
 from podbay._core.reading import decoded, decoded_all
-from podbay._core.retries import FIRST_CONTACT_SECONDS, Attempts, Reconnects
+from podbay._core.retries import (
+    FIRST_CONTACT_SECONDS,
+    FIRST_LOOK_SECONDS,
+    Attempts,
+    Reconnects,
+)
 from podbay._core.settings import Settings
 from podbay._core.timeouts import LEAST_SECONDS, check_timeout
+from podbay._core.tls import TlsSettings
 from podbay._core.tracing import trace_metadata
 from podbay._core.wire_errors import from_status, unreachable
+from podbay._tls.credentials import channel_credentials, files_state
+from podbay._tls.look import look
 from podbay.errors import PodbayError
 from podbay.types import Installation
 
@@ -54,11 +62,26 @@ def error_of(error: grpc.aio.AioRpcError, what: str, address: str) -> PodbayErro
 class Endpoint:
     """One service and the channel to it."""
 
-    def __init__(self, service: Service, address: str) -> None:
+    def __init__(self, service: Service, address: str, tls: TlsSettings) -> None:
         self.service = service
         self.address = address
-        self.channel = grpc.aio.insecure_channel(address, options=channel_options(address))
+        self._tls = tls
+        self._files = files_state(tls)
+        credentials = channel_credentials(tls, address)
+        options = channel_options(address, tls)
+        self.channel = (
+            grpc.aio.insecure_channel(address, options=options)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options=options)
+        )
         self._reached = False
+
+    def is_outdated(self) -> bool:
+        """Whether the files of certificates have changed since; told once."""
+        state = files_state(self._tls)
+        changed = state != self._files
+        self._files = state
+        return changed
 
     @property
     def reached(self) -> bool:
@@ -70,12 +93,25 @@ class Endpoint:
 
         Raises:
             UnavailableError: There is none.
+            SecureConnectionError: There can be none, as TLS does not fit.
         """
         if self._reached:
             return
         patience = min(timeout, FIRST_CONTACT_SECONDS)
-        if not await self.is_ready(patience):
-            raise unreachable(self.service.value, self.address, patience)
+        first = min(patience, FIRST_LOOK_SECONDS)
+        if await self.is_ready(first):
+            return
+        # What does not fit does not come to fit by waiting.
+        problem = await asyncio.to_thread(look, self._tls, self.address, last=False)
+        if problem is not None:
+            raise problem
+        if not await self.is_ready(max(patience - first, LEAST_SECONDS)):
+            raise await self.why_not(patience)
+
+    async def why_not(self, waited: float) -> PodbayError:
+        """Return the error that says why there is no connection, after a number of seconds."""
+        problem = await asyncio.to_thread(look, self._tls, self.address, last=True)
+        return problem or unreachable(self.service.value, self.address, waited)
 
     async def is_ready(self, timeout: float) -> bool:
         """Whether there is a connection, or comes to be one within a number of seconds."""
@@ -126,6 +162,8 @@ class Transport:
         self.settings = settings
         self._metadata = authorization(settings.api_token)
         self._endpoints: dict[Service, Endpoint] = {}
+        # Those with certificates that were renewed since, for what still runs on them.
+        self._former: dict[Service, Endpoint] = {}
         self._installation: Installation | None = None
         self._closed = False
 
@@ -151,8 +189,22 @@ class Transport:
             )
             self._check_open()
             # Another task may have been faster while this one asked.
-            self._endpoints.setdefault(service, Endpoint(service, address))
-        return self._endpoints[service]
+            self._endpoints.setdefault(service, Endpoint(service, address, self.settings.tls))
+        found = self._endpoints[service]
+        return await self._renewed(found) if found.is_outdated() else found
+
+    async def _renewed(self, found: Endpoint) -> Endpoint:
+        """Return a channel with the certificates of the moment; the former where they are none."""
+        try:
+            new = Endpoint(found.service, found.address, self.settings.tls)
+        except PodbayError:
+            return found
+        oldest = self._former.pop(found.service, None)
+        self._former[found.service] = found
+        self._endpoints[found.service] = new
+        if oldest is not None:
+            await oldest.channel.close()
+        return new
 
     async def run(self, operation: Operation[T], timeout: float | None = None) -> T:
         """Send an RPC and return what it brings, with further tries where they do no harm.
@@ -331,8 +383,9 @@ class Transport:
     async def close(self) -> None:
         """Close the channels; what runs on them is cancelled."""
         self._closed = True
-        endpoints = list(self._endpoints.values())
+        endpoints = [*self._endpoints.values(), *self._former.values()]
         self._endpoints.clear()
+        self._former.clear()
         for endpoint in endpoints:
             await endpoint.channel.close()
 
@@ -363,7 +416,7 @@ class Transport:
             and not self._closed
             and not await endpoint.is_ready(_LOOK_SECONDS)
         ):
-            raise unreachable(endpoint.service.value, endpoint.address, deadline - began)
+            raise await endpoint.why_not(deadline - began)
         raise failure
 
     def _check_open(self) -> None:

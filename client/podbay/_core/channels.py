@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from podbay._core.operations import Service
 from podbay._core.settings import CHANNEL_OPTIONS
+from podbay._core.tls import TlsSettings, is_loopback
 from podbay.errors import PodbayError, error_for
 from podbay.types import Installation
 
@@ -31,10 +31,12 @@ def authorization(token: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),)
 
 
-def channel_options(address: str) -> list[tuple[str, Any]]:
+def channel_options(address: str, tls: TlsSettings) -> list[tuple[str, Any]]:
     """Return the options of a channel to an address."""
     options: list[tuple[str, Any]] = list(CHANNEL_OPTIONS)
-    if _is_loopback(address):
+    if tls.server_name is not None:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    if is_loopback(address):
         # A proxy of the environment is no way to this machine.
         options.append(("grpc.enable_http_proxy", 0))
     return options
@@ -74,13 +76,3 @@ def is_accepted(initial_metadata: Iterable[Sequence[Any]] | None) -> bool:
 def is_bare_deadline(error: PodbayError) -> bool:
     """Whether the time ran out at the client; the service then explained nothing."""
     return error.reason == "DEADLINE_EXCEEDED" and "grpcCode" in error.metadata
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -9,6 +9,7 @@ from podbay.errors import PodbayError
 
 __all__ = [
     "FIRST_CONTACT_SECONDS",
+    "FIRST_LOOK_SECONDS",
     "Attempts",
     "Reconnects",
     "backoff",
@@ -19,6 +20,9 @@ __all__ = [
 FIRST_CONTACT_SECONDS: Final = 5.0
 """How long the first connection to a service may take. A service that was never reached is more
 likely not there, or elsewhere, than about to come back."""
+
+FIRST_LOOK_SECONDS: Final = 1.0
+"""After how long of these it is looked whether TLS is what is in the way."""
 
 _FIRST_BACKOFF: Final = 0.1
 _LONGEST_BACKOFF: Final = 2.0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from podbay._core.timeouts import check_timeout
+from podbay._core.tls import FilePath, TlsSettings
 from podbay._core.wire_errors import invalid
 from podbay.errors import InvalidRequestError
 
@@ -43,21 +44,25 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 _HOST_PORT: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s/:@\[\]]+):(?P<port>\d{1,5})")
 
 
+_TLS_SCHEME: Final = "grpcs://"
+
+
 def parse_endpoint(text: str) -> str:
     """Return an address as "host:port".
 
     Args:
-        text: As "host:port" or "grpc://host:port", with or without a slash at the end.
+        text: As "host:port", "grpc://host:port" or "grpcs://host:port", with or without a slash
+            at the end.
 
     Raises:
         InvalidRequestError: It is none of these.
     """
-    address = text.strip().removeprefix("grpc://").rstrip("/")
+    address = text.strip().removeprefix("grpc://").removeprefix(_TLS_SCHEME).rstrip("/")
     match = _HOST_PORT.fullmatch(address)
     if match is None or not 0 < int(match["port"]) < 1 << 16:
         raise invalid(
             "endpoint",
-            'must be the registry\'s address as "host:port" or "grpc://host:port", '
+            'must be the registry\'s address as "host:port" or "grpcs://host:port", '
             'for example "127.0.0.1:7101"',
             "The endpoint",
         )
@@ -73,12 +78,14 @@ class Settings:
         api_token: The API token.
         timeout: How long one call may take, in seconds, further tries included.
         retries: How often a call is sent again; 0 for never.
+        tls: How the client speaks to the services.
     """
 
     endpoint: str
     api_token: str = field(repr=False)
     timeout: float
     retries: int
+    tls: TlsSettings = field(default_factory=TlsSettings)
 
     @classmethod
     def resolve(
@@ -89,6 +96,11 @@ class Settings:
         timeout: float,
         retries: int,
         environment: Mapping[str, str],
+        ca_file: FilePath | None = None,
+        client_cert_file: FilePath | None = None,
+        client_key_file: FilePath | None = None,
+        server_name: str | None = None,
+        insecure: bool | None = None,
     ) -> Settings:
         """Fill what was not given from the environment.
 
@@ -120,4 +132,29 @@ class Settings:
             api_token,
             check_timeout(timeout, timeout, "The client"),
             retries,
+            TlsSettings.resolve(
+                ca_file=ca_file,
+                client_cert_file=client_cert_file,
+                client_key_file=client_key_file,
+                server_name=server_name,
+                insecure=insecure,
+                scheme=endpoint.strip().startswith(_TLS_SCHEME),
+                environment=environment,
+            ),
         )
+
+    def again(self) -> dict[str, Any]:
+        """Return the keywords that make a client with the same settings."""
+        tls = self.tls
+        return {
+            "endpoint": f"{_TLS_SCHEME}{self.endpoint}" if tls.enabled else self.endpoint,
+            "api_token": self.api_token,
+            "timeout": self.timeout,
+            "retries": self.retries,
+            "ca_file": tls.ca_file,
+            "client_cert_file": tls.cert_file,
+            "client_key_file": tls.key_file,
+            "server_name": tls.server_name,
+            # Plain text as it was, whatever the environment says by now.
+            "insecure": not tls.enabled,
+        }

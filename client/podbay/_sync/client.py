@@ -24,12 +24,22 @@ class Client:
     calls share. Close it when it is no longer needed, or use it as a context manager.
 
     Args:
-        endpoint: The registry's address, as "127.0.0.1:7101" or "grpc://host:port";
-            PODBAY_API_ENDPOINT unless given.
+        endpoint: The registry's address, as "127.0.0.1:7101", or "grpcs://host:port" for TLS with a
+            publicly trusted certificate; PODBAY_API_ENDPOINT unless given.
         api_token: An API token; PODBAY_API_TOKEN unless given.
         timeout: How long one call may take, in seconds, further tries included; each method
             takes a timeout of its own as well.
         retries: How often a call that does no harm twice is sent again; 0 for never.
+        ca_file: The certificate of the installation's authority, in PEM: the client speaks TLS, and
+            believes services that it vouches for; PODBAY_API_CA_FILE unless given.
+        client_cert_file: A certificate to show, where the services demand one;
+            PODBAY_API_CLIENT_CERT_FILE unless given.
+        client_key_file: Its private key; PODBAY_API_CLIENT_KEY_FILE unless given.
+        server_name: The name that the services' certificates must have, where their addresses are
+            not in them, as behind a tunnel; PODBAY_API_SERVER_NAME unless given.
+        insecure: True to speak plain text, also with other machines, which then includes the
+            token; False to do so in no case; PODBAY_API_INSECURE unless given. On this machine
+            plain text needs no word.
 
     Attributes:
         models: Models.
@@ -42,7 +52,8 @@ class Client:
         raw: Models, services and sessions as plain JSON.
 
     Raises:
-        InvalidRequestError: The endpoint or the token is missing, or not valid.
+        InvalidRequestError: The endpoint or the token is missing, or not valid, or settings
+            contradict each other.
     """
 
     def __init__(
@@ -52,6 +63,11 @@ class Client:
         *,
         timeout: float = 30.0,
         retries: int = 3,
+        ca_file: str | os.PathLike[str] | None = None,
+        client_cert_file: str | os.PathLike[str] | None = None,
+        client_key_file: str | os.PathLike[str] | None = None,
+        server_name: str | None = None,
+        insecure: bool | None = None,
     ) -> None:
         # Here: with them come pydantic and the messages of gRPC, and a program that only names the
         # client, or shows its help, shall not wait for them.
@@ -63,7 +79,16 @@ class Client:
         from podbay._sync.transport import Transport  # noqa: PLC0415
 
         settings = Settings.resolve(
-            endpoint, api_token, timeout=timeout, retries=retries, environment=os.environ
+            endpoint,
+            api_token,
+            timeout=timeout,
+            retries=retries,
+            environment=os.environ,
+            ca_file=ca_file,
+            client_cert_file=client_cert_file,
+            client_key_file=client_key_file,
+            server_name=server_name,
+            insecure=insecure,
         )
         transport = Transport(settings)
         self._transport = transport

@@ -21,7 +21,6 @@ from podbay._core.channels import authorization, closed_error, is_accepted
 from podbay._core.exchange import Call, CallState, Delivery, ExchangeCore, Stream
 from podbay._core.operations import Service
 from podbay._core.retries import FIRST_CONTACT_SECONDS
-from podbay._core.wire_errors import unreachable
 from podbay._sync.transport import Endpoint, Transport, error_of
 from podbay.errors import PodbayError, error_for
 from podbay.v1 import inference_router_service_pb2 as wire
@@ -239,7 +238,7 @@ class _Driver(threading.Thread):
                 return None
             waited = time.monotonic() - began
             if never_reached and waited >= FIRST_CONTACT_SECONDS:
-                raise unreachable(endpoint.service.value, endpoint.address, waited)
+                raise endpoint.why_not(waited)
         return endpoint
 
     def _serve(self, endpoint: Endpoint) -> None:

@@ -23,11 +23,19 @@ from podbay._core.channels import (
 )
 from podbay._core.operations import Operation, Page, Service, StreamOperation, UploadOperation
 from podbay._core.reading import decoded, decoded_all
-from podbay._core.retries import FIRST_CONTACT_SECONDS, Attempts, Reconnects
+from podbay._core.retries import (
+    FIRST_CONTACT_SECONDS,
+    FIRST_LOOK_SECONDS,
+    Attempts,
+    Reconnects,
+)
 from podbay._core.settings import Settings
 from podbay._core.timeouts import LEAST_SECONDS, check_timeout
+from podbay._core.tls import TlsSettings
 from podbay._core.tracing import trace_metadata
 from podbay._core.wire_errors import from_status, unreachable
+from podbay._tls.credentials import channel_credentials, files_state
+from podbay._tls.look import look
 from podbay.errors import PodbayError
 from podbay.types import Installation
 
@@ -60,10 +68,18 @@ def _code_of(error: Any) -> grpc.StatusCode | None:
 class Endpoint:
     """One service and the channel to it."""
 
-    def __init__(self, service: Service, address: str) -> None:
+    def __init__(self, service: Service, address: str, tls: TlsSettings) -> None:
         self.service = service
         self.address = address
-        self.channel = grpc.insecure_channel(address, options=channel_options(address))
+        self._tls = tls
+        self._files = files_state(tls)
+        credentials = channel_credentials(tls, address)
+        options = channel_options(address, tls)
+        self.channel = (
+            grpc.insecure_channel(address, options=options)
+            if credentials is None
+            else grpc.secure_channel(address, credentials, options=options)
+        )
         self._reached = False
 
     def reach(self, timeout: float) -> None:
@@ -75,13 +91,32 @@ class Endpoint:
 
         Raises:
             UnavailableError: There is none.
+            SecureConnectionError: There can be none, as TLS does not fit.
         """
         if self._reached:
             return
         patience = min(timeout, FIRST_CONTACT_SECONDS)
-        if not self.is_ready(patience):
-            raise unreachable(self.service.value, self.address, patience)
-        self._reached = True
+        first = min(patience, FIRST_LOOK_SECONDS)
+        if self.is_ready(first):
+            return
+        # What does not fit does not come to fit by waiting.
+        problem = look(self._tls, self.address, last=False)
+        if problem is not None:
+            raise problem
+        if not self.is_ready(max(patience - first, LEAST_SECONDS)):
+            raise self.why_not(patience)
+
+    def why_not(self, waited: float) -> PodbayError:
+        """Return the error that says why there is no connection, after a number of seconds."""
+        problem = look(self._tls, self.address, last=True)
+        return problem or unreachable(self.service.value, self.address, waited)
+
+    def is_outdated(self) -> bool:
+        """Whether the files of certificates have changed since; told once."""
+        state = files_state(self._tls)
+        changed = state != self._files
+        self._files = state
+        return changed
 
     @property
     def reached(self) -> bool:
@@ -143,6 +178,8 @@ class Transport:
         self._metadata = authorization(settings.api_token)
         self._lock = threading.Lock()
         self._endpoints: dict[Service, Endpoint] = {}
+        # Those with certificates that were renewed since, for what still runs on them.
+        self._former: dict[Service, Endpoint] = {}
         self._installation: Installation | None = None
         self._closed = False
 
@@ -157,6 +194,8 @@ class Transport:
         with self._lock:
             self._check_open()
             found = self._endpoints.get(service)
+            if found is not None and found.is_outdated():
+                found = self._renewed(found)
         if found is not None:
             return found
         address = (
@@ -167,8 +206,21 @@ class Transport:
         with self._lock:
             self._check_open()
             if service not in self._endpoints:
-                self._endpoints[service] = Endpoint(service, address)
+                self._endpoints[service] = Endpoint(service, address, self.settings.tls)
             return self._endpoints[service]
+
+    def _renewed(self, found: Endpoint) -> Endpoint:
+        """Return a channel with the certificates of the moment; the former where they are none."""
+        try:
+            new = Endpoint(found.service, found.address, self.settings.tls)
+        except PodbayError:
+            return found
+        oldest = self._former.pop(found.service, None)
+        if oldest is not None:
+            oldest.channel.close()
+        self._former[found.service] = found
+        self._endpoints[found.service] = new
+        return new
 
     def run(self, operation: Operation[T], timeout: float | None = None) -> T:
         """Send an RPC and return what it brings, with further tries where they do no harm.
@@ -326,8 +378,9 @@ class Transport:
         """Close the channels; what runs on them is cancelled."""
         with self._lock:
             self._closed = True
-            endpoints = list(self._endpoints.values())
+            endpoints = [*self._endpoints.values(), *self._former.values()]
             self._endpoints.clear()
+            self._former.clear()
         for endpoint in endpoints:
             endpoint.channel.close()
 
@@ -357,7 +410,7 @@ class Transport:
         except ValueError:
             raise closed_error() from None
         if is_bare_deadline(failure) and not self._closed and not endpoint.is_ready(_LOOK_SECONDS):
-            raise unreachable(endpoint.service.value, endpoint.address, deadline - began)
+            raise endpoint.why_not(deadline - began)
         raise failure
 
     def _check_open(self) -> None:

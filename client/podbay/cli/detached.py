@@ -100,6 +100,10 @@ def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
         arguments += ["--metrics-listen", settings.metrics_listen]
     if settings.drivers is not None:
         arguments += ["--drivers", ",".join(settings.drivers)]
+    if settings.tls is not None:
+        arguments += ["--tls", str(settings.tls.absolute())]
+    if settings.plain_text:
+        arguments.append("--allow-plain-text-off-loopback")
     if settings.enable_process_driver:
         arguments.append("--enable-process-driver")
     if settings.model_quota:

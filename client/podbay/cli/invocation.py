@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +28,7 @@ class Invocation:
         token_file: The file of the API token; None for the environment or `podbay up`.
         data_dir: The data folder of `podbay up`; None for the default.
         json: Whether a program reads the output.
+        tls: What was said about TLS, as the keywords of `Client`.
         connect: Makes the client of an endpoint and a token.
     """
 
@@ -35,6 +36,7 @@ class Invocation:
     token_file: Path | None = None
     data_dir: Path | None = None
     json: bool = False
+    tls: dict[str, Any] = field(default_factory=dict)
     connect: Callable[[str, str], Client] | None = None
 
     def data(self) -> DataDir:
@@ -49,17 +51,18 @@ class Invocation:
         Raises:
             click.UsageError: There is no endpoint, or no token for it.
         """
-        endpoint, token = self._address_and_token()
+        endpoint, token, tls = self._address_and_token()
         if self.connect is not None:
             return self.connect(endpoint, token)
         from podbay import Client  # noqa: PLC0415 # takes long
 
-        return Client(endpoint, token)
+        return Client(endpoint, token, **(self.tls or tls))
 
-    def _address_and_token(self) -> tuple[str, str]:
+    def _address_and_token(self) -> tuple[str, str, dict[str, Any]]:
+        """Return the registry, the token, and how `podbay up` speaks where it is the one."""
         token = self._given_token()
         if self.endpoint and token:
-            return self.endpoint, token
+            return self.endpoint, token, {}
         data = self.data()
         record = data.running()
         here = record.service("registry").endpoint if record and record.services else None
@@ -77,7 +80,7 @@ class Invocation:
                 f"there is no token for {endpoint}: set PODBAY_API_TOKEN, or name a file with "
                 "--token-file"
             )
-        return endpoint, token
+        return endpoint, token, record.connection() if record and endpoint == here else {}
 
     def _given_token(self) -> str | None:
         if self.token_file is not None:

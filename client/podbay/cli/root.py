@@ -29,6 +29,7 @@ _COMMANDS = {
     "key": ("podbay.cli.keys:key", "Keys that sign session tokens"),
     "account": ("podbay.cli.accounts:account", "Accounts"),
     "token": ("podbay.cli.tokens:token", "API tokens"),
+    "certs": ("podbay.cli.certs:certs", "Certificates for TLS: an authority and what it issues"),
 }
 
 
@@ -54,6 +55,31 @@ def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> N
     help="The registry. [env PODBAY_API_ENDPOINT; else that of `podbay up` on this machine]",
 )
 @click.option(
+    "--ca-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Speak TLS, and believe services that this authority vouches for. [env "
+    "PODBAY_API_CA_FILE; else as `podbay up` on this machine]",
+)
+@click.option(
+    "--client-cert",
+    nargs=2,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="CERT KEY",
+    help="A certificate to show and its key, where services demand one. [env "
+    "PODBAY_API_CLIENT_CERT_FILE, PODBAY_API_CLIENT_KEY_FILE]",
+)
+@click.option(
+    "--server-name",
+    metavar="NAME",
+    help="The name that services' certificates must have, as behind a tunnel. [env "
+    "PODBAY_API_SERVER_NAME]",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Speak plain text, token included, also with other machines. [env PODBAY_API_INSECURE]",
+)
+@click.option(
     "--token-file",
     type=click.Path(path_type=Path, dir_okay=False),
     help="A file that holds the API token. [env PODBAY_API_TOKEN holds the token itself; else "
@@ -75,13 +101,30 @@ def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> N
 )
 @click.pass_context
 def cli(
-    ctx: click.Context, endpoint: str | None, token_file: Path | None, data_dir: Path | None
+    ctx: click.Context,
+    *,
+    endpoint: str | None,
+    token_file: Path | None,
+    data_dir: Path | None,
+    ca_file: Path | None,
+    client_cert: tuple[Path, Path] | None,
+    server_name: str | None,
+    insecure: bool,
 ) -> None:
     """Run packaged AI systems as sessions, and call them."""
     invocation = ctx.ensure_object(Invocation)
     invocation.endpoint = endpoint
     invocation.token_file = token_file
     invocation.data_dir = data_dir
+    cert, key = client_cert or (None, None)
+    given = {
+        "ca_file": ca_file,
+        "client_cert_file": cert,
+        "client_key_file": key,
+        "server_name": server_name,
+        "insecure": insecure or None,
+    }
+    invocation.tls = {name: value for name, value in given.items() if value is not None}
 
 
 def main() -> None:

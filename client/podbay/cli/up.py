@@ -89,6 +89,19 @@ def _address(_ctx: click.Context, _parameter: click.Parameter, text: str | None)
 @click.option(
     "--advertise-host", "advertised_host", help="The name under which clients reach this machine."
 )
+@click.option(
+    "--tls",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Speak TLS, with the certificates in this folder (`podbay certs`). Where others can reach "
+    "the services, some are made in the data folder unless given.",
+)
+@click.option(
+    "--allow-plain-text-off-loopback",
+    "plain_text",
+    is_flag=True,
+    help="Speak plain text, tokens included, although others can reach the services.",
+)
 @data_dir_option
 @database_option
 @click.option("--workers", type=click.IntRange(min=1), help="How many processes the router has.")
@@ -248,6 +261,8 @@ def _show_running(invocation: Invocation, record: UpRecord) -> None:
     click.echo()
     click.echo(f"export PODBAY_API_ENDPOINT={endpoint}")
     click.echo(f'export PODBAY_API_TOKEN="$(cat {_quoted(record.admin_token_file)})"')
+    if record.ca_file is not None:
+        click.echo(f"export PODBAY_API_CA_FILE={_quoted(record.ca_file)}")
     click.echo()
 
 

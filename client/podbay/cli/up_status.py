@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -35,7 +36,7 @@ def status(ctx: click.Context) -> None:
     if record is None:
         _show_not_running(invocation, str(data.path), stale=data.record_file.exists())
         ctx.exit(EXIT_UNAVAILABLE)
-    states = [_state(service) for service in record.services]
+    states = [_state(service, record.ca_file) for service in record.services]
     healthy = record.state == "running" and all(state == "healthy" for state in states)
     sessions = _count_sessions(invocation, record) if healthy else None
     if invocation.json:
@@ -56,14 +57,14 @@ def _show_not_running(invocation: Invocation, path: str, *, stale: bool) -> None
     click.echo(f"no `podbay up` runs on {path}{left}. Start one with `podbay up`")
 
 
-def _state(service: ServiceRecord) -> str:
+def _state(service: ServiceRecord, ca_file: Path | None) -> str:
     """Say where a service stands, as its health answers rather than as it was written down."""
     from podbay.local.health import is_serving  # noqa: PLC0415 # takes long
 
     identity = service.identity()
     if identity is None or not identity.is_running():
         return service.state if service.state != "running" else "ended"
-    if is_serving(service.endpoint, timeout=2.0):
+    if is_serving(service.endpoint, timeout=2.0, ca_file=ca_file):
         return "healthy"
     return service.state if service.state != "running" else "unhealthy"
 
@@ -77,6 +78,7 @@ def _count_sessions(invocation: Invocation, record: UpRecord) -> int | None:
         endpoint=record.service("registry").endpoint,
         token_file=record.admin_token_file,
         data_dir=invocation.data_dir,
+        tls=record.connection(),
         connect=invocation.connect,
     )
     try:

@@ -123,12 +123,7 @@ async def _log_entries(
     """Yield log entries by an asynchronous client; they are all that the platform has of one."""
     settings = transport.settings
     async with (
-        AsyncClient(
-            settings.endpoint,
-            settings.api_token,
-            timeout=settings.timeout,
-            retries=settings.retries,
-        ) as client,
+        AsyncClient(**settings.again()) as client,
         aclosing(getattr(client, group).stream_workflow_logs(id, timeout=timeout)) as entries,
     ):
         async for entry in entries:

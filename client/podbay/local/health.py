@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from podbay.local.faults import LocalError
 
 __all__ = ["is_serving"]
 
 
-def is_serving(endpoint: str, timeout: float = 1.0) -> bool:
+def is_serving(endpoint: str, timeout: float = 1.0, ca_file: Path | None = None) -> bool:
     """Ask a service by the standard health protocol whether it takes calls.
 
     Args:
         endpoint: Its address, as "127.0.0.1:7101".
         timeout: Seconds to wait for the answer.
+        ca_file: The certificate of the authority, where the service speaks TLS.
 
     Raises:
         LocalError: The health protocol's package is not installed.
@@ -32,7 +35,12 @@ def is_serving(endpoint: str, timeout: float = 1.0) -> bool:
         # A connection of its own: one that is shared would keep the back-off of earlier tries.
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    with grpc.insecure_channel(endpoint, options=options) as channel:
+    if ca_file is None:
+        opened = grpc.insecure_channel(endpoint, options=options)
+    else:
+        credentials = grpc.ssl_channel_credentials(ca_file.read_bytes())
+        opened = grpc.secure_channel(endpoint, credentials, options=options)
+    with opened as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,

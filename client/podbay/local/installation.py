@@ -7,13 +7,17 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from podbay.local.faults import LocalError
+from podbay.local.health import is_serving
 from podbay.local.plan import ServiceSpec, UpSettings, check_ports, plan_services
 from podbay.local.processes import ProcessIdentity, find_by_environment, kill_all
 from podbay.local.state import DataDir, DataDirLock, UpRecord
 from podbay.local.supervisor import Event, Supervisor
+from podbay.local.up_certificates import RENEW_SECONDS, UpCertificates, up_certificates
 
 __all__ = ["Installation", "Leftover", "clear_leftovers", "stop_installation"]
 
@@ -67,6 +71,11 @@ class Installation:
         self._state: Literal["starting", "running", "stopping"] = "starting"
         self._started = datetime.now(UTC)
         self._identity = ProcessIdentity.own()
+        self._certificates: UpCertificates | None = None
+
+    @property
+    def _ca_file(self) -> Path | None:
+        return self._certificates.ca_file if self._certificates else None
 
     @property
     def endpoint(self) -> str:
@@ -83,6 +92,7 @@ class Installation:
             detached=self._detached,
             admin_token_file=self.data.admin_token_file,
             services=self._supervisor.records() if self._supervisor else [],
+            ca_file=self._ca_file,
         )
 
     async def start(self) -> None:
@@ -98,12 +108,16 @@ class Installation:
         # What a killed `podbay up` left: nothing is, where its services saw it go.
         await asyncio.to_thread(_kill_recorded_services, self.data)
         self.settings = await asyncio.to_thread(check_ports, self.settings)
+        self._certificates = up_certificates(self.settings, self.data)
+        if self._certificates is not None:
+            await asyncio.to_thread(self._certificates.prepare)
         self._supervisor = Supervisor(
             self._plan(self.settings, self.data),
             log_dir=self.data.logs,
             environment=self.data.mark,
             on_event=self._on_event,
             on_change=self._write,
+            probe=partial(is_serving, ca_file=self._ca_file),
         )
         await self._supervisor.start()
         self._state = "running"
@@ -111,8 +125,27 @@ class Installation:
 
     async def wait(self) -> None:
         """Wait until supervising fails, which takes a defect; without one, for ever."""
-        if self._supervisor is not None:
+        if self._supervisor is None:
+            return
+        renewing = asyncio.create_task(self._renew(), name="renew-certificates")
+        try:
             await self._supervisor.wait()
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+
+    async def _renew(self) -> None:
+        """Renew our own certificates before they end; the services take them by themselves."""
+        while self._certificates is not None:
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                renewed = await asyncio.to_thread(self._certificates.prepare)
+            except LocalError as error:
+                text = f"certificates cannot be renewed: {error.message}"
+                self._on_event(Event("up", "warning", text))
+            else:
+                if renewed:
+                    self._on_event(Event("up", "healthy", "certificates were renewed"))
 
     async def stop(self) -> Leftover:
         """Stop the services in order, and verify that no process is left.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
 DRIVERS = ("process", "inprocess", "attached")
 ALL_DRIVERS = (*DRIVERS, "docker")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_INSIDE = "127.0.0.1"
 _ROUTER_CONFIRMATIONS = 6
 _WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -58,6 +60,11 @@ class UpSettings:
             the disk holds.
         metrics_listen: Where the router shows its numbers to Prometheus, as "127.0.0.1:9103"; None
             for nowhere.
+        tls: The folder of the services' certificates (`podbay certs`); None for those of the data
+            folder where `host` is not loopback.
+        plain_text: Speak plain text although `host` is not loopback.
+        service_ports: Where the registry and the session manager expect each other and the router,
+            on 127.0.0.1; found at the start.
     """
 
     registry_port: int = 7101
@@ -81,11 +88,40 @@ class UpSettings:
     gpu_probe_interval: float | None = None
     model_cache_quota: str | None = None
     metrics_listen: str | None = None
+    tls: Path | None = None
+    plain_text: bool = False
+    service_ports: tuple[int, int] = (0, 0)
 
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the services."""
         return self.host in _LOOPBACK or self.host.startswith("127.")
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether the services speak TLS."""
+        return self.tls is not None or not (self.loopback or self.plain_text)
+
+    def certificates(self, data: DataDir) -> Path | None:
+        """Return the folder of the services' certificates; None for plain text.
+
+        Raises:
+            LocalError: Both are asked for.
+        """
+        if self.tls is not None and self.plain_text:
+            raise LocalError(
+                "TLS_OR_PLAIN_TEXT",
+                "certificates were named, and plain text was asked for",
+                way_out="leave out --tls, or --allow-plain-text-off-loopback",
+            )
+        if self.tls is not None:
+            return self.tls.expanduser().absolute()
+        return data.certificates if self.speaks_tls else None
+
+    def certificate_names(self) -> tuple[str, ...]:
+        """Return the names under which clients reach the services, beside those of loopback."""
+        names = dict.fromkeys((self.local_host, self.public_host, socket.gethostname().lower()))
+        return tuple(name for name in names if name and name not in _LOOPBACK)
 
     @property
     def local_host(self) -> str:
@@ -194,6 +230,21 @@ def container_flags(settings: UpSettings) -> tuple[str, ...]:
     )
 
 
+def _tls_options(
+    settings: UpSettings, data: DataDir, name: str, service_port: int | None
+) -> tuple[str, ...]:
+    """Return how a service speaks to others."""
+    folder = settings.certificates(data)
+    if folder is None:
+        return (
+            *("--service-token-file", str(data.service_token_file)),
+            *(() if settings.loopback else ("--allow-plain-text-off-loopback",)),
+        )
+    # The services find each other on this machine.
+    listen = ("--service-listen", ports.join(_INSIDE, service_port)) if service_port else ()
+    return ("--tls", str(folder / name), *listen)
+
+
 def check_ports(settings: UpSettings) -> UpSettings:
     """Return the settings with a number for every port.
 
@@ -223,8 +274,12 @@ def check_ports(settings: UpSettings) -> UpSettings:
     for name in fields:
         if not numbers[name]:
             numbers[name] = ports.choose_port(settings.host, tuple(numbers.values()))
+    inside: list[int] = []
+    for _ in settings.service_ports if settings.speaks_tls else ():
+        inside.append(ports.choose_port(_INSIDE, (*numbers.values(), *inside)))
     return replace(
         settings,
+        service_ports=(inside[0], inside[1]) if inside else (0, 0),
         registry_port=numbers["registry_port"],
         session_manager_port=numbers["session_manager_port"],
         inference_router_port=numbers["inference_router_port"],
@@ -258,6 +313,9 @@ def plan_services(
         settings.inference_router_port,
     )
     local = [ports.join(settings.local_host, port) for port in numbers]
+    service_ports = (*settings.service_ports, None)
+    if settings.certificates(data) is not None:
+        local = [ports.join(_INSIDE, port) for port in settings.service_ports]
     public = [ports.join(settings.public_host, port) for port in numbers]
     own_options = (
         (
@@ -284,14 +342,16 @@ def plan_services(
     # A URL with a password is on no command line.
     database = ("--database-file", str(data.database_file)) if data.database_file.exists() else ()
     specs = []
-    for name, folder, port, own in zip(names, folders, numbers, own_options, strict=True):
+    for name, folder, port, service_port, own in zip(
+        names, folders, numbers, service_ports, own_options, strict=True
+    ):
         address_file = data.run / f"{name}.json"
         keeps_data = name != "inference-router"
         argv = (
             *(python, "-m", "podbay_" + name.replace("-", "_")),
             *("--listen", ports.join(settings.host, port)),
             *("--data-dir", str(data.path / folder)),
-            *("--service-token-file", str(data.service_token_file)),
+            *_tls_options(settings, data, name, service_port),
             *("--address-file", str(address_file)),
             *("--drain-seconds", f"{settings.drain_seconds:g}"),
             "--exit-with-parent",

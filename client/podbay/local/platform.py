@@ -70,7 +70,14 @@ class LocalPlatform(Client):
             self.storage_root = self._membership.data.path
             self._token = self._membership.data.admin_token_file.read_text().strip()
             endpoint = self._membership.record.service("registry").endpoint
-            super().__init__(endpoint, self._token, timeout=timeout, retries=retries)
+            super().__init__(
+                endpoint,
+                self._token,
+                timeout=timeout,
+                retries=retries,
+                # On loopback, whatever installation the environment speaks of.
+                insecure=True,
+            )
             self.inferenceservices = LocalInferenceServices(self._transport, account, self._mocks)
             self.inferencesessions = LocalInferenceSessions(self._transport)
             self._make_account()
@@ -82,11 +89,11 @@ class LocalPlatform(Client):
 
     def client(self, **options: Any) -> Client:
         """Return a further client, with the keywords of `Client`; close it by itself."""
-        return Client(self.endpoint, self._token, **options)
+        return Client(self.endpoint, self._token, **{"insecure": True, **options})
 
     def async_client(self, **options: Any) -> AsyncClient:
         """Return an asynchronous client, with the keywords of `AsyncClient`; close it by itself."""
-        return AsyncClient(self.endpoint, self._token, **options)
+        return AsyncClient(self.endpoint, self._token, **{"insecure": True, **options})
 
     def close(self) -> None:
         """Close the client, and stop the services where nobody else uses them.

@@ -9,7 +9,7 @@ import tempfile
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
@@ -79,6 +79,12 @@ class UpRecord(_Record):
     """The file that holds the token of the administrator."""
     services: list[ServiceRecord]
     """The services, in the order in which they were started."""
+    ca_file: Path | None = None
+    """The certificate of the authority, where the services speak TLS."""
+
+    def connection(self) -> dict[str, Any]:
+        """Return how clients on this machine speak to the services: keywords of `Client`."""
+        return {"insecure": True} if self.ca_file is None else {"ca_file": self.ca_file}
 
     def identity(self) -> ProcessIdentity:
         """Return the process that supervises."""
@@ -130,6 +136,7 @@ class DataDir:
         self.logs = self.path / "logs"
         self.run = self.path / "run"
         self.mock_hosts = self.path / "mock-hosts"
+        self.certificates = self.path / "certificates"
 
     @property
     def mark(self) -> dict[str, str]:

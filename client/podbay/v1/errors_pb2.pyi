@@ -205,6 +205,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The replica mounts the files of a model whose fetch failed."""
     ERROR_REASON_TOO_MANY_SIGNING_KEYS: _ErrorReason.ValueType  # 175
     """As many keys of session tokens are kept as may be: the tokens of earlier ones have not ended."""
+    ERROR_REASON_TLS_CERTIFICATE_REJECTED: _ErrorReason.ValueType  # 170
+    """The client does not trust the certificate of the service: it has expired, is of an authority
+    that the client does not know, or is for another name.
+    """
+    ERROR_REASON_TLS_MISMATCH: _ErrorReason.ValueType  # 171
+    """One side speaks TLS, and the other plain text."""
+    ERROR_REASON_TLS_CLIENT_CERTIFICATE_REFUSED: _ErrorReason.ValueType  # 172
+    """The service wants a client certificate, or does not take the one that it was shown."""
+    ERROR_REASON_PLAIN_TEXT_REFUSED: _ErrorReason.ValueType  # 173
+    """The client would have to send its token in plain text to another machine."""
+    ERROR_REASON_SERVICE_IDENTITY_DENIED: _ErrorReason.ValueType  # 174
+    """The certificate of the calling service does not let it make this call."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is why something failed, for programs. docs/errors.md says for each what it means,
@@ -387,6 +399,18 @@ ERROR_REASON_FETCH_FAILED: ErrorReason.ValueType  # 158
 """The replica mounts the files of a model whose fetch failed."""
 ERROR_REASON_TOO_MANY_SIGNING_KEYS: ErrorReason.ValueType  # 175
 """As many keys of session tokens are kept as may be: the tokens of earlier ones have not ended."""
+ERROR_REASON_TLS_CERTIFICATE_REJECTED: ErrorReason.ValueType  # 170
+"""The client does not trust the certificate of the service: it has expired, is of an authority
+that the client does not know, or is for another name.
+"""
+ERROR_REASON_TLS_MISMATCH: ErrorReason.ValueType  # 171
+"""One side speaks TLS, and the other plain text."""
+ERROR_REASON_TLS_CLIENT_CERTIFICATE_REFUSED: ErrorReason.ValueType  # 172
+"""The service wants a client certificate, or does not take the one that it was shown."""
+ERROR_REASON_PLAIN_TEXT_REFUSED: ErrorReason.ValueType  # 173
+"""The client would have to send its token in plain text to another machine."""
+ERROR_REASON_SERVICE_IDENTITY_DENIED: ErrorReason.ValueType  # 174
+"""The certificate of the calling service does not let it make this call."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

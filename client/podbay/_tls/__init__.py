@@ -1,0 +1,1 @@
+"""What clients do about TLS that reads files or the network."""

@@ -1,0 +1,115 @@
+"""The way from one service to another: a channel, and what tells the other who calls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import grpc
+
+from podbay.schema.identities import service_dns
+from podbay_kit.tls_credentials import channel_credentials
+from podbay_kit.tls_files import LiveTls, TlsMaterial
+
+__all__ = ["ServiceLink"]
+
+_LOG = logging.getLogger(__name__)
+
+# How long calls on a channel with a former certificate may go on. Streams begin anew afterwards.
+_LEAVING_SECONDS: Final = 300.0
+
+
+class ServiceLink:
+    """A way to another service of the installation.
+
+    With certificates, both sides show theirs; the other's must be that of the service that is
+    meant, whatever its address is. Without, the token of the services goes along, over loopback.
+    After a renewal new calls take a new connection.
+
+    Args:
+        endpoint: Where the other service is for services, as "127.0.0.1:7111".
+        service: Which one it is, as "registry".
+        make_stub: Makes a stub of a channel.
+        options: The options of the channel.
+        certificate: This service's certificate; None for plain text.
+        service_token: The secret that the services share; None where there are certificates.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        service: str,
+        make_stub: Callable[[grpc.aio.Channel], Any],
+        *,
+        options: Sequence[tuple[str, Any]] = (),
+        certificate: LiveTls | None = None,
+        service_token: str | None = None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._service = service
+        self._make_stub = make_stub
+        self._options = tuple(options)
+        self._certificate = certificate
+        self._shown: TlsMaterial | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
+        self._leaving: dict[asyncio.Task[None], grpc.aio.Channel] = {}
+        self.metadata: tuple[tuple[str, str], ...] = (
+            (("authorization", f"Bearer {service_token}"),) if service_token else ()
+        )
+        """What goes along with each call."""
+        self.stub: Any = _Renewed(self._current)
+        """Makes calls, each on the channel of the moment."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+        leaving = dict(self._leaving)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        for channel in leaving.values():
+            await channel.close()
+        if self._channel is not None:
+            await self._channel.close()
+
+    def _current(self) -> Any:
+        material = self._certificate.current() if self._certificate else None
+        if self._channel is not None:
+            if material is self._shown:
+                return self._stub
+            _LOG.info(
+                "the connection to the %s is made anew, with the new certificate", self._service
+            )
+            leaving = asyncio.get_running_loop().create_task(
+                self._channel.close(_LEAVING_SECONDS), name="leave-channel"
+            )
+            self._leaving[leaving] = self._channel
+            leaving.add_done_callback(lambda done: self._leaving.pop(done, None))
+        self._shown = material
+        self._channel = self._connect(material)
+        self._stub = self._make_stub(self._channel)
+        return self._stub
+
+    def _connect(self, material: TlsMaterial | None) -> grpc.aio.Channel:
+        # A connection of its own: channels with equal options would share that of a former
+        # certificate.
+        options = [*self._options, ("grpc.use_local_subchannel_pool", 1)]
+        if material is None:
+            return grpc.aio.insecure_channel(self._endpoint, options=options)
+        name = service_dns(material.identity.installation, self._service)
+        options.append(("grpc.ssl_target_name_override", name))
+        return grpc.aio.secure_channel(
+            self._endpoint, channel_credentials(material), options=options
+        )
+
+
+class _Renewed:
+    """A stub that is another one after a while."""
+
+    def __init__(self, current: Callable[[], Any]) -> None:
+        self._current = current
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._current(), name)
