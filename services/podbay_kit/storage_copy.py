@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 import sqlalchemy as sa
 
 from podbay_kit.storage_damage import check_file, damaged, start_failure
-from podbay_kit.storage_engines import WRITING, make_engine, schema_of
+from podbay_kit.storage_engines import PATIENT, WRITING, make_engine, schema_of
 from podbay_kit.storage_errors import DatabaseUnusableError
 from podbay_kit.storage_migrations import head_of, migrate, revision_of
 from podbay_kit.storage_urls import shown, sqlite_path, sqlite_url
@@ -29,11 +29,6 @@ __all__ = ["Tables", "load_database", "read_copy", "save_database"]
 T = TypeVar("T")
 
 _BATCH: Final = 500
-_PATIENT: Final = {
-    "lock_timeout": "10min",
-    "statement_timeout": "0",
-    "idle_in_transaction_session_timeout": "10min",
-}
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,7 @@ def read_copy(file: Path, function: Callable[[sa.Connection], T]) -> T:
 
 @contextmanager
 def _engine(url: str) -> Iterator[sa.Engine]:
-    engine = make_engine(url, **_PATIENT)
+    engine = make_engine(url, **PATIENT)
     try:
         yield engine
     finally:

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from podbay_kit.storage_errors import DatabaseUnusableError
 from podbay_kit.storage_urls import SCHEMA, is_postgresql
 
-__all__ = ["READERS", "WRITING", "make_engine", "schema_of", "writer_lock"]
+__all__ = ["PATIENT", "READERS", "WRITING", "make_engine", "schema_of", "writer_lock"]
 
 READERS: Final = 4
 """How many reading transactions a process runs at once; a writing one comes on top."""
@@ -39,6 +39,14 @@ _TIMEOUTS: Final = {
     "statement_timeout": "30s",
     "idle_in_transaction_session_timeout": "5s",
 }
+
+
+PATIENT: Final = {
+    "lock_timeout": "10min",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "10min",
+}
+"""The timeouts of work that takes its time, as migrations and copies."""
 
 
 def make_engine(url: str, **timeouts: str) -> sa.Engine:

@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 
 from podbay_kit.storage_damage import check_content, check_file, damaged, start_failure
-from podbay_kit.storage_engines import WRITING, make_engine, schema_of
+from podbay_kit.storage_engines import PATIENT, WRITING, make_engine, schema_of
 from podbay_kit.storage_errors import DatabaseUnusableError, code_of
 from podbay_kit.storage_urls import is_postgresql, shown, sqlite_path
 
@@ -52,7 +52,7 @@ def migrate(url: str, package: str, revision: str = "head") -> None:
     checked = path is None or check_content(path)
     config = _config(package)
     # A large database takes its time, and another process may be at it.
-    engine = make_engine(url, lock_timeout="10min", statement_timeout="0")
+    engine = make_engine(url, **PATIENT)
     give_up = time.monotonic() + _PATIENCE_SECONDS
     try:
         while True:

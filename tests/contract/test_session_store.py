@@ -8,12 +8,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from podbay.schema import platform
 from podbay.v1 import errors_pb2
 from podbay_kit.errors import ServiceError
 from podbay_kit.resources import RequestKey
 from podbay_kit.storage import Database, migrate
+from podbay_session_manager.key_store import KeyStore
 from podbay_session_manager.machine import ReplicaPhase, SessionState
 from podbay_session_manager.records import ReplicaRecord, ServiceSpec, Serving, SessionRecord
 from podbay_session_manager.store import SessionStore
@@ -120,22 +122,34 @@ async def test_of_requests_that_come_at_once_one_makes_a_session(store: SessionS
     assert caught.value.reason == errors_pb2.ERROR_REASON_REQUEST_ID_REUSED
 
 
-async def test_several_processes_have_one_key_and_one_id(
-    store: SessionStore, database_url: str
-) -> None:
+async def test_several_processes_have_one_id(store: SessionStore, database_url: str) -> None:
     others = [Database(database_url) for _ in range(3)]
     stores = [store, *(SessionStore(each) for each in others)]
     try:
-        keys = await asyncio.gather(*(s.signing_keys(lambda: make_key(T)) for s in stores))
         ids = await asyncio.gather(*(s.installation_id() for s in stores))
     finally:
         for each in others:
             await each.close()
-    assert all(each == keys[0] for each in keys)
-    assert len(keys[0]) == 1
-    assert len(keys[0][0].private_key) == 32
-    assert keys[0][0].created_at == T
     assert len(set(ids)) == 1
+
+
+async def test_keys_that_sign(store: SessionStore) -> None:
+    keys = KeyStore(store.database)
+    first, second = (make_key(T + number) for number in range(2))
+    for key in (first, second):
+        await keys.add(key)
+    with pytest.raises(sa.exc.IntegrityError):
+        await keys.add(first)
+    await keys.activate(first.kid, T + 0.000001)
+    assert await keys.extend(first.kid, T + 5)
+    # What is covered already stays covered.
+    assert await keys.extend(first.kid, T + 4)
+    assert not await keys.extend("none", T)
+    expected = replace(first, activated_at=T + 0.000001, verifies_until=T + 5)
+    assert await keys.load() == [second, expected]
+    await keys.remove([first.kid, "none"])
+    await keys.remove([])
+    assert await keys.load() == [second]
 
 
 async def test_what_was_deleted_long_ago_is_forgotten(store: SessionStore) -> None:
