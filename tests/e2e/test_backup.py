@@ -54,6 +54,9 @@ def test_what_is_restored_elsewhere_is_the_same(
     (volume / "weights.bin").write_bytes(os.urandom(300_000))
     (volume / "config.json").write_text("{}")
     model = podbay.json("model", "upload", str(volume))
+    certificates = podbay.data.path / "certificates"
+    certificates.mkdir(mode=0o700)
+    (certificates / "ca.pem").write_text("an authority")
     podbay.ok("account", "create", "acme")
     secret = podbay.json("token", "create", "--account", "acme", "--name", "audit")["secret"]
     with Client(endpoint(podbay), podbay.data.admin_token_file.read_text().strip()) as client:
@@ -76,6 +79,7 @@ def test_what_is_restored_elsewhere_is_the_same(
     subprocess.run(command, env=environment, check=True, timeout=120)
     assert stat.S_IMODE(other.data.database_file.stat().st_mode) == 0o600
     assert not list(other.data.path.rglob("*.sqlite3"))
+    assert (other.data.path / "certificates" / "ca.pem").read_text() == "an authority"
     podbay.ok("down")
     other.start_detached("--drivers", "inprocess")
     try:

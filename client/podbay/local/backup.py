@@ -30,7 +30,7 @@ _FORMAT = 1
 # Sessions first: the services and models that they are of are then in the backup as well.
 _SERVICES = ("session-manager", "registry")
 _SECRETS = ("admin-token", "service-token")
-_SECRET_FOLDERS = ("certs",)
+_SECRET_FOLDERS = ("certificates",)
 _DAMAGED = 3
 
 
