@@ -56,11 +56,11 @@ async def test_exit_at_once_comes_with_code_and_log(rig: Rig) -> None:
     assert list(replica.log_tail) == ["loading weights", "out of luck"]
 
 
-async def test_never_ready(rig: Rig) -> None:
+async def test_a_port_that_is_never_opened(rig: Rig) -> None:
     serving = ServingOptions(start_timeout=1.0)
     command = ["/bin/sh", "-c", "echo busy; exec sleep 100"]
     status = await failure_of(rig, rig.registry.add(command=command, serving=serving))
-    assert status.status.reason == "NeverReady"
+    assert status.status.reason == "PortNotOpened"
     assert "connection refused" in status.status.message
     (replica,) = status.replicas
     assert list(replica.log_tail) == ["busy"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 _SIZE = 65536
 _REMOVAL = re.compile(rb"DELETE /[^ ]*networks/")
-_QUIET_SECONDS = 30.0
+_QUIET_SECONDS = 120.0
 
 
 @dataclass(eq=False)
@@ -160,6 +160,8 @@ class FaultySocket:
     def _end(self, link: _Link, threads: list[threading.Thread]) -> None:
         for thread in threads:
             thread.join()
+        # One that was asked for when the connection had ended already.
+        self._answered(link)
         with self._lock:
             self._open.discard(link)
         link.client.close()
