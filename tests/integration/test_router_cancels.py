@@ -141,18 +141,26 @@ async def test_a_deadline(rig: Rig, state: str) -> None:
     await bench.start()
     client = rig.exchange("s")
     due: dict[int, float] = {}
-    for number in range(1, CANCELS + 1):
-        made = call(number, stream=state == "streams", body=b"%d" % number, timeout=0.5)
-        due[number] = time.perf_counter() + 0.5
+    arrived = 0
+    while arrived < CANCELS:
+        number = len(due) + 1
+        made = call(number, stream=state == "streams", body=b"%d" % number, timeout=1.0)
+        due[number] = time.perf_counter() + 1.0
         await client.send(made)
         if state != "waits":
-            await bench.arrived(number)
-    while len(bench.times) < CANCELS:
-        result = await client.next()
-        if result.done:
-            # One that waited is gone when its caller hears of it.
-            gone = time.perf_counter() if state == "waits" else await bench.closed[result.id]
-            bench.times.append(gone - due[result.id])
+            # On a machine that is very busy one may be over before it is there.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(bench.at_replica.get(), 2)
+                arrived += 1
+        else:
+            arrived += 1
+    for _ in due:
+        result = await _end(client)
+        if state == "waits":
+            # It is gone when its caller hears of it.
+            bench.times.append(time.perf_counter() - due[result.id])
+        elif result.id in bench.closed:
+            bench.times.append(await bench.closed[result.id] - due[result.id])
     assert min(bench.times) > -0.001
     if state == "waits":
         assert set(bench.closed) == {0}
@@ -215,6 +223,13 @@ def _judge(what: str, state: str, times: list[float]) -> None:
         f"p99 {late * 1e3:.2f} ms"
     )
     assert median <= WITHIN
+
+
+async def _end(client: ExchangeClient) -> pb.CallResult:
+    """Return the next end of a call."""
+    while not (result := await client.next()).done:
+        pass
+    return result
 
 
 def _rpc(stub: Any, metadata: list[tuple[str, str]], state: str, number: int) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from podbay._async.transport import Endpoint, Transport, error_of, now
+from podbay._async.write_failures import keep_status
 from podbay._core.channels import authorization, closed_error, is_accepted
 from podbay._core.exchange import Call, CallState, Delivery, ExchangeCore, Stream
 from podbay._core.operations import Service
@@ -258,11 +259,13 @@ class _Driver:
             self.stream = None
 
     def _open(self, endpoint: Endpoint) -> Any:
-        return endpoint.channel.stream_stream(
+        rpc = endpoint.channel.stream_stream(
             _METHOD,
             request_serializer=wire.ExchangeRequest.SerializeToString,
             response_deserializer=wire.ExchangeResponse.FromString,
         )(metadata=authorization(self._exchange.token), wait_for_ready=True)
+        keep_status(rpc)
+        return rpc
 
     def _take(self, stream: Stream, answer: wire.ExchangeResponse) -> None:
         deliveries = self._core.receive(stream, answer)
@@ -286,8 +289,8 @@ class _Driver:
                 else:
                     self._wakes.clear()
                     await self._wakes.wait()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            # The stream is lost; the reader finds out why.
+        except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
+            # The stream has ended; the reader finds out how.
             return
 
 
