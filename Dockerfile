@@ -13,12 +13,15 @@ RUN python3 -m venv --without-pip /opt/podbay \
  && set -- /wheels/pip-*.whl \
  && /opt/podbay/bin/python "$1/pip" install --quiet --no-cache-dir --no-index \
       --find-links /wheels "podbay[local,docker,models,postgres]" \
- && mkdir --mode=0700 /var/lib/podbay
+ && mkdir --mode=0700 /var/lib/podbay /var/lib/podbay-certs \
+ && cd /var/lib/podbay-certs \
+ && mkdir --mode=0700 registry session-manager inference-router
 
 FROM ${BASE} AS service
 COPY --from=packages /opt/podbay /opt/podbay
-# Volumes take over whom this folder belongs to.
+# Volumes take over whom these folders belong to.
 COPY --from=packages --chown=65532:65532 /var/lib/podbay /var/lib/podbay
+COPY --from=packages --chown=65532:65532 /var/lib/podbay-certs /var/lib/podbay-certs
 ENV PATH=/opt/podbay/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \

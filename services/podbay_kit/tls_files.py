@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -56,7 +56,7 @@ class TlsMaterial:
     """
 
     chain: bytes
-    key: bytes
+    key: bytes = field(repr=False)
     authorities: bytes
     identity: Identity
     expires: datetime

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from podbay_kit.process import SettingsError, listen_address, read_secret
@@ -25,7 +25,7 @@ class Transport:
     """
 
     tls: ServerTls | None
-    service_token: str | None
+    service_token: str | None = field(repr=False)
 
     @property
     def certificate(self) -> LiveTls | None:

@@ -92,7 +92,7 @@ def restarts(platform: Platform) -> dict[str, int]:
 
 def test_certificates_are_renewed_while_calls_go_on(tmp_path: Path) -> None:
     made = certificates(tmp_path / "certs")
-    arguments = ("--tls", str(made.path), "--workers=2", "--drivers=inprocess")
+    arguments = ("--tls", str(made.path), "--workers=2", "--drivers=process")
     with (
         Platform(tmp_path / "data", arguments) as platform,
         platform.client(ca_file=made.ca_file) as client,

@@ -8,12 +8,14 @@ import os
 import subprocess
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from podbay import Client
+from podbay.errors import PodbayError
 from podbay.local import mocks
 from podbay_session_manager.drivers.containers.driver import DockerDriver
 from podbay_session_manager.records import Reason, ServiceSpec
@@ -84,16 +86,16 @@ def database_of_compose(request: pytest.FixtureRequest) -> str:
     return url
 
 
-@pytest.fixture
-def compose(
-    docker: Docker, platform_images: dict[str, str], database_of_compose: str
+@contextmanager
+def composed(
+    docker: Docker, images: dict[str, str], files: Sequence[str], **variables: str
 ) -> Iterator[Compose]:
-    """Runs compose.yaml on the first engine, with images and ports of its own."""
+    """Runs compose files on the first engine, with images and ports of its own."""
     engine = docker.machine.engines[0]
     client = engine.client()
     tag = f"test-{uuid.uuid4().hex[:8]}"
     for target in ("registry", "session-manager", "inference-router"):
-        client.tag(platform_images[target], f"podbay/{target}", tag)
+        client.tag(images[target], f"podbay/{target}", tag)
     client.close()
     environment = {
         **os.environ,
@@ -103,12 +105,13 @@ def compose(
         "PODBAY_REGISTRY_PORT": str(free_port()),
         "PODBAY_SESSION_MANAGER_PORT": str(free_port()),
         "PODBAY_ROUTER_PORT": str(free_port()),
-        "PODBAY_DATABASE": database_of_compose,
+        **variables,
     }
+    named = [part for file in files for part in ("-f", str(REPOSITORY / file))]
 
     def run(*arguments: str) -> str:
         done = subprocess.run(
-            ["docker-compose", "-p", tag, "-f", str(REPOSITORY / "compose.yaml"), *arguments],
+            ["docker-compose", "-p", tag, *named, *arguments],
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -119,12 +122,39 @@ def compose(
         return done.stdout
 
     run.port = environment["PODBAY_REGISTRY_PORT"]  # type: ignore[attr-defined]
-    yield run
-    run("down", "-v", "-t", "5")
+    try:
+        yield run
+    finally:
+        run("down", "-v", "-t", "5")
 
 
-def test_compose_brings_up_a_platform_that_answers(compose: Compose) -> None:
-    compose("up", "-d")
+@pytest.fixture
+def compose(
+    docker: Docker, platform_images: dict[str, str], database_of_compose: str
+) -> Iterator[Compose]:
+    """compose.yaml, over each database."""
+    with composed(
+        docker, platform_images, ["compose.yaml"], PODBAY_DATABASE=database_of_compose
+    ) as run:
+        yield run
+
+
+@pytest.fixture
+def compose_tls(docker: Docker, platform_images: dict[str, str]) -> Iterator[Compose]:
+    """compose.yaml with compose.tls.yaml."""
+    with composed(
+        docker,
+        platform_images,
+        ["compose.yaml", "compose.tls.yaml"],
+        PODBAY_DATABASE="",
+        PODBAY_HOST="localhost",
+        PODBAY_REGISTRY_SERVICE_PORT=str(free_port()),
+        PODBAY_SESSION_MANAGER_SERVICE_PORT=str(free_port()),
+    ) as run:
+        yield run
+
+
+def admin_token(compose: Compose) -> str:
     # The first look can come before the service has started.
     token: list[str] = []
 
@@ -137,16 +167,43 @@ def test_compose_brings_up_a_platform_that_answers(compose: Compose) -> None:
         return bool(token[0])
 
     eventually_sync(has_token, "the registry has made a token", timeout=60)
+    return token[0]
+
+
+def use(podbay: Client) -> None:
+    """Create a session, and get an answer from it."""
+    account = podbay.installation().account
+    service = podbay.inferenceservices.create_mock(mocks.TextCompletion, account=account)
+    made = podbay.inferencesessions.create(
+        {"account": account, "inferenceService": service.id, "replicas": 1}
+    )
+    podbay.inferencesessions.wait_ready(made.inferencesession.id, timeout=60)
+    with podbay.inferencesessions.client(
+        made.inferencesession.id, made.token, interface=service.interface
+    ) as client:
+        assert client.infer({"text": "Open the pod bay doors, Hal!"})
+    podbay.inferencesessions.terminate(made.inferencesession.id)
+
+
+def test_compose_brings_up_a_platform_that_answers(compose: Compose) -> None:
+    compose("up", "-d")
     endpoint = f"127.0.0.1:{compose.port}"  # type: ignore[attr-defined]
-    with Client(endpoint, token[0]) as podbay:
-        account = podbay.installation().account
-        service = podbay.inferenceservices.create_mock(mocks.TextCompletion, account=account)
-        made = podbay.inferencesessions.create(
-            {"account": account, "inferenceService": service.id, "replicas": 1}
-        )
-        podbay.inferencesessions.wait_ready(made.inferencesession.id, timeout=60)
-        with podbay.inferencesessions.client(
-            made.inferencesession.id, made.token, interface=service.interface
-        ) as client:
-            assert client.infer({"text": "Open the pod bay doors, Hal!"})
-        podbay.inferencesessions.terminate(made.inferencesession.id)
+    with Client(endpoint, admin_token(compose)) as podbay:
+        use(podbay)
+
+
+def test_compose_brings_up_a_platform_with_tls(compose_tls: Compose, tmp_path: Path) -> None:
+    compose_tls("up", "-d")
+    token = admin_token(compose_tls)
+    certs = "/var/lib/podbay-certs"
+    show = ("exec", "-T", "registry", "sh", "-c")
+    ca_file = tmp_path / "ca.crt"
+    ca_file.write_text(compose_tls(*show, f"cat {certs}/registry/ca.crt"))
+    endpoint = f"localhost:{compose_tls.port}"  # type: ignore[attr-defined]
+    with Client(endpoint, token, ca_file=ca_file) as podbay:
+        use(podbay)
+    with Client(endpoint, token) as plain, pytest.raises(PodbayError, match="TLS_MISMATCH"):
+        plain.installation()
+    # A service sees its own key, and no other's.
+    keys = compose_tls(*show, f"ls {certs}/*.key {certs}/*/*.key 2>/dev/null || true").split()
+    assert keys == [f"{certs}/registry/tls.key"]
