@@ -284,7 +284,9 @@ class Connection(asyncio.Protocol):
             self._encoding,
             self._retry_after,
             length,
-            is_json=(self._status == 200 and length > 0 and not self._encoding)
+            is_json=(self._status == 200 and length > 0)
+            and not self._encoding
+            and not self._retry_after
             and self._content_type == "application/json",
         )
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from podbay_inference_router import http1
@@ -374,6 +374,20 @@ _BODIES = st.sampled_from(
 )
 
 
+@example(
+    answers=[
+        (
+            b"HTTP/1.1 200 OK\r\n",
+            [
+                b"Content-Type: application/json\r\n",
+                b"Retry-After: 3\r\n",
+                b"Content-Length: 2\r\n",
+            ],
+            b"{}",
+        )
+    ],
+    cut=0,
+)
 @given(
     answers=st.lists(
         st.tuples(_STATUS_LINES, st.lists(_LINES, max_size=4), _BODIES), min_size=1, max_size=4
