@@ -154,9 +154,9 @@ class Access:
         kind = RESOURCES[need.resource]
         return ServiceError(
             kind.not_found,
-            f"There is no {kind.noun} with this id that the token may use for this, which needs "
-            f"{need.function!r} on {need.resource!r}: there is none at all, or the token's grants "
-            f"do not reach it. {kind.list_command} shows those that it may list.",
+            f"There is no {kind.noun} with this id, or the token's grants do not reach it: this "
+            f"needs {need.function!r} on {need.resource!r}. {kind.list_command} shows those that "
+            "it may list.",
             metadata={"resource": need.resource, "function": need.function},
         )
 

@@ -90,12 +90,9 @@ class KeyRing:
 
         Before anybody serves: nobody has to hear of a first key before it signs.
         """
-        self._rows = {row.kid: row for row in await self._store.load()}
-        if signing_key(self._rows.values()) is None:
-            now = self._now()
-            key = replace(make_key(now), activated_at=now)
-            await self._store.add(key)
-            self._rows[key.kid] = key
+        now = self._now()
+        rows = await self._store.load_or_add(lambda: replace(make_key(now), activated_at=now))
+        self._rows = {row.kid: row for row in rows}
         self._use()
 
     async def sign(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import sqlalchemy as sa
 
 from podbay_kit.storage import Database
-from podbay_session_manager.key_plan import SigningKeyRow
+from podbay_session_manager.key_plan import SigningKeyRow, signing_key
 from podbay_session_manager.tables import SIGNING_KEYS
 
 __all__ = ["KeyStore"]
@@ -27,37 +27,27 @@ class KeyStore:
 
     async def load(self) -> list[SigningKeyRow]:
         """Return the keys, newest first."""
+        return await self._database.read(_read)
 
-        def read(conn: sa.Connection) -> list[SigningKeyRow]:
-            order = (SIGNING_KEYS.c.created_at.desc(), SIGNING_KEYS.c.kid)
-            return [
-                SigningKeyRow(
-                    row.kid,
-                    bytes(row.private_key),
-                    row.created_at,
-                    row.activated_at,
-                    row.verifies_until,
-                )
-                for row in conn.execute(sa.select(SIGNING_KEYS).order_by(*order))
-            ]
+    async def load_or_add(self, make: Callable[[], SigningKeyRow]) -> list[SigningKeyRow]:
+        """Return the keys, newest first; add the first where none signs.
 
-        return await self._database.read(read)
+        Args:
+            make: Makes a key that signs at once.
+        """
+
+        def write(conn: sa.Connection) -> list[SigningKeyRow]:
+            found = _read(conn)
+            if signing_key(found) is None:
+                _add(conn, make())
+                found = _read(conn)
+            return found
+
+        return await self._database.write(write)
 
     async def add(self, key: SigningKeyRow) -> None:
         """Add a key."""
-
-        def write(conn: sa.Connection) -> None:
-            conn.execute(
-                sa.insert(SIGNING_KEYS).values(
-                    kid=key.kid,
-                    private_key=key.private_key,
-                    created_at=key.created_at,
-                    activated_at=key.activated_at,
-                    verifies_until=key.verifies_until,
-                )
-            )
-
-        await self._database.write(write)
+        await self._database.write(lambda conn: _add(conn, key))
 
     async def activate(self, kid: str, now: float) -> None:
         """Write down that a key signs from now on."""
@@ -91,3 +81,29 @@ class KeyStore:
             conn.execute(sa.delete(SIGNING_KEYS).where(SIGNING_KEYS.c.kid.in_(gone)))
 
         await self._database.write(write)
+
+
+def _read(conn: sa.Connection) -> list[SigningKeyRow]:
+    order = (SIGNING_KEYS.c.created_at.desc(), SIGNING_KEYS.c.kid)
+    return [
+        SigningKeyRow(
+            row.kid,
+            bytes(row.private_key),
+            row.created_at,
+            row.activated_at,
+            row.verifies_until,
+        )
+        for row in conn.execute(sa.select(SIGNING_KEYS).order_by(*order))
+    ]
+
+
+def _add(conn: sa.Connection, key: SigningKeyRow) -> None:
+    conn.execute(
+        sa.insert(SIGNING_KEYS).values(
+            kid=key.kid,
+            private_key=key.private_key,
+            created_at=key.created_at,
+            activated_at=key.activated_at,
+            verifies_until=key.verifies_until,
+        )
+    )

@@ -164,13 +164,15 @@ class LiveState:
             self.notify(session_id)
         return bool(changed)
 
-    async def routers_have(self, revision: int, seconds: float) -> bool:
+    async def routers_have(self, revision: int, seconds: float, *, expected: bool = True) -> bool:
         """Wait until the routers serve by a revision of the routes.
 
         Args:
             revision: The revision.
             seconds: How long to wait at most. A router that owes its word for long is not waited
                 for.
+            expected: Whether to wait for routers, too, that watched an earlier session manager and
+                are not back yet.
 
         Returns:
             Whether all that watch have said that they do.
@@ -178,7 +180,8 @@ class LiveState:
         acks = self.announcer.acks
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        while not acks.settled(revision, self.clock.monotonic()):
+        settled = acks.settled if expected else acks.heard
+        while not settled(revision, self.clock.monotonic()):
             left = deadline - loop.time()
             if left <= 0:
                 break

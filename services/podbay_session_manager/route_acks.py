@@ -78,6 +78,10 @@ class RouteAcks:
         """Say whether every router that is there serves by this revision or a later one."""
         if self._expecting_until is not None and now < self._expecting_until:
             return False
+        return self.heard(revision, now)
+
+    def heard(self, revision: int, now: float) -> bool:
+        """Say the same of the routers that watch now, whoever else may be expected."""
         return all(
             watch.acknowledged >= revision or self._is_away(watch, now)
             for watch in self._watches.values()

@@ -151,14 +151,16 @@ class SessionServicer(ServicerBase):
         """End all tokens of a session that were made so far."""
         await self._session_for(request.id)
         session = await self._parts.state.change(request.id, commands.revoke_tokens)
-        acknowledged = await self._told(session, _REVOKED_SECONDS)
+        acknowledged = await self._told(session, _REVOKED_SECONDS, expected=True)
         return pb.RevokeSessionTokensResponse(epoch=session.epoch, acknowledged=acknowledged)
 
-    async def _told(self, session: SessionRecord, seconds: float) -> bool:
+    async def _told(
+        self, session: SessionRecord, seconds: float, *, expected: bool = False
+    ) -> bool:
         """Wait until the routers know how a session is now; say whether all have said so."""
         state = self._parts.state
         revision = state.announcer.table.revision_of(session.id)
-        return await state.routers_have(revision, seconds)
+        return await state.routers_have(revision, seconds, expected=expected)
 
 
 def _status(session: SessionRecord) -> common_pb2.Status:

@@ -133,6 +133,20 @@ async def test_several_processes_have_one_id(store: SessionStore, database_url: 
     assert len(set(ids)) == 1
 
 
+async def test_several_processes_have_one_first_key(store: SessionStore, database_url: str) -> None:
+    others = [Database(database_url) for _ in range(3)]
+    stores = [KeyStore(each) for each in (store.database, *others)]
+    try:
+        keys = await asyncio.gather(
+            *(s.load_or_add(lambda: replace(make_key(T), activated_at=T)) for s in stores)
+        )
+    finally:
+        for each in others:
+            await each.close()
+    assert all(each == keys[0] for each in keys)
+    assert len(keys[0]) == 1
+
+
 async def test_keys_that_sign(store: SessionStore) -> None:
     keys = KeyStore(store.database)
     first, second = (make_key(T + number) for number in range(2))

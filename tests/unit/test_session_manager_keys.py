@@ -298,3 +298,5 @@ def test_a_router_that_owes_its_word_is_told_of() -> None:
     assert acks.unanimous(6, 4.0)
     acks.expect_reconnects(5.0)
     assert not acks.unanimous(6, 5.0), "others may be on their way"
+    assert not acks.settled(6, 5.0)
+    assert acks.heard(6, 5.0), "of those that are there"
