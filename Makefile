@@ -66,6 +66,7 @@ bench: $(STAMP) ## Measure Podbay beside a direct call, Envoy and the reference;
 	$(BIN)/python -m benchmarks.adapters
 	$(BIN)/python -m benchmarks.local
 	$(BIN)/python -m benchmarks.placement
+	$(BIN)/python -m benchmarks.idle
 	$(BIN)/python -m benchmarks
 
 bench-peers: $(STAMP) ## Measure Podbay beside other model servers; writes docs/performance-peers.md

@@ -14,9 +14,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from podbay.schema import platform
-from podbay_kit.errors import StartError
-from podbay_kit.serving import join_address, split_address
+from podbay_kit.starting import StartError, join_address, split_address
 
 __all__ = [
     "SettingsError",
@@ -32,6 +30,8 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 _PARENT_POLL_SECONDS = 0.5
+# Looked at as early as can be: a parent may die while this process starts.
+_PARENT = os.getppid()
 
 
 class SettingsError(StartError):
@@ -63,6 +63,9 @@ def byte_size(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: It is none, or nothing.
     """
+    # Pydantic is only for who has such an option.
+    from podbay.schema import platform  # noqa: PLC0415 # heavy
+
     try:
         size = platform.quantity_to_int(text)
     except (ValueError, OverflowError) as error:
@@ -242,8 +245,7 @@ def _on_signal(stop: Stop, number: int) -> None:
 
 
 async def _watch_parent(stop: Stop) -> None:
-    parent = os.getppid()
-    while os.getppid() == parent:  # noqa: ASYNC110 # nothing tells of a parent's end
+    while os.getppid() == _PARENT:  # noqa: ASYNC110 # nothing tells of a parent's end
         await asyncio.sleep(_PARENT_POLL_SECONDS)
     _LOG.warning("the parent process is gone: finishing what runs")
     stop.set()

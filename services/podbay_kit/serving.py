@@ -13,10 +13,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from podbay_kit.auth import Authenticator
-from podbay_kit.errors import StartError
 from podbay_kit.interceptors import RECHECK_SECONDS, PodbayInterceptor
 from podbay_kit.reflection import ReflectionPool
 from podbay_kit.rpc_rules import RULES, Rule
+from podbay_kit.starting import ListenError, join_address, split_address
 from podbay_kit.tls_credentials import server_credentials
 from podbay_kit.tls_files import LiveTls
 from podbay_kit.tracing import configured_spans
@@ -36,10 +36,6 @@ MAX_MESSAGE_BYTES = 64 << 20
 _MESSAGE_SLACK = 1 << 20
 # For the last answers to leave, once nothing runs any more.
 _ENDING_SECONDS = 0.5
-
-
-class ListenError(StartError):
-    """A server cannot listen on its address; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +66,6 @@ class ServerTls:
     service_listen: str | None = None
     require_client_certificates: bool = False
     service_port: int | None = field(default=None, init=False)
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of "host:port" or "[v6]:port".
-
-    Raises:
-        ValueError: The address has another form.
-    """
-    host, separator, port = address.rpartition(":")
-    if not separator or not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{address!r} is not of the form HOST:PORT")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def join_address(host: str, port: int) -> str:
-    """Return "host:port", or "[v6]:port"."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def server_options(*, reuse_port: bool, max_message_bytes: int) -> list[tuple[str, int]]:
