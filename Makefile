@@ -75,6 +75,9 @@ bench-peers: $(STAMP) ## Measure Podbay beside other model servers; writes docs/
 soak: $(STAMP) ## Run mixed calls for ten minutes while replicas die; nothing may leak or be lost
 	$(BIN)/python -m benchmarks.soak
 
+fuzz: $(STAMP) ## Attack a running installation with random requests and HTTP/2 floods; SECONDS says how long
+	$(BIN)/python -m benchmarks.fuzz --seconds $(or $(SECONDS),120)
+
 lock: ## Resolve pyproject.toml into requirements/dev.txt, with hashes and without addresses
 	$(PYTHON) -m venv .venvs/lock
 	.venvs/lock/bin/pip install --quiet uv

@@ -199,6 +199,7 @@ def run(
         stream=sys.stderr,
         format=f"%(asctime)s %(levelname)s {name}[{os.getpid()}] %(name)s: %(message)s",
     )
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_without_metadata)
     # Alembic reports each step of a migration at INFO; a start has nothing to say about none.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
@@ -208,6 +209,11 @@ def run(
         sys.stderr.write(f"{name}: {error}\n")
         return 2
     return 0
+
+
+def _without_metadata(record: logging.LogRecord) -> bool:
+    """Keep out of the log what gRPC writes of metadata that are not UTF-8: tokens, for one."""
+    return not str(record.msg).startswith("Invalid encoding")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
