@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -30,6 +31,7 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 _PARENT_POLL_SECONDS = 0.5
+_OPEN_FILES = 65_536
 # Looked at as early as can be: a parent may die while this process starts.
 _PARENT = os.getppid()
 
@@ -199,6 +201,7 @@ def run(
         stream=sys.stderr,
         format=f"%(asctime)s %(levelname)s {name}[{os.getpid()}] %(name)s: %(message)s",
     )
+    _raise_file_limit()
     logging.getLogger("grpc._cython.cygrpc").addFilter(_without_metadata)
     # Alembic reports each step of a migration at INFO; a start has nothing to say about none.
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -209,6 +212,17 @@ def run(
         sys.stderr.write(f"{name}: {error}\n")
         return 2
     return 0
+
+
+def _raise_file_limit() -> None:
+    """Have as many open files as the machine's limits let this user have, up to a point.
+
+    The usual soft limit of 1,024 is for programs that use `select`.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _without_metadata(record: logging.LogRecord) -> bool:

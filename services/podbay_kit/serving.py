@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,7 @@ MAX_MESSAGE_BYTES = 64 << 20
 # Room for the other fields of a message whose body is as large as a body may be.
 _MESSAGE_SLACK = 1 << 20
 _STREAMS_PER_CONNECTION = 1_000
+_MOST_CONNECTIONS = 100_000
 # For the last answers to leave, once nothing runs any more.
 _ENDING_SECONDS = 0.5
 
@@ -69,6 +71,22 @@ class ServerTls:
     service_port: int | None = field(default=None, init=False)
 
 
+def open_files_limit() -> int:
+    """Return how many files this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def connections_for(open_files: int) -> int:
+    """Return how many connections a server takes: half of what the process may have open. Pure.
+
+    Args:
+        open_files: How many files the process may have open; -1 for as many as it likes.
+    """
+    if open_files < 0:
+        return _MOST_CONNECTIONS
+    return max(1, min(_MOST_CONNECTIONS, open_files // 2))
+
+
 def server_options(*, reuse_port: bool, max_message_bytes: int) -> list[tuple[str, int]]:
     """Return the channel arguments of a server.
 
@@ -91,6 +109,8 @@ def server_options(*, reuse_port: bool, max_message_bytes: int) -> list[tuple[st
         ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION),
         # Whoever connects and says nothing holds a file: not for the two minutes of the default.
         ("grpc.server_handshake_timeout_ms", 10_000),
+        # So that connections alone never take the files that the service itself needs.
+        ("grpc.max_allowed_incoming_connections", connections_for(open_files_limit())),
     ]
 
 
