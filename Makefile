@@ -75,6 +75,9 @@ bench-peers: $(STAMP) ## Measure Podbay beside other model servers; writes docs/
 soak: $(STAMP) ## Run mixed calls for ten minutes while replicas die; nothing may leak or be lost
 	$(BIN)/python -m benchmarks.soak
 
+day: $(STAMP) ## Have 1,440 sessions come and go in a day of a fast clock; nothing may grow
+	PODBAY_DAY_CYCLES=1440 $(BIN)/python -m pytest -q -s tests/integration/test_day_of_cycles.py
+
 fuzz: $(STAMP) ## Attack a running installation with random requests and HTTP/2 floods; SECONDS says how long
 	$(BIN)/python -m benchmarks.fuzz --seconds $(or $(SECONDS),120)
 
