@@ -66,6 +66,7 @@ bench: $(STAMP) ## Measure Podbay beside a direct call, Envoy and the reference;
 	$(BIN)/python -m benchmarks.adapters
 	$(BIN)/python -m benchmarks.local
 	$(BIN)/python -m benchmarks.placement
+	$(BIN)/python -m benchmarks.idle
 	$(BIN)/python -m benchmarks
 
 bench-peers: $(STAMP) ## Measure Podbay beside other model servers; writes docs/performance-peers.md
@@ -73,6 +74,12 @@ bench-peers: $(STAMP) ## Measure Podbay beside other model servers; writes docs/
 
 soak: $(STAMP) ## Run mixed calls for ten minutes while replicas die; nothing may leak or be lost
 	$(BIN)/python -m benchmarks.soak
+
+day: $(STAMP) ## Have 1,440 sessions come and go in a day of a fast clock; nothing may grow
+	PODBAY_DAY_CYCLES=1440 $(BIN)/python -m pytest -q -s tests/integration/test_day_of_cycles.py
+
+fuzz: $(STAMP) ## Attack a running installation with random requests and HTTP/2 floods; SECONDS says how long
+	$(BIN)/python -m benchmarks.fuzz --seconds $(or $(SECONDS),120)
 
 lock: ## Resolve pyproject.toml into requirements/dev.txt, with hashes and without addresses
 	$(PYTHON) -m venv .venvs/lock

@@ -85,8 +85,9 @@ tracer provider neither costs anything.
   Python client and the replica take their time from the same two cores there.
 
 The adapters have [a page of their own](performance-adapters.md), and so have
-[the local platform](performance-local.md), [the planner](performance-placement.md) and the
-comparison with [other model servers](performance-peers.md).
+[the local platform](performance-local.md), [the planner](performance-placement.md),
+[idle services](performance-idle.md) and the comparison with
+[other model servers](performance-peers.md).
 """
 
 

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from podbay.schema.identities import INFERENCE_ROUTER
 from podbay_inference_router.exposition import check_available
 from podbay_inference_router.settings import Settings
-from podbay_inference_router.worker import serve
-from podbay_inference_router.workers import supervise
 from podbay_kit.process import Stop, common_options, run
-from podbay_kit.serving import split_address
+from podbay_kit.starting import split_address
 from podbay_kit.transport import transport_of, transport_options
 
 __all__ = ["main"]
@@ -49,9 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     async def serve_until(stop: Stop) -> None:
         if options.metrics_listen is not None:
             check_available()
+        # Who only watches workers needs neither gRPC nor what a call needs.
         if workers == 1 or options.worker is not None:
+            from podbay_inference_router.worker import serve  # noqa: PLC0415 # heavy
+
             await serve(options, settings, stop)
         else:
+            from podbay_inference_router.workers import supervise  # noqa: PLC0415 # as above
+
             # Each worker looks for itself; what is wrong is told once, and before any is started.
             transport_of(options, INFERENCE_ROUTER, peers=[options.session_manager_endpoint])
             await supervise(arguments, options, workers, stop)

@@ -13,13 +13,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError as FutureCancelledError
 from typing import TYPE_CHECKING, Any, Final
-from wsgiref.simple_server import WSGIServer
 
 from podbay_inference_router.meters import BOUNDS, Numbers, merged
-from podbay_kit.errors import StartError
-from podbay_kit.serving import ListenError, split_address
+from podbay_kit.starting import ListenError, StartError, split_address
 
 if TYPE_CHECKING:
+    from wsgiref.simple_server import WSGIServer
+
     from prometheus_client.metrics_core import Metric
 
 __all__ = [

@@ -14,9 +14,10 @@ import mmap
 import os
 import tempfile
 from hashlib import blake2b
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
-from podbay_inference_router.table import Endpoint
+if TYPE_CHECKING:
+    from podbay_inference_router.table import Endpoint
 
 __all__ = ["RETRY_SECONDS", "LeaseFile", "cut", "make_lease_file"]
 

@@ -6,8 +6,6 @@ from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from podbay_kit.errors import reason_name
-
 if TYPE_CHECKING:
     from podbay.v1.errors_pb2 import CallError
     from podbay_inference_router.calls import Call
@@ -110,6 +108,9 @@ class Meters:
 
     def numbers(self) -> Numbers:
         """Return the counters."""
+        # Who only adds up what workers count has no need of gRPC's codes.
+        from podbay_kit.errors import reason_name  # noqa: PLC0415 # heavy
+
         return {
             "requests": self.requests,
             "errors": {reason_name(reason): count for reason, count in self.errors.items()},

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from podbay_inference_router.exposition import NUMBERS_PREFIX, WorkerNumbers
-from podbay_inference_router.worker import READY_LINE
-from podbay_kit.errors import StartError
+from podbay_kit.starting import StartError
 
-__all__ = ["Slot", "restart_pause"]
+__all__ = ["READY_LINE", "Slot", "restart_pause"]
 
 _LOG = logging.getLogger(__name__)
+
+READY_LINE: Final = "ready"
+"""What a worker tells the process that started it, on its standard output."""
 
 _FIRST_PAUSE: Final = 0.1
 _LAST_PAUSE: Final = 5.0

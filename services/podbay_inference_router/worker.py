@@ -21,6 +21,7 @@ from podbay_inference_router.leases import LeaseFile
 from podbay_inference_router.meters import Meters, Numbers, gauges
 from podbay_inference_router.servicer import RouterServicer
 from podbay_inference_router.settings import Settings
+from podbay_inference_router.slots import READY_LINE
 from podbay_inference_router.table import RouteTable
 from podbay_inference_router.tokens import TokenVerifier
 from podbay_inference_router.upstream import ConnectionPools
@@ -31,10 +32,7 @@ from podbay_kit.tasks import TaskSet
 from podbay_kit.tracing import configured_spans
 from podbay_kit.transport import transport_of
 
-__all__ = ["READY_LINE", "Worker", "serve"]
-
-READY_LINE: Final = "ready"
-"""What a worker tells the process that started it, on its standard output."""
+__all__ = ["Worker", "serve"]
 
 _SERVICE: Final = "podbay.v1.InferenceRouterService"
 # What still runs is ended this long before the grace is over, so that its callers hear why.

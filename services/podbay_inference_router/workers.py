@@ -11,7 +11,7 @@ from podbay_inference_router.exposition import MetricsServer, WorkerNumbers
 from podbay_inference_router.leases import make_lease_file
 from podbay_inference_router.slots import Slot
 from podbay_kit.process import Stop, write_address_file
-from podbay_kit.serving import ListenError, split_address
+from podbay_kit.starting import ListenError, split_address
 from podbay_kit.tasks import TaskSet
 
 __all__ = ["hold_port", "supervise"]

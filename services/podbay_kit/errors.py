@@ -15,6 +15,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from podbay.v1 import errors_pb2
+from podbay_kit.starting import StartError
 
 if TYPE_CHECKING:
     import pydantic
@@ -196,10 +197,6 @@ def _bounded_violations(violations: Sequence[tuple[str, str]]) -> list[tuple[str
             break
         bounded.append(pair)
     return bounded
-
-
-class StartError(Exception):
-    """A service cannot start; the text says why and what to do. It is shown as it is."""
 
 
 class ServiceError(Exception):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
-import pydantic
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
@@ -162,8 +162,6 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
                 raise
             except ServiceError as error:
                 await abort_with(context, error if access is None else access.answer(error))
-            except pydantic.ValidationError as error:
-                await abort_with(context, from_validation_error(error))
             except DecodeError:
                 await abort_with(context, _not_a_message())
             except asyncio.CancelledError:
@@ -173,9 +171,8 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
                 # Nobody cancelled this RPC: something inside it did. Left alone, this would hang
                 # the client (grpc#29248).
                 await abort_with(context, _internal(method))
-            except Exception:  # noqa: BLE001 # the edge: nothing may pass it unexplained
-                # Whatever it is, its text may hold what the caller must not see.
-                await abort_with(context, _internal(method))
+            except Exception as error:  # noqa: BLE001 # the edge: nothing may pass it unexplained
+                await abort_with(context, _explained(error, method))
             finally:
                 self._running -= 1
                 if not self._running:
@@ -268,6 +265,15 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
 
 def _token_of(context: Context) -> str:
     return bearer_token(context.invocation_metadata() or ())
+
+
+def _explained(error: Exception, method: str) -> ServiceError:
+    # Who raises pydantic's error has imported it; the router does not, and need not for this.
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and isinstance(error, pydantic.ValidationError):
+        return from_validation_error(error)
+    # Whatever it is, its text may hold what the caller must not see.
+    return _internal(method)
 
 
 def _internal(method: str) -> ServiceError:

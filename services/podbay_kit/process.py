@@ -8,15 +8,14 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from podbay.schema import platform
-from podbay_kit.errors import StartError
-from podbay_kit.serving import join_address, split_address
+from podbay_kit.starting import StartError, join_address, split_address
 
 __all__ = [
     "SettingsError",
@@ -32,6 +31,9 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 _PARENT_POLL_SECONDS = 0.5
+_OPEN_FILES = 65_536
+# Looked at as early as can be: a parent may die while this process starts.
+_PARENT = os.getppid()
 
 
 class SettingsError(StartError):
@@ -63,6 +65,9 @@ def byte_size(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: It is none, or nothing.
     """
+    # Pydantic is only for who has such an option.
+    from podbay.schema import platform  # noqa: PLC0415 # heavy
+
     try:
         size = platform.quantity_to_int(text)
     except (ValueError, OverflowError) as error:
@@ -196,6 +201,8 @@ def run(
         stream=sys.stderr,
         format=f"%(asctime)s %(levelname)s {name}[{os.getpid()}] %(name)s: %(message)s",
     )
+    _raise_file_limit()
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_without_metadata)
     # Alembic reports each step of a migration at INFO; a start has nothing to say about none.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
@@ -205,6 +212,22 @@ def run(
         sys.stderr.write(f"{name}: {error}\n")
         return 2
     return 0
+
+
+def _raise_file_limit() -> None:
+    """Have as many open files as the machine's limits let this user have, up to a point.
+
+    The usual soft limit of 1,024 is for programs that use `select`.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _without_metadata(record: logging.LogRecord) -> bool:
+    """Keep out of the log what gRPC writes of metadata that are not UTF-8: tokens, for one."""
+    return not str(record.msg).startswith("Invalid encoding")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -242,8 +265,7 @@ def _on_signal(stop: Stop, number: int) -> None:
 
 
 async def _watch_parent(stop: Stop) -> None:
-    parent = os.getppid()
-    while os.getppid() == parent:  # noqa: ASYNC110 # nothing tells of a parent's end
+    while os.getppid() == _PARENT:  # noqa: ASYNC110 # nothing tells of a parent's end
         await asyncio.sleep(_PARENT_POLL_SECONDS)
     _LOG.warning("the parent process is gone: finishing what runs")
     stop.set()

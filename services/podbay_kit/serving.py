@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +14,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from podbay_kit.auth import Authenticator
-from podbay_kit.errors import StartError
 from podbay_kit.interceptors import RECHECK_SECONDS, PodbayInterceptor
 from podbay_kit.reflection import ReflectionPool
 from podbay_kit.rpc_rules import RULES, Rule
+from podbay_kit.starting import ListenError, join_address, split_address
 from podbay_kit.tls_credentials import server_credentials
 from podbay_kit.tls_files import LiveTls
 from podbay_kit.tracing import configured_spans
@@ -34,12 +35,10 @@ __all__ = [
 MAX_MESSAGE_BYTES = 64 << 20
 # Room for the other fields of a message whose body is as large as a body may be.
 _MESSAGE_SLACK = 1 << 20
+_STREAMS_PER_CONNECTION = 1_000
+_MOST_CONNECTIONS = 100_000
 # For the last answers to leave, once nothing runs any more.
 _ENDING_SECONDS = 0.5
-
-
-class ListenError(StartError):
-    """A server cannot listen on its address; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +71,20 @@ class ServerTls:
     service_port: int | None = field(default=None, init=False)
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of "host:port" or "[v6]:port".
+def open_files_limit() -> int:
+    """Return how many files this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
-    Raises:
-        ValueError: The address has another form.
+
+def connections_for(open_files: int) -> int:
+    """Return how many connections a server takes: half of what the process may have open. Pure.
+
+    Args:
+        open_files: How many files the process may have open; -1 for as many as it likes.
     """
-    host, separator, port = address.rpartition(":")
-    if not separator or not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{address!r} is not of the form HOST:PORT")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def join_address(host: str, port: int) -> str:
-    """Return "host:port", or "[v6]:port"."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if open_files < 0:
+        return _MOST_CONNECTIONS
+    return max(1, min(_MOST_CONNECTIONS, open_files // 2))
 
 
 def server_options(*, reuse_port: bool, max_message_bytes: int) -> list[tuple[str, int]]:
@@ -105,6 +103,14 @@ def server_options(*, reuse_port: bool, max_message_bytes: int) -> list[tuple[st
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.max_pings_without_data", 0),
+        # Streams that a client opens and resets at once count, too, until they are cleared away:
+        # beyond this gRPC ends the connection. Without, 20,000 of them held everybody up for
+        # seconds and took 200 MB (`make fuzz`). Clients wait with what is more by themselves.
+        ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION),
+        # Whoever connects and says nothing holds a file: not for the two minutes of the default.
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        # So that connections alone never take the files that the service itself needs.
+        ("grpc.max_allowed_incoming_connections", connections_for(open_files_limit())),
     ]
 
 

@@ -7,10 +7,14 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from podbay_kit.process import SettingsError, listen_address, read_secret
-from podbay_kit.serving import ServerTls, join_address, split_address
-from podbay_kit.tls_files import LiveTls
+from podbay_kit.starting import join_address, split_address
+
+if TYPE_CHECKING:
+    from podbay_kit.serving import ServerTls
+    from podbay_kit.tls_files import LiveTls
 
 __all__ = ["Transport", "is_loopback", "transport_of", "transport_options"]
 
@@ -112,6 +116,10 @@ def transport_of(
                 "With --tls certificates say who calls, and no service token is taken: leave out "
                 "--service-token-file."
             )
+        # Who speaks plain text, as to watch workers, needs none of this.
+        from podbay_kit.serving import ServerTls  # noqa: PLC0415 # heavy
+        from podbay_kit.tls_files import LiveTls  # noqa: PLC0415 # as above
+
         certificate = LiveTls(options.tls, service)
         return Transport(
             ServerTls(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from podbay_kit.errors import ServiceError
 from podbay_kit.tasks import TaskSet
 from podbay_session_manager.actor import Actor
+from podbay_session_manager.clock_jumps import JumpWatch, moved_along
 from podbay_session_manager.driver_set import DriverSet
 from podbay_session_manager.drivers.contract import ObservedReplica, ReplicaDriver
 from podbay_session_manager.live_state import LiveState
@@ -63,6 +64,7 @@ class Reconciler:
         self._drivers = drivers
         self._nodes = nodes
         self._policy = policy
+        self._jumps = JumpWatch()
         self._hinted = asyncio.Event()
         self._tasks = TaskSet()
         self._observer = Observer(drivers, self.hint)
@@ -129,7 +131,7 @@ class Reconciler:
             for name, driver in sight.sources.items():
                 if not self._drivers.holds(driver):
                     observed[name] = None
-            now = self._state.clock.now().timestamp()
+            now = await self._time_of_day()
             world = self._world = World(
                 sessions=self._state.sessions,
                 replicas=self._state.replicas,
@@ -194,6 +196,26 @@ class Reconciler:
             if len(placed) < session.desired:
                 found.update(models)
         return frozenset(found)
+
+    async def _time_of_day(self) -> float:
+        """Return the time; where it was set meanwhile, first move along what waits for a time."""
+        clock = self._state.clock
+        now, monotonic = clock.now().timestamp(), clock.monotonic()
+        jump = self._jumps.jump(now, monotonic)
+        if jump:
+            _LOG.warning("the time of day was set by %+.0f s; deadlines are moved along", jump)
+            await self._state.commit(
+                replicas=moved_along(
+                    (
+                        replica
+                        for replicas in self._state.replicas.values()
+                        for replica in replicas.values()
+                    ),
+                    jump,
+                )
+            )
+        self._jumps.accept(now, monotonic)
+        return now
 
     def _take_note(self, sight: Sight) -> Observed:
         """Note which drivers reach their nodes, and return what each holds."""

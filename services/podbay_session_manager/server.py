@@ -29,7 +29,6 @@ from podbay_session_manager.auth import RegistryAuthenticator
 from podbay_session_manager.declared_nodes import DeclaredNode
 from podbay_session_manager.driver_set import DriverSet, NodeDriverFactory
 from podbay_session_manager.drivers.attached import AttachedDriver
-from podbay_session_manager.drivers.containers.factory import make_docker_driver
 from podbay_session_manager.drivers.containers.settings import DockerSettings
 from podbay_session_manager.drivers.contract import DriverUnreachableError, ReplicaDriver
 from podbay_session_manager.drivers.inprocess import InProcessDriver
@@ -259,6 +258,10 @@ def _node_drivers(
         return None
     if settings.node_drivers is not None:
         return settings.node_drivers
+    from podbay_session_manager.drivers.containers.factory import (  # noqa: PLC0415 # heavy
+        make_docker_driver,
+    )
+
     containers = DockerSettings(
         installation=installation,
         folder=settings.data_dir / "replicas-docker",

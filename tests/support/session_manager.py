@@ -16,6 +16,7 @@ import grpc
 from podbay.v1 import inference_session_pb2
 from podbay.v1 import session_manager_service_pb2 as pb
 from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceStub
+from podbay_kit.clock import Clock
 from podbay_kit.process import SettingsError
 from podbay_session_manager.records import ServiceSpec
 from podbay_session_manager.server import Settings, serving
@@ -63,11 +64,11 @@ class Rig:
         self._stack = AsyncExitStack()
         self.port = 0
 
-    async def start(self, **changes: Any) -> None:
-        """Start the session manager, with other settings."""
+    async def start(self, *, clock: Clock | None = None, **changes: Any) -> None:
+        """Start the session manager, with other settings, or another clock."""
         settings = replace(self.settings, **changes)
         self._stack = AsyncExitStack()
-        self.port = await self._stack.enter_async_context(serving(settings))
+        self.port = await self._stack.enter_async_context(serving(settings, clock=clock))
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}")
         self._stack.push_async_callback(channel.close)
         self.stub: Any = SessionManagerServiceStub(channel)

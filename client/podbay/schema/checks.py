@@ -37,6 +37,8 @@ _ARTIFACT_PAYLOADS = {
     ModelArtifactKind.Volume: "volume",
 }
 _MD5_BYTES = 16
+# The session manager keeps a record of each: a slip of the finger must not ask for two billion.
+_MAX_REPLICAS = 1000
 _REQUIRED_TEXTS = ("account", "name", "inferenceService")
 
 
@@ -94,8 +96,8 @@ def _check_local_service(request: LocalInferenceServiceCreateRequest) -> Iterato
 
 @_check_spec.register
 def _check_session(request: InferenceSessionBase) -> Iterator[_Problem]:
-    if request.replicas < 1:
-        yield "replicas", "must be at least 1"
+    if not 1 <= request.replicas <= _MAX_REPLICAS:
+        yield "replicas", f"must be from 1 to {_MAX_REPLICAS:,}"
     if request.accelerator is not None:
         yield from _check_accelerator("accelerator", request.accelerator)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from podbay_kit.mock_host.replica_log import ReplicaLog
-from podbay_kit.replica_server import MockFailedError, ReplicaServer, ReplicaStartError
+from podbay_kit.replica_server import MockFailedError, ReplicaStartError
 from podbay_kit.replica_server.binding import bind
 
 __all__ = ["HostedReplica"]
@@ -48,6 +48,9 @@ class HostedReplica:
         logger.addHandler(self._log)
         self.listener = bind(_HOST, 0)
         self._port: int = self.listener.getsockname()[1]
+        # The session manager imports this package for its records only.
+        from podbay_kit.replica_server import ReplicaServer  # noqa: PLC0415 # heavy
+
         self._server = ReplicaServer(mock_type, listener=self.listener, logger=logger)
         self._on_change = on_change
         self._end: dict[str, Any] | None = None

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -19,7 +20,6 @@ from podbay_kit.replica_server import (
     MOCK_FAILED_EXIT_CODE,
     MockNotImportableError,
     PortTakenError,
-    ReplicaServer,
     ReplicaStartError,
 )
 from podbay_kit.tasks import TaskSet
@@ -38,6 +38,9 @@ from podbay_session_manager.drivers.ports import HOST, PortPicker
 from podbay_session_manager.drivers.process_files import replica_folders
 from podbay_session_manager.drivers.process_launch import MOCK_EXITS, supports_local
 from podbay_session_manager.records import LOCAL_NODE, PORT_VARIABLE, Reason, ServiceSpec
+
+if TYPE_CHECKING:
+    from podbay_kit.replica_server import ReplicaServer
 
 __all__ = ["InProcessDriver"]
 
@@ -103,6 +106,9 @@ class InProcessDriver(ReplicaDriver):
         """Begin to host a mock; its class is imported while it is listed as running."""
         if spec.replica_id in self._hosted:
             return
+        # The web server is heavy, and most session managers host nothing themselves.
+        from podbay_kit.replica_server import ReplicaServer  # noqa: PLC0415 # heavy
+
         listener = self._listen(spec.service)
         server = ReplicaServer(spec.service.name, listener=listener)
         port = int(listener.getsockname()[1])

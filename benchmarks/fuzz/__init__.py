@@ -1,0 +1,1 @@
+"""Attacks on running services: messages, tokens, metadata, connections and HTTP/2 frames."""
