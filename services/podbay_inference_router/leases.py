@@ -72,13 +72,14 @@ class LeaseFile:
         for bucket in range(_BUCKETS):
             self._marks[bucket * _WORKERS + self._worker] = 0
 
-    def grow(self, endpoint: Endpoint, limit: int, now: float) -> bool:
+    def grow(self, endpoint: Endpoint, limit: int, now: float, share: int | None = None) -> bool:
         """Take another lease of a replica, and let this worker have more calls there.
 
         Args:
             endpoint: The replica.
             limit: How many calls it works on at once.
             now: The time on the clock of `Endpoint.yield_until`.
+            share: How many of them this router may have, where there are others; else None.
 
         Returns:
             Whether there was one to take.
@@ -86,9 +87,10 @@ class LeaseFile:
         if now < endpoint.yield_until:
             return False
         sizes, base = cut(limit), _offset(endpoint)
-        first = self._worker * len(sizes) // self._workers
-        for step in range(len(sizes)):
-            index = (first + step) % len(sizes)
+        usable = len(sizes) if share is None else _leases_in(sizes, share)
+        first = self._worker * usable // self._workers
+        for step in range(usable):
+            index = (first + step) % usable
             if self._lock(base + index):
                 endpoint.leases[base + index] = sizes[index]
                 endpoint.allowance += sizes[index]
@@ -104,7 +106,9 @@ class LeaseFile:
             now: The time on the clock of `Endpoint.yield_until`.
         """
         while endpoint.leases:
-            offset, size = next(reversed(endpoint.leases.items()))
+            # The last of all leases is the first that the router may have to give away.
+            offset = max(endpoint.leases)
+            size = endpoint.leases[offset]
             if endpoint.allowance - size < endpoint.outstanding:
                 return
             del endpoint.leases[offset]
@@ -114,6 +118,31 @@ class LeaseFile:
             others = self._others_that_wait(endpoint)
             if others and len(endpoint.leases) >= min(limit, _MOST_LEASES) // (others + 1):
                 endpoint.yield_until = now + _YIELD_SECONDS
+
+    def allowance(self, endpoint: Endpoint, limit: int, share: int) -> int:
+        """Return how many calls this worker's leases let it have at a replica.
+
+        Args:
+            endpoint: The replica.
+            limit: How many calls it works on at once.
+            share: How many of them this router may have.
+        """
+        if share >= limit or not endpoint.leases:
+            return endpoint.allowance
+        end = _offset(endpoint) + _leases_in(cut(limit), share)
+        return sum(size for offset, size in endpoint.leases.items() if offset < end)
+
+    def bound(self, endpoint: Endpoint, limit: int, share: int) -> int:
+        """Return how many calls this router may have at a replica by what this worker holds.
+
+        That is the share, or more where this worker still has calls from before the share became
+        smaller.
+        """
+        if share >= limit or not endpoint.leases:
+            return share
+        sizes = cut(limit)
+        last = max(endpoint.leases) - _offset(endpoint)
+        return max(share, sum(sizes[: last + 1]))
 
     def mark(self, endpoint: Endpoint, *, waits: bool) -> None:
         """Tell the other workers whether calls wait here for a lease of a replica."""
@@ -133,6 +162,17 @@ class LeaseFile:
             return False
         self._held.add(offset)
         return True
+
+
+def _leases_in(sizes: list[int], share: int) -> int:
+    """Return how many leases, from the first on, are for no more calls than a share."""
+    count = total = 0
+    for size in sizes:
+        total += size
+        if total > share:
+            break
+        count += 1
+    return count
 
 
 def _hash(endpoint: Endpoint) -> int:

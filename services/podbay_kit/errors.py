@@ -140,6 +140,7 @@ CODES: Final[Mapping[int, grpc.StatusCode]] = {
     _R.ERROR_REASON_TRANSFER_INTERRUPTED: _C.ABORTED,
     _R.ERROR_REASON_STORAGE_FULL: _C.RESOURCE_EXHAUSTED,
     _R.ERROR_REASON_MODEL_FILES_ELSEWHERE: _C.FAILED_PRECONDITION,
+    _R.ERROR_REASON_NOT_LEADER: _C.UNAVAILABLE,
 }
 """The gRPC code of each reason, unless the error says otherwise."""
 

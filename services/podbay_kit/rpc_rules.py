@@ -206,6 +206,7 @@ _SESSION_MANAGER: Final[Mapping[str, Rule]] = {
     "RotateSigningKeys": _installation("create", "signingkeys"),
     "WatchRoutes": _SERVICES,
     "AcknowledgeRoutes": _SERVICES,
+    "ShareLimits": _SERVICES,
     "ReportReplica": _SERVICES,
 }
 

@@ -39,6 +39,7 @@ METHODS: dict[str, MethodDescriptor] = {
 INTERNAL = {
     "/podbay.v1.RegistryService/Authenticate",
     "/podbay.v1.SessionManagerService/AcknowledgeRoutes",
+    "/podbay.v1.SessionManagerService/ShareLimits",
     "/podbay.v1.SessionManagerService/ReportReplica",
     "/podbay.v1.SessionManagerService/WatchRoutes",
 }

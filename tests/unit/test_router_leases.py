@@ -135,7 +135,10 @@ class FakeLeases:
     def __init__(self, taken: dict[str, int]) -> None:
         self._taken = taken
 
-    def grow(self, endpoint: Endpoint, limit: int, now: float) -> bool:
+    def allowance(self, endpoint: Endpoint, limit: int, share: int) -> int:
+        return endpoint.allowance
+
+    def grow(self, endpoint: Endpoint, limit: int, now: float, share: int) -> bool:
         if self._taken.get(endpoint.replica_id, 0) >= limit:
             return False
         self._taken[endpoint.replica_id] = self._taken.get(endpoint.replica_id, 0) + 1

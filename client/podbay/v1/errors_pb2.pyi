@@ -217,6 +217,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The client would have to send its token in plain text to another machine."""
     ERROR_REASON_SERVICE_IDENTITY_DENIED: _ErrorReason.ValueType  # 174
     """The certificate of the calling service does not let it make this call."""
+    ERROR_REASON_NOT_LEADER: _ErrorReason.ValueType  # 190
+    """This session manager stands by, and has done nothing; the metadata tell which one leads."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is why something failed, for programs. docs/errors.md says for each what it means,
@@ -411,6 +413,8 @@ ERROR_REASON_PLAIN_TEXT_REFUSED: ErrorReason.ValueType  # 173
 """The client would have to send its token in plain text to another machine."""
 ERROR_REASON_SERVICE_IDENTITY_DENIED: ErrorReason.ValueType  # 174
 """The certificate of the calling service does not let it make this call."""
+ERROR_REASON_NOT_LEADER: ErrorReason.ValueType  # 190
+"""This session manager stands by, and has done nothing; the metadata tell which one leads."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
