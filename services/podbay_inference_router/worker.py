@@ -73,6 +73,7 @@ class Worker:
             f"worker-{settings.worker_index}",
             self._on_routes,
             certificate=tls.certificate if tls else None,
+            running=self._running,
         )
         self.meters = Meters() if settings.meters else None
         self.dispatcher = Dispatcher(
@@ -145,6 +146,9 @@ class Worker:
         await self._server.stop(min(grace, _ABANDON_SECONDS))
         await self._tasks.close()
         await self._pools.close()
+
+    def _running(self) -> dict[str, int]:
+        return self.dispatcher.running()
 
     def _on_routes(self, message: WatchRoutesResponse) -> None:
         was_synced = self._table.synced

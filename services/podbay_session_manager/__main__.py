@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from podbay.schema.identities import SESSION_MANAGER
+from podbay_kit.audit_options import add_audit_options, retention_of
 from podbay_kit.process import (
     SettingsError,
     Stop,
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     common_options(parser, port=7102)
     database_options(parser, "session_manager")
     transport_options(parser, service_port=7112)
+    add_audit_options(parser)
     parser.add_argument(
         "--registry-endpoint",
         type=listen_address,
@@ -197,6 +199,7 @@ def main() -> int:
             model_cache_bytes=options.model_cache_quota,
             copy_model_files=options.copy_model_files,
             key_age=options.signing_key_days * _DAY,
+            audit=retention_of(options),
         )
         async with serving(settings) as port:
             if options.address_file is not None:

@@ -17,6 +17,8 @@ from typing import Final
 from podbay.v1.session_manager_service_pb2_grpc import (
     add_SessionManagerServiceServicer_to_server,
 )
+from podbay_kit.audit_log import AuditLog
+from podbay_kit.audit_store import AuditStore, Retention
 from podbay_kit.clock import Clock, SystemClock
 from podbay_kit.errors import ServiceError
 from podbay_kit.model_cache import ModelCache
@@ -25,6 +27,7 @@ from podbay_kit.serving import GrpcServer, ServerTls, ServiceRegistration
 from podbay_kit.storage import Database, migrate, sqlite_url
 from podbay_kit.tasks import TaskSet
 from podbay_session_manager.announcer import Announcer
+from podbay_session_manager.audited import CHANGING
 from podbay_session_manager.auth import RegistryAuthenticator
 from podbay_session_manager.declared_nodes import DeclaredNode
 from podbay_session_manager.driver_set import DriverSet, NodeDriverFactory
@@ -38,6 +41,8 @@ from podbay_session_manager.live_state import LiveState
 from podbay_session_manager.model_mounts import ModelMounts, mounted_models
 from podbay_session_manager.node_book import NodeBook
 from podbay_session_manager.policy import Policy
+from podbay_session_manager.quota_book import QuotaBook
+from podbay_session_manager.quota_store import QuotaStore
 from podbay_session_manager.reconciler import Reconciler
 from podbay_session_manager.registry_client import RegistryClient
 from podbay_session_manager.route_acks import RouteAcks
@@ -46,6 +51,7 @@ from podbay_session_manager.runner_kinds import DEFAULT_KINDS, RunnerKind
 from podbay_session_manager.servicer import SERVICE_NAME, SessionManagerServicer
 from podbay_session_manager.servicer_base import Parts
 from podbay_session_manager.store import SessionStore
+from podbay_session_manager.tables import AUDIT
 
 __all__ = ["DRIVERS", "Settings", "serving"]
 
@@ -94,6 +100,7 @@ class Settings:
         database: The URL of a PostgreSQL schema; None for a SQLite file in the data directory.
         key_age: Seconds after which a key of session tokens is followed by another.
         tls: How it speaks TLS; None for plain text.
+        audit: How long entries of the audit log are kept.
     """
 
     listen: str
@@ -118,6 +125,7 @@ class Settings:
     database: str | None = field(default=None, repr=False)
     key_age: float = DEFAULT_KEY_AGE
     tls: ServerTls | None = None
+    audit: Retention = field(default_factory=Retention)
 
 
 @asynccontextmanager
@@ -186,7 +194,9 @@ async def _running(
         except ServiceError as error:
             raise SettingsError(f"The file of nodes cannot be used: {error.message}") from error
     await nodes.refresh()
-    reconciler = Reconciler(state, drivers, nodes, settings.policy, registry.model_state)
+    reconciler = Reconciler(
+        state, drivers, nodes, settings.policy, registry.model_state, quotas=lambda: quotas.quotas
+    )
     keys = KeyRing(
         store.keys,
         await store.installation_id(),
@@ -196,6 +206,9 @@ async def _running(
         max_age=settings.key_age,
     )
     await keys.load()
+    quotas = QuotaBook(registry, QuotaStore(database), state, clock, reconciler.hint)
+    await quotas.load()
+    audit = AuditLog(database, AuditStore(AUDIT), CHANGING, clock, keep=settings.audit)
     stopping = asyncio.Event()
     parts = Parts(
         store=store,
@@ -208,6 +221,8 @@ async def _running(
         clock=clock,
         stopping=stopping,
         kinds=settings.runner_kinds,
+        quotas=quotas,
+        audit=audit,
         allow_egress=settings.allow_egress,
     )
     server = _server(settings, parts)
@@ -218,6 +233,8 @@ async def _running(
         reconciler.start()
         tasks.spawn_forever("maintenance", lambda: _maintain(parts, models))
         tasks.spawn_forever("signing-keys", keys.run)
+        tasks.spawn_forever("quotas", quotas.run)
+        tasks.spawn_forever("audit", audit.run)
         yield port
         if settings.stop_replicas_on_exit:
             await _halt(state, reconciler)
@@ -228,6 +245,7 @@ async def _running(
         await nodes.close()
         await tasks.close()
         await keys.close()
+        await audit.close()
 
 
 def _make_drivers(settings: Settings) -> list[ReplicaDriver]:
@@ -289,6 +307,7 @@ def _server(settings: Settings, parts: Parts) -> GrpcServer:
         ],
         authenticator=RegistryAuthenticator(parts.registry, settings.service_token, parts.clock),
         tls=settings.tls,
+        audit=parts.audit,
     )
 
 
