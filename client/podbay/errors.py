@@ -457,6 +457,10 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "TLS_CLIENT_CERTIFICATE_REFUSED": _Reason(SecureConnectionError, "UNAVAILABLE", 503),
     "PLAIN_TEXT_REFUSED": _Reason(SecureConnectionError, "FAILED_PRECONDITION", 400),
     "SERVICE_IDENTITY_DENIED": _Reason(PermissionDeniedError, "PERMISSION_DENIED", 403),
+    "QUOTA_LIMIT": _Reason(BusyError, "UNAVAILABLE", 503, _SEE_EXPLAIN),
+    "ACCOUNT_STORAGE_FULL": _Reason(
+        ConflictError, "RESOURCE_EXHAUSTED", 507, "podbay account quota show ACCOUNT tells both."
+    ),
     "NOT_LEADER": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
 }
 """The catalogue: each reason with its error class, gRPC code, HTTP status and hint."""

@@ -9,8 +9,11 @@ from typing import Any, Generic, TypeVar
 
 __all__ = [
     "Account",
+    "AccountQuota",
+    "AccountUsage",
     "ApiToken",
     "ApiTokenAndSecret",
+    "AuditRecord",
     "Change",
     "Grant",
     "InferResult",
@@ -23,6 +26,7 @@ __all__ = [
     "NodesChange",
     "Placement",
     "PlacementNeeds",
+    "QuotaShortage",
     "ReplicaStatus",
     "RevokedTokens",
     "SessionExplanation",
@@ -293,6 +297,7 @@ class Placement:
         reason: Why they wait, as "INSUFFICIENT_CAPACITY"; None where none does.
         summary: The same for people.
         nodes: Every node, and whether one more replica fits there.
+        quota: What the account's quota lacks for the session to begin.
     """
 
     needs: PlacementNeeds
@@ -303,6 +308,28 @@ class Placement:
     reason: str | None
     summary: str
     nodes: tuple[NodeVerdict, ...]
+    quota: tuple[QuotaShortage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaShortage:
+    """A limit of an account's quota that a session does not fit into now.
+
+    Attributes:
+        account: The account.
+        name: Which limit: "sessions", "replicas", or "gpus." and a hardware type.
+        needed: How much the session needs of it.
+        used: How much the account uses.
+        kept: How much is kept for sessions of the account that wait longer.
+        limit: How much it may use.
+    """
+
+    account: str
+    name: str
+    needed: int
+    used: int
+    kept: int
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +343,88 @@ class Account:
 
     id: str
     creation_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountQuota:
+    """How much an account may have at once; None is not limited.
+
+    Attributes:
+        sessions: Sessions that have begun and not ended.
+        replicas: The replicas that these shall have.
+        gpus: GPUs that these need, by hardware type; a type that is not named is not limited.
+        model_bytes: Bytes of the files of its models; a content that is in several counts once.
+        requests_in_flight: Calls with tokens of the account that run.
+    """
+
+    sessions: int | None = None
+    replicas: int | None = None
+    gpus: Mapping[str, int] = field(default_factory=dict)
+    model_bytes: int | None = None
+    requests_in_flight: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountUsage:
+    """How much an account has now, in the units of `AccountQuota`.
+
+    Attributes:
+        sessions: Sessions that have begun and not ended.
+        replicas: The replicas that these shall have.
+        gpus: GPUs that are set apart for these, by hardware type.
+        model_bytes: Bytes of the files of its models, those on their way too.
+        requests_in_flight: Calls that run, as the routers told last.
+        waiting_sessions: Sessions that wait because of the quota.
+    """
+
+    sessions: int
+    replicas: int
+    gpus: Mapping[str, int]
+    model_bytes: int
+    requests_in_flight: int
+    waiting_sessions: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One entry of an audit log: who did what to which resource, and what came of it.
+
+    Attributes:
+        id: The id.
+        service: Whose log it is in: "registry" or "session-manager".
+        time: When it was written.
+        actor_account: The account of the token that came; "" where none was accepted.
+        actor_token: The id of the API token; "service" for another service, "system" for the
+            service itself, "" where no token was accepted.
+        peer: Where the call came from, as "10.0.0.7:53412".
+        method: The method, as "CreateModel".
+        resource: The kind of resource in its plural form, as "models".
+        account: The account that owns the resource.
+        resource_id: The id of the resource.
+        code: The gRPC code by which the call ended; 0 where it did what it should.
+        reason: Why it failed, as "PERMISSION_DENIED"; None where it did not.
+        call_id: The same for all entries of one call.
+        count: How many calls it stands for: refusals that come too fast are summed up.
+        first_time: Of several calls, when the first came.
+        details: What else is to be known.
+    """
+
+    id: str
+    service: str
+    time: datetime
+    actor_account: str
+    actor_token: str
+    peer: str
+    method: str
+    resource: str
+    account: str
+    resource_id: str
+    code: int
+    reason: str | None
+    call_id: str
+    count: int
+    first_time: datetime | None
+    details: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

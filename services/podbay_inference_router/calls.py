@@ -246,6 +246,8 @@ class Call:
         tenant = self.tenant
         tenant.running -= 1
         tenant.account.running -= 1
+        if tenant.account.allowance:
+            self._dispatcher.left_account(tenant.account)
         return True
 
     # What the connection says.

@@ -10,29 +10,31 @@ from podbay_inference_router.balancing import pick, pick_by_key
 
 if TYPE_CHECKING:
     from podbay_inference_router.calls import Call
+    from podbay_inference_router.leases import Shared
     from podbay_inference_router.settings import Settings
     from podbay_inference_router.table import Endpoint, SessionRoute
-    from podbay_inference_router.tenancy import Tenant
+    from podbay_inference_router.tenancy import AccountLoad, Tenant
 
 __all__ = ["Chooser", "Leases", "Shares"]
 
 
 class Leases(Protocol):
-    """Shares a replica's limit out among workers; `leases.LeaseFile` does."""
+    """Shares limits of replicas and accounts out among workers; `leases.LeaseFile` does."""
 
-    def grow(self, endpoint: Endpoint, limit: int, now: float, share: int) -> bool:
-        """Let this worker have more calls at a replica; say whether there was room."""
+    def grow(self, shared: Shared, limit: int, now: float, share: int | None = None) -> bool:
+        """Let this worker have more calls within a limit; say whether there was room."""
         ...
 
-    def allowance(self, endpoint: Endpoint, limit: int, share: int) -> int:
-        """Return how many calls this worker may have at a replica."""
+    def allowance(self, shared: Shared, limit: int, share: int) -> int:
+        """Return how many calls this worker may have within this router's share of a limit."""
         ...
 
-    def shrink(self, endpoint: Endpoint, limit: int, now: float) -> None:
-        """Give back what the calls at a replica no longer need."""
+    def shrink(self, shared: Shared, limit: int, now: float) -> None:
+        """Give back what the calls within a limit no longer need."""
+        ...
 
-    def mark(self, endpoint: Endpoint, *, waits: bool) -> None:
-        """Tell the other workers whether calls wait here for room at a replica."""
+    def mark(self, shared: Shared, *, waits: bool) -> None:
+        """Tell the other workers whether calls wait here for room within a limit."""
 
 
 class Shares(Protocol):
@@ -76,10 +78,27 @@ class Chooser:
             settings.divided(settings.account_in_flight) if settings.account_in_flight else 0
         )
         """The most calls of one account that run at this worker; 0 for no limit."""
+        self.limits_accounts = bool(self.account_limit)
+        """Whether any account has a limit."""
+        self._settings = settings
+
+    def limit_account(self, account: AccountLoad, limit: int | None) -> None:
+        """Set how many calls of an account run at once, at all workers together; None for all."""
+        settings = self._settings
+        account.shared = self._leases is not None and settings.workers > 1 and bool(limit)
+        account.limit = account.told_limit = limit
+        if limit and not account.shared:
+            account.limit = settings.divided(limit)
+        account.blocked = False
+        if account.leases and not account.shared and self._leases is not None:
+            # Whatever runs goes on; what it was counted by is given back.
+            self._leases.shrink(account, 1, 0.0)
+        self.limits_accounts = self.limits_accounts or limit is not None
 
     def admits(self, tenant: Tenant[Any]) -> bool:
         """Whether an account may have another call running."""
-        return not self.account_limit or tenant.account.running < self.account_limit
+        account = tenant.account
+        return account.admits and (not self.account_limit or account.running < self.account_limit)
 
     def choose(self, call: Call, now: float) -> Endpoint | None:
         """Return the best endpoint for a call, which must then be sent there; None for none."""
@@ -88,8 +107,16 @@ class Chooser:
             return None
         if session.max_concurrency and self._shares is not None and not self._shares.holds():
             return None
-        if self.account_limit and call.tenant.account.running >= self.account_limit:
+        account = call.tenant.account
+        if self.limits_accounts and not self._account_has_room(call.tenant, now):
             return None
+        endpoint = self._choose(call, now)
+        if endpoint is None and account.allowance:
+            self.left_account(account, now)
+        return endpoint
+
+    def _choose(self, call: Call, now: float) -> Endpoint | None:
+        session = call.session
         endpoints, limit, excluded = session.endpoints, session.limit, call.excluded
         if call.affinity and endpoints:
             endpoint = pick_by_key(endpoints, limit, now, session.ring(), call.affinity, excluded)
@@ -111,6 +138,17 @@ class Chooser:
             return self._choose_shared(session, healthy, call.endpoint, now, strict=True)
         return pick(healthy, session.limit, now, self._rng, call.endpoint)
 
+    def left_account(self, account: AccountLoad, now: float) -> None:
+        """Note that a call of an account has ended, or needs no lease after all."""
+        if self._leases is not None and account.leases:
+            self._leases.shrink(account, account.limit or 1, now)
+
+    def mark_account(self, account: AccountLoad, *, waits: bool) -> None:
+        """Tell other workers whether calls of an account wait here for its limit."""
+        if self._leases is not None and account.shared and account.marked != waits:
+            account.marked = waits
+            self._leases.mark(account, waits=waits)
+
     def left(self, session: SessionRoute, endpoint: Endpoint, now: float) -> None:
         """Note that a call has left an endpoint."""
         if self._leases is not None and endpoint.allowance:
@@ -122,6 +160,19 @@ class Chooser:
             session.marked = waits
             for endpoint in session.endpoints:
                 self._leases.mark(endpoint, waits=waits)
+
+    def _account_has_room(self, tenant: Tenant[Any], now: float) -> bool:
+        if not self.admits(tenant):
+            return False
+        account = tenant.account
+        if not account.shared or account.limit is None:
+            return True
+        # Calls that ran before there was a limit need leases, too.
+        while account.running >= account.allowance:
+            if self._leases is None or not self._leases.grow(account, account.limit, now):
+                account.blocked = True
+                return False
+        return True
 
     def _choose_shared(
         self,

@@ -85,7 +85,14 @@ class Dispatcher:
         load = self._accounts.get(name)
         if load is None:
             load = self._accounts[name] = AccountLoad(name)
+            limit = self.table.account_limits.get(name)
+            if limit is not None:
+                self._chooser.limit_account(load, limit)
         return load
+
+    def running(self) -> dict[str, int]:
+        """Return how many calls of each account run at this worker."""
+        return {name: load.running for name, load in self._accounts.items() if load.running}
 
     def submit(self, call: Call, timeout: float) -> None:
         """Begin a call; its sink may hear of its end before this returns.
@@ -131,9 +138,11 @@ class Dispatcher:
             call.fail(error)
             return
         now = self.scheduler.time()
+        # Other workers may have given back what was missing.
+        call.tenant.account.blocked = False
         waiting = call.session.waiting
         # Those who wait only because their account has its most running hold nobody up.
-        if again or not waiting.length or waiting.first(self._admits) is None:
+        if again or not waiting.length or not self._others_first(call.session):
             endpoint = self._chooser.choose(call, now)
             if endpoint is not None:
                 call.begin(endpoint)
@@ -144,6 +153,15 @@ class Dispatcher:
         elif call.in_line:
             self._note_held(call.session)
             self._arm_probe(call.session)
+
+    def _others_first(self, session: SessionRoute) -> bool:
+        """Whether calls wait that have their turn before a new one."""
+        first = session.waiting.first(self._admits)
+        if first is not None and first[1].account.shared:
+            # Whether there is a lease for it only a try can tell.
+            self.pump(session)
+            first = session.waiting.first(self._admits)
+        return first is not None
 
     def look(self, session: SessionRoute) -> None:
         """Look whether a waiting call can go, as something may have become free."""
@@ -162,12 +180,15 @@ class Dispatcher:
             if finished:
                 session.rate.note(self.scheduler.time())
             self.pump(session)
-        held = call.tenant.account.held
-        if held:
-            sessions: list[Any] = list(held)
-            held.clear()
-            for other in sessions:
-                self.pump(other)
+        self._look_at_held(call.tenant.account)
+
+    def _look_at_held(self, account: AccountLoad) -> None:
+        """Look at the sessions in which calls wait only for their account's limit."""
+        if account.held:
+            sessions: list[Any] = list(account.held)
+            account.held.clear()
+            for session in sessions:
+                self.pump(session)
 
     def pump(self, session: SessionRoute) -> None:
         """Let waiting calls go where something became free."""
@@ -180,6 +201,8 @@ class Dispatcher:
                 call: Call = found[0]
                 endpoint = self._chooser.choose(call, self.scheduler.time())
                 if endpoint is None:
+                    if found[1].account.blocked:
+                        continue  # others need not wait for it
                     break
                 self._holding.release(call)
                 waiting.served(found[1])
@@ -197,9 +220,17 @@ class Dispatcher:
     def stop_waiting(self, call: Call) -> None:
         """Take a call out of the queue, where it is in it."""
         self._holding.release(call)
+        account = call.tenant.account
+        if account.marked and not account.waiting:
+            self._chooser.mark_account(account, waits=False)
 
     def on_changes(self, changes: Changes) -> None:
         """Look at the waiting calls of sessions that changed."""
+        if changes.accounts:
+            for name, load in list(self._accounts.items()):
+                limit = self.table.account_limits.get(name)
+                self._chooser.limit_account(load, limit)
+                self._look_at_held(load)
         for session in changes.removed:
             for call in session.waiting.take_all():
                 call.fail(self._refusal(call) or failures.session_not_found(session.session_id))
@@ -228,6 +259,10 @@ class Dispatcher:
     def left(self, session: SessionRoute, endpoint: Endpoint) -> None:
         """Note that a call has left an endpoint whose limit other workers share."""
         self._chooser.left(session, endpoint, self.scheduler.time())
+
+    def left_account(self, account: AccountLoad) -> None:
+        """Note that a call of an account has ended."""
+        self._chooser.left_account(account, self.scheduler.time())
 
     # How the calls at an endpoint go.
 
@@ -307,10 +342,11 @@ class Dispatcher:
 
     def _note_held(self, session: SessionRoute) -> None:
         """Remember for which accounts a session must be looked at when any of their calls ends."""
-        if self._chooser.account_limit:
+        if self._chooser.limits_accounts:
             for tenant in session.waiting.tenants():
                 if not self._admits(tenant):
                     tenant.account.held[session] = None
+                    self._chooser.mark_account(tenant.account, waits=True)
 
     def _refusal(self, call: Call) -> CallError | None:
         """Tell why a session takes this call no more, or None."""
@@ -340,6 +376,10 @@ class Dispatcher:
             # Nobody tells what becomes free at other workers.
             self._chooser.mark(session, waits=True)
             pauses.append(RETRY_SECONDS)
+        elif self._chooser.limits_accounts and any(
+            tenant.account.blocked for tenant in session.waiting.tenants()
+        ):
+            pauses.append(RETRY_SECONDS)
         if session.shared_limit or session.session_limit:
             self._on_want()
         if pauses and session.probe is None:
@@ -347,4 +387,6 @@ class Dispatcher:
 
     def _probe(self, session: SessionRoute) -> None:
         session.probe = None
+        for tenant in session.waiting.tenants():
+            tenant.account.blocked = False
         self.pump(session)

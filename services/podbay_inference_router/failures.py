@@ -229,13 +229,28 @@ def queue_timeout(session_id: str, seconds: float, length: int, delay: float) ->
     )
 
 
-def account_limit(account: str, *, running: int, waiting: int, delay: float) -> CallError:
-    """Tell that an account has as many calls under way as it may, over all its sessions."""
+def account_limit(
+    account: str, *, running: int, waiting: int, limit: int | None, delay: float
+) -> CallError:
+    """Tell that an account has as many calls under way as it may, over all its sessions.
+
+    Args:
+        account: The account.
+        running: How many of its calls run at this worker.
+        waiting: How many wait there.
+        limit: How many may run at all workers together, as its quota says; None for no such limit.
+        delay: Seconds after which to come back.
+    """
+    metadata = {"account": account, "running": str(running), "waiting": str(waiting)}
+    quota = ""
+    if limit is not None:
+        metadata["limit"] = str(limit)
+        quota = f" Its quota lets {limit} run at once (podbay account quota show {account})."
     return failure(
         errors_pb2.ERROR_REASON_ACCOUNT_LIMIT,
         f"Account {account} has {running} calls running and {waiting} waiting over all its "
-        f"sessions, which is all that it may; come back in {delay:.3g} s.",
-        metadata={"account": account, "running": str(running), "waiting": str(waiting)},
+        f"sessions, which is all that it may; come back in {delay:.3g} s.{quota}",
+        metadata=metadata,
         retry_after=delay,
         not_started=True,
     )

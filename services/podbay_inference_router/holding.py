@@ -135,6 +135,7 @@ class Holding:
                     account.name,
                     running=account.running,
                     waiting=account.waiting,
+                    limit=account.told_limit,
                     delay=self._delay(call, now),
                 )
             case Refusal.TOO_LATE:

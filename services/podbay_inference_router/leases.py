@@ -14,12 +14,9 @@ import mmap
 import os
 import tempfile
 from hashlib import blake2b
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
-if TYPE_CHECKING:
-    from podbay_inference_router.table import Endpoint
-
-__all__ = ["RETRY_SECONDS", "LeaseFile", "cut", "make_lease_file"]
+__all__ = ["RETRY_SECONDS", "LeaseFile", "Shared", "cut", "make_lease_file"]
 
 RETRY_SECONDS: Final = 0.005
 """How long a worker that got no lease waits before it looks again; nobody tells it of free ones."""
@@ -29,6 +26,31 @@ _YIELD_SECONDS: Final = 3 * RETRY_SECONDS
 _BUCKETS: Final = 4096
 _WORKERS: Final = 64
 _LEASE_BITS: Final = 8
+
+
+class Shared(Protocol):
+    """What has a limit that workers share: a replica, or an account.
+
+    Attributes:
+        leases: The leases that this worker has, by their places in the file: how many calls each
+            is for.
+        allowance: How many calls they are for together.
+        yield_until: Until when other workers go first.
+    """
+
+    leases: dict[int, int]
+    allowance: int
+    yield_until: float
+
+    @property
+    def lease_key(self) -> str:
+        """What its leases are known by to all workers."""
+        ...
+
+    @property
+    def outstanding(self) -> int:
+        """How many calls this worker has there."""
+        ...
 
 
 def cut(limit: int) -> list[int]:
@@ -72,84 +94,85 @@ class LeaseFile:
         for bucket in range(_BUCKETS):
             self._marks[bucket * _WORKERS + self._worker] = 0
 
-    def grow(self, endpoint: Endpoint, limit: int, now: float, share: int | None = None) -> bool:
-        """Take another lease of a replica, and let this worker have more calls there.
+    def grow(self, shared: Shared, limit: int, now: float, share: int | None = None) -> bool:
+        """Take another lease of a limit, and let this worker have more calls.
 
         Args:
-            endpoint: The replica.
-            limit: How many calls it works on at once.
-            now: The time on the clock of `Endpoint.yield_until`.
-            share: How many of them this router may have, where there are others; else None.
+            shared: What has the limit.
+            limit: How many calls that may be, at all workers together.
+            now: The time on the clock of `yield_until`.
+            share: How many of them this router may have, where the limit is shared with other
+                routers; else None.
 
         Returns:
             Whether there was one to take.
         """
-        if now < endpoint.yield_until:
+        if now < shared.yield_until:
             return False
-        sizes, base = cut(limit), _offset(endpoint)
+        sizes, base = cut(limit), _offset(shared)
         usable = len(sizes) if share is None else _leases_in(sizes, share)
         first = self._worker * usable // self._workers
         for step in range(usable):
             index = (first + step) % usable
             if self._lock(base + index):
-                endpoint.leases[base + index] = sizes[index]
-                endpoint.allowance += sizes[index]
+                shared.leases[base + index] = sizes[index]
+                shared.allowance += sizes[index]
                 return True
         return False
 
-    def shrink(self, endpoint: Endpoint, limit: int, now: float) -> None:
-        """Give back the leases of a replica that its calls no longer need.
+    def shrink(self, shared: Shared, limit: int, now: float) -> None:
+        """Give back the leases of a limit that its calls no longer need.
 
         Args:
-            endpoint: The replica.
-            limit: How many calls it works on at once.
-            now: The time on the clock of `Endpoint.yield_until`.
+            shared: What has the limit.
+            limit: How many calls that may be, at all workers together.
+            now: The time on the clock of `yield_until`.
         """
-        while endpoint.leases:
+        while shared.leases:
             # The last of all leases is the first that the router may have to give away.
-            offset = max(endpoint.leases)
-            size = endpoint.leases[offset]
-            if endpoint.allowance - size < endpoint.outstanding:
+            offset = max(shared.leases)
+            size = shared.leases[offset]
+            if shared.allowance - size < shared.outstanding:
                 return
-            del endpoint.leases[offset]
-            endpoint.allowance -= size
+            del shared.leases[offset]
+            shared.allowance -= size
             self._held.discard(offset)
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, offset, os.SEEK_SET)
-            others = self._others_that_wait(endpoint)
-            if others and len(endpoint.leases) >= min(limit, _MOST_LEASES) // (others + 1):
-                endpoint.yield_until = now + _YIELD_SECONDS
+            others = self._others_that_wait(shared)
+            if others and len(shared.leases) >= min(limit, _MOST_LEASES) // (others + 1):
+                shared.yield_until = now + _YIELD_SECONDS
 
-    def allowance(self, endpoint: Endpoint, limit: int, share: int) -> int:
-        """Return how many calls this worker's leases let it have at a replica.
+    def allowance(self, shared: Shared, limit: int, share: int) -> int:
+        """Return how many calls this worker's leases let it have at a limit.
 
         Args:
-            endpoint: The replica.
-            limit: How many calls it works on at once.
+            shared: What has the limit.
+            limit: How many calls that may be, at all routers together.
             share: How many of them this router may have.
         """
-        if share >= limit or not endpoint.leases:
-            return endpoint.allowance
-        end = _offset(endpoint) + _leases_in(cut(limit), share)
-        return sum(size for offset, size in endpoint.leases.items() if offset < end)
+        if share >= limit or not shared.leases:
+            return shared.allowance
+        end = _offset(shared) + _leases_in(cut(limit), share)
+        return sum(size for offset, size in shared.leases.items() if offset < end)
 
-    def bound(self, endpoint: Endpoint, limit: int, share: int) -> int:
-        """Return how many calls this router may have at a replica by what this worker holds.
+    def bound(self, shared: Shared, limit: int, share: int) -> int:
+        """Return how many calls this router may have at a limit by what this worker holds.
 
         That is the share, or more where this worker still has calls from before the share became
         smaller.
         """
-        if share >= limit or not endpoint.leases:
+        if share >= limit or not shared.leases:
             return share
         sizes = cut(limit)
-        last = max(endpoint.leases) - _offset(endpoint)
+        last = max(shared.leases) - _offset(shared)
         return max(share, sum(sizes[: last + 1]))
 
-    def mark(self, endpoint: Endpoint, *, waits: bool) -> None:
-        """Tell the other workers whether calls wait here for a lease of a replica."""
-        self._marks[_bucket(endpoint) + self._worker] = waits
+    def mark(self, shared: Shared, *, waits: bool) -> None:
+        """Tell the other workers whether calls wait here for a lease of a limit."""
+        self._marks[_bucket(shared) + self._worker] = waits
 
-    def _others_that_wait(self, endpoint: Endpoint) -> int:
-        start = _bucket(endpoint)
+    def _others_that_wait(self, shared: Shared) -> int:
+        start = _bucket(shared)
         marks = self._marks[start : start + _WORKERS]
         return sum(marks) - marks[self._worker]
 
@@ -175,16 +198,15 @@ def _leases_in(sizes: list[int], share: int) -> int:
     return count
 
 
-def _hash(endpoint: Endpoint) -> int:
-    name = f"{endpoint.replica_id} {endpoint.host} {endpoint.port}"
-    return int.from_bytes(blake2b(name.encode(), digest_size=5).digest(), "big")
+def _hash(shared: Shared) -> int:
+    return int.from_bytes(blake2b(shared.lease_key.encode(), digest_size=5).digest(), "big")
 
 
-def _offset(endpoint: Endpoint) -> int:
-    """Give the place of a replica's first lease, behind the marks."""
-    return (_hash(endpoint) + (1 << 20)) << _LEASE_BITS
+def _offset(shared: Shared) -> int:
+    """Give the place of a limit's first lease, behind the marks."""
+    return (_hash(shared) + (1 << 20)) << _LEASE_BITS
 
 
-def _bucket(endpoint: Endpoint) -> int:
-    # Two replicas in one bucket only make a worker more polite than it must be.
-    return _hash(endpoint) % _BUCKETS * _WORKERS
+def _bucket(shared: Shared) -> int:
+    # Two limits in one bucket only make a worker more polite than it must be.
+    return _hash(shared) % _BUCKETS * _WORKERS

@@ -86,6 +86,11 @@ class Endpoint:
         self.leases: dict[int, int] = {}
         self.yield_until = 0.0
 
+    @property
+    def lease_key(self) -> str:
+        """What its leases are known by to all workers."""
+        return f"{self.replica_id} {self.host} {self.port}"
+
 
 class SessionRoute:
     """A session as the router knows it.
@@ -220,15 +225,17 @@ class Changes:
         removed: Sessions that are gone.
         revoked: Sessions whose tokens of earlier epochs were revoked.
         keys: Whether the keys were told anew.
+        accounts: Whether limits of accounts have changed.
     """
 
-    __slots__ = ("keys", "removed", "revoked", "sessions")
+    __slots__ = ("accounts", "keys", "removed", "revoked", "sessions")
 
     def __init__(self) -> None:
         self.sessions: list[SessionRoute] = []
         self.removed: list[SessionRoute] = []
         self.revoked: list[SessionRoute] = []
         self.keys = False
+        self.accounts = False
 
 
 class RouteTable:
@@ -244,6 +251,8 @@ class RouteTable:
         self._settings = settings
         self._sessions: dict[str, SessionRoute] = {}
         self.keys: dict[str, bytes] = {}
+        self.account_limits: dict[str, int] = {}
+        """How many calls of an account run at once, over all sessions."""
         self.revision = 0
         self._sole = True
         self.synced = False
@@ -293,6 +302,7 @@ class RouteTable:
         if message.keys:
             self.keys = {key.kid: key.ed25519_public_key for key in message.keys}
             changes.keys = True
+        changes.accounts = self._take_limits(message)
         removed: Iterable[str] = message.removed_sessions
         if message.snapshot:
             told = {route.session_id for route in message.routes}
@@ -317,6 +327,18 @@ class RouteTable:
             changes.sessions.append(session)
         self.revision = message.revision
         return changes
+
+    def _take_limits(self, message: WatchRoutesResponse) -> bool:
+        """Take the limits of accounts; say whether any has changed."""
+        before = self.account_limits
+        limits = {} if message.snapshot else dict(before)
+        for told in message.account_limits:
+            if told.HasField("requests_in_flight"):
+                limits[told.account] = told.requests_in_flight
+            else:
+                limits.pop(told.account, None)
+        self.account_limits = limits
+        return limits != before
 
     def _update(self, session: SessionRoute, route: Route, now: float) -> None:
         session.known = True

@@ -21,15 +21,60 @@ class AccountLoad:
         running: Its calls that run.
         waiting: Its calls that wait.
         held: The sessions in which its calls wait only because the account has too many running.
+        limit: The most of its calls that may run, as its quota says; None for no such limit.
+        told_limit: How many may run at all workers together, as its quota says.
+        shared: Whether all workers together keep to that; otherwise it is this worker's part.
+        allowance: The most that may run here, where workers share the limit.
+        leases: What that is made of: how many calls each lease is for.
+        yield_until: Until when other workers go first, on the scheduler's clock.
+        blocked: Whether no lease could be had when one was looked for last.
+        marked: Whether the other workers were told that its calls wait here.
     """
 
-    __slots__ = ("__weakref__", "held", "name", "running", "waiting")
+    __slots__ = (
+        "__weakref__",
+        "allowance",
+        "blocked",
+        "held",
+        "leases",
+        "limit",
+        "marked",
+        "name",
+        "running",
+        "shared",
+        "told_limit",
+        "waiting",
+        "yield_until",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.running = 0
         self.waiting = 0
         self.held: dict[object, None] = {}
+        self.limit: int | None = None
+        self.told_limit: int | None = None
+        self.shared = False
+        self.allowance = 0
+        self.leases: dict[int, int] = {}
+        self.yield_until = 0.0
+        self.blocked = False
+        self.marked = False
+
+    @property
+    def outstanding(self) -> int:
+        """The calls that leases are needed for."""
+        return self.running
+
+    @property
+    def lease_key(self) -> str:
+        """What its leases are known by to all workers."""
+        return f"account {self.name}"
+
+    @property
+    def admits(self) -> bool:
+        """Whether its quota lets another call run, as far as this worker can tell."""
+        return self.limit is None or (self.running < self.limit and not self.blocked)
 
 
 class Tenant(Generic[_T]):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -15,6 +15,7 @@ from podbay.schema.identities import SESSION_MANAGER
 from podbay.v1.session_manager_service_pb2 import (
     AcknowledgeRoutesRequest,
     ReportReplicaRequest,
+    ReportUsageRequest,
     WatchRoutesRequest,
     WatchRoutesResponse,
 )
@@ -35,6 +36,7 @@ _FIRST_PAUSE: Final = 0.1
 _LAST_PAUSE: Final = 2.0
 _ACKNOWLEDGE_SECONDS: Final = 5.0
 _REPORT_PAUSE: Final = 1.0
+_USAGE_SECONDS: Final = 1.0
 _AWAY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _MOST_REPORTS: Final = 1000
 _DETAIL_BYTES: Final = 1024
@@ -72,6 +74,7 @@ class RouteWatcher:
         name: Who watches, for the session manager's log.
         on_message: Takes each message.
         certificate: The router's certificate; None for plain text.
+        running: Gives how many calls of each account run here.
     """
 
     def __init__(
@@ -82,7 +85,9 @@ class RouteWatcher:
         on_message: Callable[[WatchRoutesResponse], None],
         *,
         certificate: LiveTls | None = None,
+        running: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
+        self._running = running
         self._leaders = Leaders(endpoint)
         self._term = 0
         self._token = token
@@ -138,6 +143,7 @@ class RouteWatcher:
         telling = [
             asyncio.create_task(self._acknowledge(stub), name="acknowledge-routes"),
             asyncio.create_task(self._tell_reports(stub), name="report-replicas"),
+            asyncio.create_task(self._tell_usage(stub), name="report-usage"),
         ]
         told = False
         try:
@@ -234,6 +240,24 @@ class RouteWatcher:
                         del self._reports[key]
             self._reported.clear()
             await self._reported.wait()
+
+    async def _tell_usage(self, stub: SessionManagerServiceAsyncStub) -> None:
+        """Tell how many calls run where that has changed, for as long as the watch runs."""
+        told: tuple[str, Mapping[str, int]] = ("", {})
+        while True:
+            await asyncio.sleep(_USAGE_SECONDS)
+            now = (self._watch_id, self._running())
+            if now == told or not now[0] or (not now[1] and not told[1]):
+                continue
+            request = ReportUsageRequest(watch_id=now[0], requests_in_flight=now[1])
+            try:
+                await stub.ReportUsage(
+                    request, metadata=self._metadata, timeout=_ACKNOWLEDGE_SECONDS
+                )
+            except grpc.aio.AioRpcError as error:
+                _LOG.debug("the usage cannot be told (%s)", error.code().name)
+            else:
+                told = now
 
     def _note_failure(self, error: grpc.aio.AioRpcError, endpoint: str) -> bool:
         """Log a failure; say whether it told who leads."""

@@ -78,6 +78,7 @@ class Worker:
             f"worker-{settings.worker_index}",
             self._on_routes,
             certificate=tls.certificate if tls else None,
+            running=self._running,
         )
         self._limits = LimitShares()
         shares = RouterShares(self._limits, self._table, settings, leases, boot_seconds)
@@ -171,6 +172,9 @@ class Worker:
     def _on_shares(self) -> None:
         self._table.set_sole(self._limits.sole)
         self.dispatcher.on_shares()
+
+    def _running(self) -> dict[str, int]:
+        return self.dispatcher.running()
 
     def _on_routes(self, message: WatchRoutesResponse) -> None:
         was_synced = self._table.synced

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Final
 
 from podbay.v1 import errors_pb2
+from podbay_kit import audit
 from podbay_kit.auth import ANY, Principal, Scope, denied, require, require_service, scope_of
 from podbay_kit.errors import ServiceError
 from podbay_kit.rpc_rules import RESOURCES, Found, Need, Rule, Who
@@ -57,6 +58,7 @@ class Access:
             for way in self.rule.ways
         ]
         if all(missing):
+            audit.note(resource=_words(missing[0])[0])
             raise denied(*_words(missing[0]))
 
     def permit_account(self, account: str) -> None:
@@ -128,6 +130,7 @@ class Access:
         try:
             require(self.principal, need.resource, need.function, account=account, entity=entity)
         except ServiceError:
+            audit.note_refused()
             if need.found is Found.RESOURCE:
                 raise self._out_of_reach(need) from None
             raise

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from podbay.v1 import errors_pb2
+from podbay_kit import audit
 from podbay_kit.errors import ServiceError
 
 __all__ = [
@@ -148,6 +149,7 @@ def require(
     Raises:
         ServiceError: PERMISSION_DENIED, saying what is missing.
     """
+    audit.note(resource=resource, account=account, resource_id=entity)
     if principal.service:
         return
     for grant in principal.grants:

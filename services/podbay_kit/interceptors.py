@@ -16,6 +16,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from podbay.v1 import errors_pb2
 from podbay_kit.access import Access, set_access
+from podbay_kit.audit import AuditEntry, CallLog, note
 from podbay_kit.auth import Authenticator, Principal, bearer_token, set_principal
 from podbay_kit.errors import ServiceError, from_validation_error, invalid
 from podbay_kit.peers import identity_of, principal_of
@@ -59,6 +60,7 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
         spans: Puts a span around each RPC that has one request; None for no spans.
         installation: The name of the installation, where peers may show certificates of it: those
             of services tell who calls, in place of a token. None where there are none.
+        audit: Takes note of what is changed and refused; None for a service without such a log.
     """
 
     def __init__(
@@ -70,7 +72,9 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
         rules: Mapping[str, Rule] = RULES,
         recheck_seconds: float = RECHECK_SECONDS,
         installation: str | None = None,
+        audit: CallLog | None = None,
     ) -> None:
+        self._audit = audit
         self._authenticator = authenticator
         self._installation = installation
         self._rules = rules
@@ -148,31 +152,34 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
             self._running += 1
             self._idle.clear()
             access: Access | None = None
+            entry = None if self._audit is None else self._audit.begin(method, context.peer())
             try:
-                access = await self._admit(method, context)
+                access = await self._admit(method, context, entry)
                 request = received if streams_in else self._parsed(parse, received)
                 work = behaviour(request, context)
                 if access is not None:
                     work = self._within(work, access, method, context, streams=streams_out)
                 if spans is None:
-                    return await work
-                with spans.rpc(method, context.invocation_metadata() or ()):
-                    return await work
+                    answer = await work
+                else:
+                    with spans.rpc(method, context.invocation_metadata() or ()):
+                        answer = await work
+                if self._audit is not None and entry is not None:
+                    await self._audit.succeeded(entry)
             except grpc.aio.AbortError:
                 raise
-            except ServiceError as error:
-                await abort_with(context, error if access is None else access.answer(error))
-            except DecodeError:
-                await abort_with(context, _not_a_message())
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     raise
                 # Nobody cancelled this RPC: something inside it did. Left alone, this would hang
                 # the client (grpc#29248).
-                await abort_with(context, _internal(method))
+                await self._fail(context, entry, _internal(method))
             except Exception as error:  # noqa: BLE001 # the edge: nothing may pass it unexplained
-                await abort_with(context, _explained(error, method))
+                told = _told(error, method)
+                await self._fail(context, entry, told if access is None else access.answer(told))
+            else:
+                return answer
             finally:
                 self._running -= 1
                 if not self._running:
@@ -180,7 +187,9 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
 
         return handle
 
-    async def _admit(self, method: str, context: Context) -> Access | None:
+    async def _admit(
+        self, method: str, context: Context, entry: AuditEntry | None
+    ) -> Access | None:
         """Let an RPC pass whose caller may do such a thing, unless the server is about to stop."""
         if self._refusing:
             raise _stopping()
@@ -189,6 +198,8 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
             if self._authenticator is None:
                 return None
             principal = await self._authenticator.authenticate(_token_of(context))
+        if entry is not None:
+            entry.actor_account, entry.actor_token = principal.account, principal.token_id
         rule = self._rules.get(method)
         if rule is None:
             raise LookupError(f"the table of rules says nothing of {method}")
@@ -256,10 +267,20 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
                 raise
             # Who cannot be asked now has taken nothing back.
 
+    async def _fail(
+        self, context: Context, entry: AuditEntry | None, error: ServiceError
+    ) -> NoReturn:
+        """End an RPC with an error that is taken note of."""
+        if self._audit is not None and entry is not None:
+            await self._audit.failed(entry, error)
+        await abort_with(context, error)
+
     def _parsed(self, parse: Any, received: Any) -> Message:
         request: Message = parse(received)
         if self._reject_unknown_fields:
             _refuse_unknown_fields(request)
+        # What a call was about that is refused before anybody looks for it.
+        note(resource_id=getattr(request, "id", None))
         return request
 
 
@@ -267,7 +288,12 @@ def _token_of(context: Context) -> str:
     return bearer_token(context.invocation_metadata() or ())
 
 
-def _explained(error: Exception, method: str) -> ServiceError:
+def _told(error: Exception, method: str) -> ServiceError:
+    """Return what the caller is told of an exception."""
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, DecodeError):
+        return _not_a_message()
     # Who raises pydantic's error has imported it; the router does not, and need not for this.
     pydantic = sys.modules.get("pydantic")
     if pydantic is not None and isinstance(error, pydantic.ValidationError):

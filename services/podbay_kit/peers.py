@@ -23,6 +23,8 @@ _SESSION_MANAGER: Final = "/podbay.v1.SessionManagerService/"
 CALLERS: Final[Mapping[str, frozenset[str]]] = {
     f"{_REGISTRY}Authenticate": frozenset({SESSION_MANAGER}),
     f"{_REGISTRY}GetInferenceService": frozenset({SESSION_MANAGER}),
+    f"{_REGISTRY}GetAccountQuota": frozenset({SESSION_MANAGER}),
+    f"{_REGISTRY}WatchAccountQuotas": frozenset({SESSION_MANAGER}),
     f"{_REGISTRY}GetModel": frozenset({SESSION_MANAGER}),
     f"{_REGISTRY}ListModelFiles": frozenset({SESSION_MANAGER}),
     f"{_REGISTRY}DownloadModelFile": frozenset({SESSION_MANAGER}),
@@ -30,6 +32,7 @@ CALLERS: Final[Mapping[str, frozenset[str]]] = {
     f"{_SESSION_MANAGER}AcknowledgeRoutes": frozenset({INFERENCE_ROUTER}),
     f"{_SESSION_MANAGER}ShareLimits": frozenset({INFERENCE_ROUTER}),
     f"{_SESSION_MANAGER}ReportReplica": frozenset({INFERENCE_ROUTER}),
+    f"{_SESSION_MANAGER}ReportUsage": frozenset({INFERENCE_ROUTER}),
 }
 """By method: the services whose certificate lets them make the call. No service makes another."""
 

@@ -157,10 +157,26 @@ class ChangeFeed:
             lambda conn: self._store.log.after(conn, kind, revision, _BATCH)
         )
 
+    async def next_commit(self, stopping: asyncio.Event, since: int) -> None:
+        """Wait for a commit after `commits` was `since`, for `stopping`, or for the next poll.
+
+        For those who watch what is not a resource, and read it by a revision themselves.
+        """
+        if self._announced == since:
+            await self._wait(stopping, self.poll_interval)
+
+    @property
+    def commits(self) -> int:
+        """How many commits were announced; to be read before what they may have changed."""
+        return self._announced
+
     async def news(self, stopping: asyncio.Event, timeout: float) -> None:  # noqa: ASYNC109 # the look-out ends, and is no failure
         """Wait for a commit, for `stopping`, or for `timeout` seconds."""
         if self._announced > self._seen:
             return
+        await self._wait(stopping, timeout)
+
+    async def _wait(self, stopping: asyncio.Event, timeout: float) -> None:  # noqa: ASYNC109 # as above
         waiting = [
             asyncio.ensure_future(self._news.wait()),
             asyncio.ensure_future(stopping.wait()),

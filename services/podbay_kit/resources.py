@@ -20,6 +20,7 @@ import pydantic
 import sqlalchemy as sa
 
 from podbay.v1 import common_pb2, errors_pb2
+from podbay_kit import audit
 from podbay_kit.auth import Scope
 from podbay_kit.errors import ServiceError
 from podbay_kit.resource_filters import (
@@ -110,6 +111,7 @@ class ResourceStore:
                 return Inserted(before, created=False)
         document = kind.dump(entity)
         values = _values(kind, document)
+        audit.note(resource_id=values["id"])
         if self._row(conn, kind, values["id"]) is not None:
             raise ServiceError(
                 errors_pb2.ERROR_REASON_ALREADY_EXISTS,
@@ -140,6 +142,7 @@ class ResourceStore:
             ServiceError: REQUEST_ID_REUSED, where the request came before with other content.
         """
         made = self._requests.find(conn, kind.name, request, now)
+        audit.note(resource_id=made)
         return None if made is None else self.find(conn, kind, made)
 
     def find(self, conn: sa.Connection, kind: ResourceKind[E], resource_id: str) -> E | None:

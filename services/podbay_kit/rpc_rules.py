@@ -47,6 +47,8 @@ RESOURCES: Final[Mapping[str, Kind]] = {
     ),
     "nodes": Kind("node", errors_pb2.ERROR_REASON_NODE_NOT_FOUND, "podbay node list"),
     "signingkeys": Kind("signing key", _NONE, "podbay key list"),
+    "quotas": Kind("quota", _NONE, "podbay account quota show"),
+    "audit": Kind("entry of the audit log", _NONE, "podbay audit list"),
 }
 """The kinds of resources that grants speak of, by their names in grants."""
 
@@ -146,6 +148,10 @@ _REGISTRY: Final[Mapping[str, Rule]] = {
     "GetInstallation": _ANY,
     "CreateAccount": _needs(Need("create", "accounts", Found.ACCOUNT)),
     "ListAccounts": _listed("accounts"),
+    "GetAccountQuota": _needs(Need("get", "quotas", Found.ACCOUNT)),
+    # Limits are set for accounts, not by them.
+    "SetAccountQuota": _installation("edit", "quotas"),
+    "WatchAccountQuotas": _SERVICES,
     "CreateApiToken": _needs(Need("create", "apitokens", Found.ACCOUNT)),
     "ListApiTokens": _listed("apitokens"),
     "RevokeApiToken": _named("delete", "apitokens"),
@@ -171,6 +177,7 @@ _REGISTRY: Final[Mapping[str, Rule]] = {
     "EditInferenceServiceDocumentation": _named("edit", "inferenceservices"),
     "DeleteInferenceService": _named("delete", "inferenceservices"),
     "WatchInferenceServices": _listed("inferenceservices"),
+    "ListAuditRecords": _listed("audit"),
 }
 
 _SESSION_MANAGER: Final[Mapping[str, Rule]] = {
@@ -204,10 +211,13 @@ _SESSION_MANAGER: Final[Mapping[str, Rule]] = {
     ),
     "ListSigningKeys": _installation("query", "signingkeys"),
     "RotateSigningKeys": _installation("create", "signingkeys"),
+    "GetAccountUsage": _needs(Need("get", "quotas", Found.ACCOUNT)),
+    "ListSessionAuditRecords": _listed("audit"),
     "WatchRoutes": _SERVICES,
     "AcknowledgeRoutes": _SERVICES,
     "ShareLimits": _SERVICES,
     "ReportReplica": _SERVICES,
+    "ReportUsage": _SERVICES,
 }
 
 _ROUTER: Final[Mapping[str, Rule]] = {

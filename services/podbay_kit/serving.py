@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from podbay_kit.audit import CallLog
 from podbay_kit.auth import Authenticator
 from podbay_kit.interceptors import RECHECK_SECONDS, PodbayInterceptor
 from podbay_kit.reflection import ReflectionPool
@@ -149,6 +150,7 @@ class GrpcServer:
         rules: What each RPC needs, by its full name, where there is an authenticator.
         recheck_seconds: How often the token of a stream of answers is looked at again.
         tls: How it speaks TLS; None for plain text.
+        audit: Takes note of what is changed and refused; None for a service without such a log.
     """
 
     def __init__(
@@ -164,6 +166,7 @@ class GrpcServer:
         rules: Mapping[str, Rule] = RULES,
         recheck_seconds: float = RECHECK_SECONDS,
         tls: ServerTls | None = None,
+        audit: CallLog | None = None,
     ) -> None:
         self._listen = listen
         self._tls = tls
@@ -177,6 +180,7 @@ class GrpcServer:
             rules=rules,
             recheck_seconds=recheck_seconds,
             installation=tls.certificate.identity.installation if tls else None,
+            audit=audit,
         )
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],

@@ -7,6 +7,7 @@ begin, `podbay_kit.storage_migrations` how a database comes to its schema.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 import logging
 import random
@@ -18,6 +19,7 @@ from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
+from podbay_kit.audit import current_entry
 from podbay_kit.storage_engines import READERS, WRITING, make_engine
 from podbay_kit.storage_errors import (
     IDLE_TOO_LONG,
@@ -103,6 +105,7 @@ class Database:
         """Run a function in a writing transaction and commit; roll back where it raises.
 
         No other writing transaction of this database runs at the same time, in any process.
+        Within a call that changes something the call's audit entry is part of the transaction.
 
         Raises:
             ServiceError: STORE_UNAVAILABLE, where the database is busy, full or broken.
@@ -130,10 +133,24 @@ class Database:
             function = _behind(self._guard, function)
         # From now on: what waits behind others that are tried again does not wait anew.
         give_up = time.monotonic() + _PATIENCE_SECONDS
+        entry = current_entry() if writing else None
+        # What the function calls may note more for the entry.
+        context = contextvars.copy_context()
+
+        def whole(connection: sa.Connection) -> T:
+            result = context.run(function, connection)
+            if entry is not None:
+                entry.before_commit(connection)
+            return result
+
+        def transaction() -> T:
+            result = self._tried(whole, writing=writing, give_up=give_up)
+            if entry is not None:
+                entry.after_commit()
+            return result
+
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(
-            executor, lambda: self._tried(function, writing=writing, give_up=give_up)
-        )
+        future = loop.run_in_executor(executor, transaction)
         try:
             # A caller that goes away must not leave a transaction half-observed: it runs to its
             # end in its thread, and only the waiting stops.

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from podbay.schema.identities import REGISTRY
+from podbay_kit.audit_options import add_audit_options, retention_of
 from podbay_kit.process import (
     Stop,
     byte_size,
@@ -19,6 +20,7 @@ from podbay_kit.serving import split_address
 from podbay_kit.storage import chosen_database, database_options
 from podbay_kit.transport import transport_of, transport_options
 from podbay_registry.fetcher import FetchOptions
+from podbay_registry.quota_options import default_quota, limit
 from podbay_registry.server import Settings, serving
 
 
@@ -56,7 +58,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="the inference router's address, as clients reach it (default: %(default)s)",
     )
+    parser.add_argument(
+        "--account-quota",
+        action="append",
+        type=limit,
+        default=[],
+        metavar="NAME=NUMBER",
+        help="what an account may have that is made from now on, as sessions=4, replicas=8, "
+        "gpus.nvidia.com/gpu-t4=2, model-bytes=500Gi or requests-in-flight=64; may be given more "
+        "than once (default: no limits)",
+    )
     _model_options(parser)
+    add_audit_options(parser)
     return parser
 
 
@@ -110,7 +123,12 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
 
 def main() -> int:
     """Run the registry until it is asked to end, and return the exit code."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    try:
+        quota = default_quota(options.account_quota)
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
 
     async def work(stop: Stop) -> None:
         transport = transport_of(options, REGISTRY)
@@ -127,6 +145,8 @@ def main() -> int:
             drain_seconds=options.drain_seconds,
             model_quota=options.model_quota,
             keep_model_files=options.keep_model_files,
+            default_quota=quota,
+            audit=retention_of(options),
             fetch=FetchOptions(
                 enabled=not options.no_fetch,
                 concurrency=max(1, options.fetch_concurrency),

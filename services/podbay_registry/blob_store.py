@@ -28,6 +28,7 @@ from podbay_kit.blob_files import (
 from podbay_kit.clock import Clock
 from podbay_kit.errors import ServiceError
 from podbay_kit.storage import Connection
+from podbay_registry.account_room import FETCHING, check_room
 from podbay_registry.file_errors import disk_full, file_damaged, quota_full, stopping_error
 from podbay_registry.file_store import FileStore, StoredFile
 from podbay_registry.store import RegistryStore
@@ -124,7 +125,7 @@ class BlobStore:
             size: How many there will be.
 
         Raises:
-            ServiceError: STORAGE_FULL.
+            ServiceError: STORAGE_FULL or ACCOUNT_STORAGE_FULL.
         """
         await self.claim(name, size)
         try:
@@ -136,9 +137,10 @@ class BlobStore:
         """Change what a name claims.
 
         Raises:
-            ServiceError: STORAGE_FULL.
+            ServiceError: STORAGE_FULL, or ACCOUNT_STORAGE_FULL where it is for a model.
         """
         async with self._changing:
+            await self._check_account(name, size)
             await self._make_room(size - max(self._parts.get(name, 0), self._claims.get(name, 0)))
             self._claims[name] = size
 
@@ -292,12 +294,31 @@ class BlobStore:
                 raise quota_full(size, used - freed, self.quota)
             await self._forget(doomed)
 
-    async def _used(self) -> int:
-        total = await self._store.database.read(self.files.total)
+    @property
+    def incoming(self) -> dict[str, int]:
+        """The bytes of what is on its way, as they are or shall be, by the names of the parts."""
         coming = {**self._claims}
         for name, size in self._parts.items():
             coming[name] = max(size, coming.get(name, 0))
-        return total + sum(coming.values())
+        return coming
+
+    async def _check_account(self, name: str, size: int) -> None:
+        """Let a claim pass for which the quota of the model's account has room."""
+        model, _, content = name.partition(".")
+        if name.startswith(FETCHING):
+            model, content = name.removeprefix(FETCHING), name
+        others = {key: length for key, length in self.incoming.items() if key != name}
+
+        def check(conn: Connection) -> None:
+            account = self._store.quotas.account_of(conn, model)
+            if account is not None:
+                check_room(self._store, conn, account, {content: size}, others)
+
+        await self._store.database.read(check)
+
+    async def _used(self) -> int:
+        total = await self._store.database.read(self.files.total)
+        return total + sum(self.incoming.values())
 
     def _is_pinned(self, sha256: str) -> bool:
         return any(sha256 in pins for pins in self._pins)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from podbay.schema.ids import generate_entity_id
+from podbay_kit.audit import AuditRecord
 from podbay_kit.clock import Clock
 from podbay_kit.process import SettingsError, write_private
 from podbay_kit.storage import Connection
@@ -73,6 +74,7 @@ async def _first_start(store: RegistryStore, clock: Clock, path: Path) -> Bootst
         store.accounts.add(conn, ADMIN_ACCOUNT, clock.now())
         store.tokens.add(conn, _admin_token(secret, clock), secret.digest)
         store.accounts.install(conn, made)
+        store.audit.append(conn, _record("Install", secret, clock))
         return Bootstrapped(made, is_new=True)
 
     done = await store.database.write(install)
@@ -91,6 +93,7 @@ async def _reset(
         store.tokens.add(conn, _admin_token(secret, clock), secret.digest)
         store.tokens.revoke(conn, installation.admin_token_id, clock.now())
         store.accounts.set_admin_token(conn, secret.id)
+        store.audit.append(conn, _record("ResetAdminToken", secret, clock))
 
     await store.database.write(replace)
     _LOG.info("the administrator's old token is revoked; the new one is in %s", path)
@@ -124,6 +127,19 @@ async def _check_file(store: RegistryStore, path: Path, installation: Installati
             installation.id,
             way_out,
         )
+
+
+def _record(method: str, secret: NewSecret, clock: Clock) -> AuditRecord:
+    """Return the audit log's entry on a token that whoever starts the registry has made."""
+    return AuditRecord(
+        id=generate_entity_id(),
+        time=clock.now(),
+        actor_token="system",  # noqa: S106 # who did it, no secret
+        method=method,
+        resource="apitokens",
+        account=ADMIN_ACCOUNT,
+        resource_id=secret.id,
+    )
 
 
 def _admin_token(secret: NewSecret, clock: Clock) -> ApiToken:

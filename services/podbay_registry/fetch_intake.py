@@ -11,6 +11,7 @@ from podbay.schema import platform
 from podbay_kit.blob_files import Digests, Hasher, remove_tree
 from podbay_kit.storage import Connection
 from podbay_registry import model_life
+from podbay_registry.account_room import check_room
 from podbay_registry.blob_store import BlobStore
 from podbay_registry.fetch_plan import FetchFailure, Found, check_paths, lay_in
 from podbay_registry.fetch_process import FetchedFile
@@ -44,7 +45,7 @@ async def take_in(
     Raises:
         FetchFailure: A file is not what its source announced, or has a name that is not portable,
             or the files are not those that the model declares.
-        ServiceError: STORAGE_FULL.
+        ServiceError: STORAGE_FULL or ACCOUNT_STORAGE_FULL.
     """
     # First: a path that leads out of the folder must not even be looked at.
     check_paths(model, (file.path for file in files))
@@ -84,6 +85,9 @@ def _finish(
     model = store.resources.get(conn, MODELS, model_id)
     if not model_life.is_to_fetch(model):
         return
+    store.quotas.lock(conn, model.account)
+    contents = {digests.sha256: digests.size for digests in laid.values()}
+    check_room(store, conn, model.account, contents, {})
     for path, digests in laid.items():
         blobs.files.link(conn, model_id, path, digests.sha256, now)
     store.resources.update(conn, MODELS, model_life.fetched(model, now), now=now)

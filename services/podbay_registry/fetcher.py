@@ -26,6 +26,7 @@ from podbay_kit.resource_filters import ResourceFilter
 from podbay_kit.storage import Connection
 from podbay_kit.tasks import TaskSet
 from podbay_registry import model_life
+from podbay_registry.account_room import FETCHING
 from podbay_registry.blob_store import BlobStore
 from podbay_registry.fetch_intake import take_in
 from podbay_registry.fetch_plan import FetchFailure, FetchJob, job_of, plan_fetches
@@ -38,6 +39,9 @@ __all__ = ["FetchOptions", "Fetcher"]
 
 _LOG = logging.getLogger(__name__)
 
+_FULL: Final = frozenset(
+    {errors_pb2.ERROR_REASON_STORAGE_FULL, errors_pb2.ERROR_REASON_ACCOUNT_STORAGE_FULL}
+)
 _LOOK_SECONDS: Final = 10.0
 _WATCH_SECONDS: Final = 2.0
 _FIRST_PAUSE: Final = 1.0
@@ -166,7 +170,7 @@ class Fetcher:
         except FetchFailure as failure:
             await self._failed(model, failure.message)
         except ServiceError as error:
-            if error.reason != errors_pb2.ERROR_REASON_STORAGE_FULL:
+            if error.reason not in _FULL:
                 # The store is away, or the registry stops: the model waits, and is looked at again.
                 _LOG.warning("fetching the model %s was put off: %s", model.id, error)
                 await self._clock.sleep(_LOOK_SECONDS)
@@ -221,7 +225,7 @@ class Fetcher:
         )
         await self._log(model.id, f"fetching {job}")
         await self._say(model.id, "Fetching.")
-        claim = f"fetching.{model.id}"
+        claim = f"{FETCHING}{model.id}"
         async with self._blobs.claimed(claim, 0):
             files = await self._run(model.id, job, folder, claim)
             kept = await take_in(self._store, self._blobs, model, folder, files, self._now())

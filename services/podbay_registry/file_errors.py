@@ -6,7 +6,14 @@ from podbay.v1 import errors_pb2
 from podbay_kit.errors import ServiceError
 from podbay_registry.file_store import StoredFile
 
-__all__ = ["disk_full", "file_damaged", "files_elsewhere", "quota_full", "stopping_error"]
+__all__ = [
+    "account_full",
+    "disk_full",
+    "file_damaged",
+    "files_elsewhere",
+    "quota_full",
+    "stopping_error",
+]
 
 
 def disk_full() -> ServiceError:
@@ -46,6 +53,22 @@ def quota_full(size: int, used: int, quota: int) -> ServiceError:
         "Delete models that are not needed (podbay model delete), or have the operator raise "
         "--model-quota.",
         metadata={"needed": str(size), "used": str(used), "quota": str(quota)},
+    )
+
+
+def account_full(account: str, *, needed: int, used: int, limit: int) -> ServiceError:
+    """Return the error of an account's quota that leaves no room."""
+    return ServiceError(
+        errors_pb2.ERROR_REASON_ACCOUNT_STORAGE_FULL,
+        f"The quota of account {account} has no room for {needed} bytes: its models use {used} of "
+        f"the {limit} bytes that they may. Delete models that are not needed (podbay model "
+        "delete), or have the operator raise it (podbay account quota set --model-bytes).",
+        metadata={
+            "account": account,
+            "needed": str(needed),
+            "used": str(used),
+            "limit": str(limit),
+        },
     )
 
 

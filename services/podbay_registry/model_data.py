@@ -16,6 +16,7 @@ from podbay_kit.clock import Clock
 from podbay_kit.errors import ServiceError, invalid
 from podbay_kit.storage import Connection
 from podbay_registry import model_life
+from podbay_registry.account_room import check_room
 from podbay_registry.blob_store import BlobStore
 from podbay_registry.file_errors import stopping_error
 from podbay_registry.file_keeper import FileKeeper
@@ -103,7 +104,8 @@ class ModelData:
 
         Raises:
             ServiceError: MODEL_NOT_FOUND, MODEL_NOT_UPLOADABLE, REFERENCE_DELETED,
-                MODEL_FILE_NOT_FOUND, DIGEST_MISMATCH, MODEL_FILES_ELSEWHERE or INVALID_REQUEST.
+                MODEL_FILE_NOT_FOUND, DIGEST_MISMATCH, ACCOUNT_STORAGE_FULL, MODEL_FILES_ELSEWHERE
+                or INVALID_REQUEST.
         """
         self._keeper.check()
         if len(request.files) > _MAX_OFFERS:
@@ -116,7 +118,20 @@ class ModelData:
         ]
         have = await self._store.database.read(lambda conn: self._known(conn, model, wanted))
         there = await self._blobs.run(self._on_disk, have)
-        await self._store.feed.write(lambda conn: self._link(conn, model.id, wanted, there))
+        coming = self._blobs.incoming
+
+        def take_note(conn: Connection) -> None:
+            # All of it, and now: nobody shall send half of a folder in vain.
+            check_room(
+                self._store,
+                conn,
+                model.account,
+                {each.sha256: each.size for each in wanted},
+                coming,
+            )
+            self._link(conn, model.id, wanted, there)
+
+        await self._store.feed.write(take_note)
         return [
             pb.ModelFileNeed(path=each.path, offset=self._blobs.part_size(each.part))
             for each in wanted
@@ -276,14 +291,26 @@ class ModelData:
     def _link(
         self, conn: Connection, model_id: str, wanted: Sequence[Incoming], there: dict[str, Digests]
     ) -> None:
-        """Make contents that are there the files of a model, if it still waits for them."""
+        """Make contents that are there the files of a model, if it still waits for them.
+
+        Raises:
+            ServiceError: MODEL_NOT_UPLOADABLE, REFERENCE_DELETED or ACCOUNT_STORAGE_FULL.
+        """
         model = self._store.resources.get(conn, MODELS, model_id)
         if not _takes_files(model):
             raise model_life.not_uploadable(model)
         now = self._clock.now()
-        for each in wanted:
-            if each.sha256 in there and self._blobs.files.blob(conn, each.sha256) is not None:
-                self._blobs.files.link(conn, model_id, each.path, each.sha256, now)
+        found = [
+            each
+            for each in wanted
+            if each.sha256 in there and self._blobs.files.blob(conn, each.sha256) is not None
+        ]
+        # Here it is exact: in the transaction that adds to what the account has.
+        self._store.quotas.lock(conn, model.account)
+        contents = {each.sha256: there[each.sha256].size for each in found}
+        check_room(self._store, conn, model.account, contents, {})
+        for each in found:
+            self._blobs.files.link(conn, model_id, each.path, each.sha256, now)
 
     async def _log(self, model_id: str, text: str) -> None:
         await self._blobs.run(self._logs.write, model_id, text)

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Final
 
 from podbay.v1 import registry_service_pb2_grpc as rpc
+from podbay_kit.audit_log import AuditLog
+from podbay_kit.audit_store import Retention
 from podbay_kit.clock import Clock, SystemClock
+from podbay_kit.quotas import Quota
 from podbay_kit.serving import GrpcServer, ServerTls, ServiceRegistration
 from podbay_kit.storage import Database, migrate, sqlite_url
 from podbay_kit.tasks import TaskSet
 from podbay_registry.account_store import Installation
+from podbay_registry.audited import CHANGING
 from podbay_registry.authentication import RegistryAuthenticator
 from podbay_registry.blob_store import BlobStore
 from podbay_registry.bootstrap import Bootstrapped, bootstrap
@@ -55,6 +59,8 @@ class Settings:
         keep_model_files: Whether the folder of models in the data directory is the installation's,
             although it does not say so.
         tls: How it speaks TLS; None for plain text.
+        default_quota: What accounts may have that are made from now on.
+        audit: How long entries of the audit log are kept.
     """
 
     listen: str
@@ -72,6 +78,8 @@ class Settings:
     database: str | None = field(default=None, repr=False)
     keep_model_files: bool = False
     tls: ServerTls | None = None
+    default_quota: Quota = field(default_factory=Quota)
+    audit: Retention = field(default_factory=Retention)
 
 
 @asynccontextmanager
@@ -90,7 +98,12 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
     stopping = asyncio.Event()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
-        store = RegistryStore(database, progress_interval=settings.progress_interval)
+        store = RegistryStore(
+            database,
+            progress_interval=settings.progress_interval,
+            default_quota=settings.default_quota,
+        )
+        audit = AuditLog(database, store.audit, CHANGING, clock, keep=settings.audit)
         done = await bootstrap(
             store, clock, settings.admin_token_file, reset=settings.reset_admin_token
         )
@@ -102,15 +115,17 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
         stack.push_async_callback(tasks.close)
         if keeper.try_lock():
             await files.take_over()
-        server = _server(settings, store, clock, stopping, files, done.installation)
+        server = _server(settings, store, clock, stopping, files, done.installation, audit)
         try:
             port = await server.start()
             tasks.spawn_forever("maintenance", lambda: _maintain(store, files, clock))
             tasks.spawn_forever("fetching", lambda: _keep_files(files))
+            tasks.spawn_forever("audit", audit.run)
             yield port
         finally:
             stopping.set()
             await server.stop(settings.drain_seconds)
+            await audit.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +190,7 @@ def _server(
     stopping: asyncio.Event,
     files: _ModelFiles,
     installation: Installation,
+    audit: AuditLog,
 ) -> GrpcServer:
     authenticator = RegistryAuthenticator(store, settings.service_token, clock)
     models = ResourceOperations(MODELS, "models", store=store, clock=clock, stopping=stopping)
@@ -195,7 +211,9 @@ def _server(
         clock,
         models=models,
         data=data,
+        blobs=files.blobs,
         fetcher=files.fetcher,
+        audit=audit,
         stopping=stopping,
         installation_id=installation.id,
         session_manager_endpoint=settings.session_manager_endpoint,
@@ -210,6 +228,7 @@ def _server(
         ],
         authenticator=authenticator,
         tls=settings.tls,
+        audit=audit,
     )
 
 

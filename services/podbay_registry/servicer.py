@@ -9,15 +9,19 @@ from typing import Final
 from podbay.schema import platform
 from podbay.v1 import registry_service_pb2 as pb
 from podbay.v1 import registry_service_pb2_grpc as rpc
+from podbay_kit.audit_log import AuditLog
 from podbay_kit.clock import Clock
 from podbay_registry.authentication import RegistryAuthenticator
+from podbay_registry.blob_store import BlobStore
 from podbay_registry.fetcher import Fetcher
 from podbay_registry.kinds import SERVICES
 from podbay_registry.model_data import ModelData
 from podbay_registry.operations import ResourceOperations
 from podbay_registry.servicer_accounts import AccountServicer
+from podbay_registry.servicer_audit import AuditServicer
 from podbay_registry.servicer_model_data import ModelDataServicer
 from podbay_registry.servicer_models import ModelServicer
+from podbay_registry.servicer_quotas import QuotaServicer
 from podbay_registry.servicer_services import InferenceServiceServicer
 from podbay_registry.store import RegistryStore
 
@@ -28,9 +32,11 @@ SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["RegistryService"].full_nam
 
 class RegistryServicer(  # type: ignore[misc] # the stubs know no streams by context.write()
     AccountServicer,
+    QuotaServicer,
     ModelServicer,
     ModelDataServicer,
     InferenceServiceServicer,
+    AuditServicer,
     rpc.RegistryServiceServicer,
 ):
     """Serves accounts, API tokens, models and inference services.
@@ -41,7 +47,9 @@ class RegistryServicer(  # type: ignore[misc] # the stubs know no streams by con
         clock: Where the time comes from.
         models: The models.
         data: The files of models.
+        blobs: Where they are.
         fetcher: Fetches the files of models.
+        audit: The audit log.
         stopping: Set when the server is about to stop.
         installation_id: The id of the installation.
         session_manager_endpoint: The session manager's address.
@@ -56,7 +64,9 @@ class RegistryServicer(  # type: ignore[misc] # the stubs know no streams by con
         *,
         models: ResourceOperations[platform.Model],
         data: ModelData,
+        blobs: BlobStore,
         fetcher: Fetcher,
+        audit: AuditLog,
         stopping: asyncio.Event,
         installation_id: str,
         session_manager_endpoint: str,
@@ -67,7 +77,10 @@ class RegistryServicer(  # type: ignore[misc] # the stubs know no streams by con
         self._clock = clock
         self._models = models
         self._data = data
+        self._blobs = blobs
+        self._stopping = stopping
         self._fetcher = fetcher
+        self._audit = audit
         self._services = ResourceOperations(
             SERVICES, "inferenceservices", store=store, clock=clock, stopping=stopping
         )

@@ -13,6 +13,7 @@ import pydantic
 from podbay.schema.requests import CreateRequest
 from podbay.v1 import account_pb2
 from podbay.v1 import registry_service_pb2 as pb
+from podbay_kit import audit
 from podbay_kit.access import Access, current_access
 from podbay_kit.auth import current_principal
 from podbay_kit.clock import Clock
@@ -53,8 +54,9 @@ class AccountServicer:
         """Make an account."""
         _check_account_id(request.id)
         current_access().permit_account(request.id)
-        account = await self._store.database.write(
-            lambda conn: self._store.accounts.add(conn, request.id, self._clock.now())
+        # Those who watch quotas are woken: the account may begin with one.
+        account = await self._store.feed.write(
+            lambda conn: self._store.add_account(conn, request.id, self._clock.now())
         )
         return pb.CreateAccountResponse(account=_account_message(account))
 
@@ -82,6 +84,7 @@ class AccountServicer:
         secret = new_secret()
         token = _new_token(request, secret.id, now)
         access = current_access()
+        audit.note(resource_id=token.id)
         access.permit_account(token.account)
         grants.check_grantable(access.principal, token.grants)
 

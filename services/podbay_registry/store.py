@@ -7,12 +7,15 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from podbay.schema import platform
+from podbay_kit.audit_store import AuditStore
+from podbay_kit.quotas import Quota
 from podbay_kit.resource_feed import ChangeFeed
 from podbay_kit.resources import Inserted, RequestKey, ResourceStore
 from podbay_kit.storage import Database
-from podbay_registry.account_store import AccountStore
+from podbay_registry.account_store import Account, AccountStore
 from podbay_registry.kinds import MODELS, SERVICES
-from podbay_registry.tables import RESOURCES
+from podbay_registry.quota_store import QuotaStore
+from podbay_registry.tables import AUDIT, RESOURCES
 from podbay_registry.token_store import TokenStore
 
 __all__ = ["RegistryStore"]
@@ -24,14 +27,35 @@ class RegistryStore:
     Args:
         database: Where it is kept.
         progress_interval: Seconds after which an idle watch sends progress.
+        default_quota: What accounts may have that are made from now on.
     """
 
-    def __init__(self, database: Database, *, progress_interval: float = 5.0) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        progress_interval: float = 5.0,
+        default_quota: Quota | None = None,
+    ) -> None:
         self.database = database
+        self._default_quota = default_quota or Quota()
         self.accounts = AccountStore()
         self.tokens = TokenStore()
         self.resources = ResourceStore(RESOURCES)
+        self.audit = AuditStore(AUDIT)
+        self.quotas = QuotaStore(self.resources.log)
         self.feed = ChangeFeed(database, self.resources, progress_interval=progress_interval)
+
+    def add_account(self, conn: sa.Connection, account_id: str, now: datetime) -> Account:
+        """Make an account, with the quota that accounts begin with.
+
+        Raises:
+            ServiceError: ALREADY_EXISTS.
+        """
+        account = self.accounts.add(conn, account_id, now)
+        if self._default_quota != Quota():
+            self.quotas.put(conn, account_id, self._default_quota)
+        return account
 
     def add_model(
         self,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from podbay_kit.audit_tables import define_audit_table
 from podbay_kit.resource_tables import define_resource_tables
 
 __all__ = [
     "ACCOUNTS",
+    "ACCOUNT_QUOTAS",
     "API_TOKENS",
+    "AUDIT",
     "BLOBS",
     "BLOB_ACCOUNTS",
     "INSTALLATION",
@@ -37,6 +40,20 @@ ACCOUNTS = sa.Table(
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("creation_time", sa.String(32), nullable=False),
 )
+
+ACCOUNT_QUOTAS = sa.Table(
+    "account_quotas",
+    METADATA,
+    sa.Column("account", sa.String(64), primary_key=True),
+    # A podbay_kit.quotas.Quota as JSON text.
+    sa.Column("quota", sa.Text, nullable=False),
+    # That of the store when it was changed last: who watches reads on from one.
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.ForeignKeyConstraint(["account"], ["accounts.id"], name="fk_account_quotas_account"),
+    sa.Index("ix_account_quotas_revision", "revision"),
+)
+
+AUDIT = define_audit_table(METADATA)
 
 API_TOKENS = sa.Table(
     "api_tokens",

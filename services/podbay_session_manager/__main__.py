@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from podbay.schema.identities import SESSION_MANAGER
+from podbay_kit.audit_options import add_audit_options, retention_of
 from podbay_kit.process import (
     SettingsError,
     Stop,
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     common_options(parser, port=7102)
     database_options(parser, "session_manager")
     transport_options(parser, service_port=7112)
+    add_audit_options(parser)
     parser.add_argument(
         "--registry-endpoint",
         type=listen_address,
@@ -242,6 +244,7 @@ def main() -> int:
             lease_seconds=options.lease_seconds,
             share_seconds=options.share_seconds,
             advertise_address=options.advertise_address or "",
+            audit=retention_of(options),
         )
         async with serving(settings) as port:
             if options.address_file is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from podbay.v1 import inference_session_pb2
 from podbay_session_manager.machine import ReplicaPhase
 from podbay_session_manager.model_gate import gate
@@ -9,7 +11,9 @@ from podbay_session_manager.placement import Fleet
 from podbay_session_manager.placement_texts import judge, needs_text, waiting_text, why_waiting
 from podbay_session_manager.plan_input import World
 from podbay_session_manager.plan_placing import fleet_of, queue_key
-from podbay_session_manager.records import ReplicaRecord, SessionRecord
+from podbay_session_manager.plan_quota import Gate, Verdict
+from podbay_session_manager.quotas import effective_needs, shortage_text
+from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
 from podbay_session_manager.routes import reason_number
 
 __all__ = ["explain_placement"]
@@ -30,13 +34,21 @@ def explain_placement(
     placed = len({r.index for r in live if r.phase is not ReplicaPhase.PENDING})
     unplaced = max(0, session.desired - placed)
     fleet = fleet_of(world, world.sessions, world.replicas)
-    before = _place_those_before(fleet, world, session, now)
-    kind, needs = session.driver, session.needs
+    door = Gate(
+        world.quotas,
+        ((one, world.replicas.get(key, {}).values()) for key, one in world.sessions.items()),
+    )
+    before = _place_those_before(fleet, door, world, session, now)
+    verdict = door.ask(session, mine.values(), fleet) if unplaced else Verdict()
+    kind, needs = session.driver, verdict.waits or effective_needs(session)
+    if verdict.gpu_type:
+        needs = replace(needs, hardware_types=(verdict.gpu_type,))
     rooms = fleet.of_kind(kind)
     # Looked at before the session's own replicas are placed: what one more of them finds.
     verdicts = [judge(room, needs) for room in rooms]
     fitting = 0
-    while fitting < unplaced and fleet.place(kind, session.id, needs) is not None:
+    unplaceable = 0 if verdict.shortages else unplaced
+    while fitting < unplaceable and fleet.place(kind, session.id, needs) is not None:
         fitting += 1
     message = inference_session_pb2.PlacementExplanation(
         needs=inference_session_pb2.PlacementNeeds(
@@ -59,6 +71,24 @@ def explain_placement(
             for verdict in sorted(verdicts, key=lambda v: v.node)
         ],
     )
+    if verdict.shortages:
+        message.reason = reason_number(Reason.QUOTA_LIMIT)
+        message.quota.extend(
+            inference_session_pb2.QuotaShortage(
+                account=session.account,
+                limit_name=one.name,
+                needed=one.needed,
+                used=one.used,
+                kept=one.kept,
+                limit=one.limit,
+            )
+            for one in verdict.shortages
+        )
+        message.summary = (
+            f"{_replicas(unplaced)} of {session.desired} would wait. "
+            f"{shortage_text(session.account, verdict.shortages)}"
+        )
+        return message
     held = gate(session.service, world.models)
     if held is not None and unplaced:
         message.reason = reason_number(held.reason)
@@ -82,7 +112,9 @@ def explain_placement(
     return message
 
 
-def _place_those_before(fleet: Fleet, world: World, session: SessionRecord, now: float) -> int:
+def _place_those_before(
+    fleet: Fleet, door: Gate, world: World, session: SessionRecord, now: float
+) -> int:
     """Place what waits longer than a session; return how many of them have no room."""
     me = (session.created_at, session.id, -1)
     queue: list[tuple[SessionRecord, ReplicaRecord]] = sorted(
@@ -99,10 +131,20 @@ def _place_those_before(fleet: Fleet, world: World, session: SessionRecord, now:
         key=lambda entry: queue_key(*entry),
     )
     waiting = 0
+    verdict, asked = Verdict(), ""
     for other, _ in queue:
-        if fleet.place(other.driver, other.id, other.needs) is None:
+        if other.id != asked:
+            asked = other.id
+            verdict = door.ask(other, world.replicas[other.id].values(), fleet)
+        if verdict.shortages:
             waiting += 1
-            fleet.keep_for(other.driver, other.needs)
+            continue
+        needs = verdict.waits or effective_needs(other)
+        if verdict.gpu_type:
+            needs = replace(needs, hardware_types=(verdict.gpu_type,))
+        if verdict.waits or fleet.place(other.driver, other.id, needs) is None:
+            waiting += 1
+            fleet.keep_for(other.driver, needs)
     return waiting
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from podbay.v1 import session_manager_service_pb2 as pb
 from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceServicer
+from podbay_kit.storage import Connection
 from podbay_session_manager.lease_keeper import Lease, LeaseKeeper, not_leader
 from podbay_session_manager.servicer import SessionManagerServicer
 from podbay_session_manager.servicer_base import Parts
@@ -49,6 +50,7 @@ class Leadership:
         self._keeper = keeper
         self._lead = lead
         self._on_change = on_change
+        self._lease: Lease | None = None
         self._term: Term | None = None
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -78,6 +80,17 @@ class Leadership:
         self._stop.set()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def guard(self, conn: Connection) -> None:
+        """Let a writing transaction pass while this process leads, in whichever term.
+
+        Raises:
+            ServiceError: NOT_LEADER; the transaction is to be rolled back.
+        """
+        lease = self._lease
+        if lease is None:
+            raise not_leader(self._keeper.leader)
+        lease.guard(conn)
 
     async def leading(self) -> SessionManagerServicer:
         """Return what serves callers.
@@ -130,6 +143,7 @@ class Leadership:
         return getting.result() if not getting.cancelled() else None
 
     async def _serve_term(self, lease: Lease) -> None:
+        self._lease = lease
         holding = asyncio.create_task(self._keeper.hold(lease), name="hold-lease")
         try:
             async with self._lead(lease) as parts:
@@ -145,7 +159,7 @@ class Leadership:
                         # At an end that was asked for, the calls that run are waited for first.
                         self._term = None
         finally:
-            self._term = None
+            self._term = self._lease = None
             lost = lease.lost.is_set()
             holding.cancel()
             await asyncio.gather(holding, return_exceptions=True)

@@ -19,6 +19,7 @@ from podbay_session_manager.announcer import Announcer
 from podbay_session_manager.machine import SessionState
 from podbay_session_manager.records import ReplicaRecord, SessionRecord
 from podbay_session_manager.replica_reports import ReplicaReports
+from podbay_session_manager.router_usage import RouterUsage
 from podbay_session_manager.store import SessionStore
 
 __all__ = ["LiveState"]
@@ -48,6 +49,8 @@ class LiveState:
         """Grows with every change."""
         self.reports = ReplicaReports()
         """What routers tell of replicas whose calls fail."""
+        self.usage = RouterUsage()
+        """What routers tell of the calls that run."""
         self._sessions: dict[str, SessionRecord] = {}
         self._replicas: dict[str, dict[str, ReplicaRecord]] = {}
         self._watchers: dict[str, set[asyncio.Event]] = {}

@@ -15,7 +15,7 @@ from podbay_session_manager.plan_input import NodeRecord
 from podbay_session_manager.records import Needs
 from podbay_session_manager.room import FitKey, NodeRoom
 
-__all__ = ["Fleet", "Placement"]
+__all__ = ["Fleet", "Placement", "gpu_type_of"]
 
 # Only the first ones that wait have room kept for them. Those behind them come to the front as
 # these are placed; and a pass stays short however many wait.
@@ -28,6 +28,12 @@ class Placement:
 
     node: NodeRecord
     gpus: tuple[str, ...]
+
+
+def gpu_type_of(node: NodeRecord, gpus: Iterable[str]) -> str:
+    """Return the type of a replica's GPUs on a node, which is the same for all; "" for none."""
+    mine = frozenset(gpus)
+    return next((gpu.hardware_type for gpu in node.gpus if gpu.id in mine), "")
 
 
 class Fleet:
@@ -86,6 +92,12 @@ class Fleet:
         room.hold(session_id, needs, fit.gpus)
         self._changed(room)
         return Placement(room.node, fit.gpus)
+
+    def peek(self, kind: str, session_id: str, needs: Needs) -> Placement | None:
+        """Return the best room that there is for a replica, as `place`, and take nothing."""
+        room = self._shortlist(kind, needs).best(session_id)
+        fit = None if room is None else room.fit(needs)
+        return None if room is None or fit is None else Placement(room.node, fit.gpus)
 
     def keep_for(self, kind: str, needs: Needs) -> NodeRoom | None:
         """Keep room for a replica that did not fit.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from podbay_kit.quotas import Quota
 from podbay_session_manager.declared_nodes import DeclaredGpu, DeclaredNode
 from podbay_session_manager.drivers.contract import ObservedReplica
 from podbay_session_manager.model_gate import ModelState
@@ -119,6 +120,8 @@ class World:
     """Where the models stand whose files waiting replicas mount, by id."""
     halting: bool = False
     """True where all replicas shall end and their sessions shall stay."""
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
+    """How much accounts may have; one that is not named has no limits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,10 @@ from podbay_session_manager.machine import ReplicaPhase
 from podbay_session_manager.placement import Fleet
 from podbay_session_manager.placement_texts import waiting_text, why_waiting
 from podbay_session_manager.plan_input import Scene, World
+from podbay_session_manager.plan_quota import Gate, Verdict
 from podbay_session_manager.plan_session import MOVABLE, SessionPass
 from podbay_session_manager.policy import OF_THE_NODE
+from podbay_session_manager.quotas import effective_needs, shortage_text
 from podbay_session_manager.records import Needs, Reason, ReplicaRecord, SessionRecord
 
 __all__ = ["fleet_of", "leftovers", "move_from_draining", "place_waiting", "queue_key"]
@@ -22,6 +24,9 @@ _WAITING_REASONS = frozenset(
 # So many waiting replicas are told anew what is free; those behind them, only when they begin to
 # wait. What is free changes with every placement, and all that is told is stored.
 _TOLD_ANEW = 32
+
+
+_LET_IN = Verdict()
 
 
 def queue_key(session: SessionRecord, replica: ReplicaRecord) -> tuple[float, str, int]:
@@ -100,11 +105,26 @@ def place_waiting(passes: Sequence[SessionPass], scene: Scene) -> None:
         {one.session.id: one.session for one in passes},
         {one.session.id: one.replicas for one in passes},
     )
+    gate = Gate(scene.world.quotas, ((one.session, one.replicas.values()) for one in passes))
     told: dict[tuple[str, Needs], tuple[Reason, str]] = {}
+    kept_out: dict[str, str] = {}
+    verdict, asked = _LET_IN, ""
     waiting = 0
     for one, replica in queue:
-        kind, needs = one.session.driver, one.session.needs
-        placed = fleet.place(kind, one.session.id, needs)
+        if one.session.id != asked:
+            asked = one.session.id
+            verdict = gate.ask(one.session, one.replicas.values(), fleet)
+            if verdict.shortages:
+                kept_out[asked] = _keep_out(one, verdict, len(kept_out) >= _TOLD_ANEW)
+            elif verdict.waits is None:
+                one.let_in(verdict.gpu_type)
+            else:
+                one.wait_for_nodes()
+        if verdict.shortages:
+            one.wait(replica, Reason.QUOTA_LIMIT, kept_out[asked])
+            continue
+        kind, needs = one.session.driver, verdict.waits or effective_needs(one.session)
+        placed = None if verdict.waits else fleet.place(kind, one.session.id, needs)
         if placed is not None:
             one.place(replica, placed.node, placed.gpus)
             continue
@@ -118,3 +138,19 @@ def place_waiting(passes: Sequence[SessionPass], scene: Scene) -> None:
             why = (replica.reason, replica.message)
         one.wait(replica, *why)
         fleet.keep_for(kind, needs)
+
+
+def _keep_out(one: SessionPass, verdict: Verdict, many: bool) -> str:
+    """Let a session wait for its account's quota; return what is told of that.
+
+    Args:
+        one: The session.
+        verdict: What the quota lacks.
+        many: Whether many wait before it, so that it is not told anew.
+    """
+    before = one.session
+    if many and before.status_reason == Reason.QUOTA_LIMIT.camel and before.status_message:
+        return before.status_message
+    message = shortage_text(before.account, verdict.shortages)
+    one.keep_out(message)
+    return message

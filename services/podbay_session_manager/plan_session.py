@@ -8,6 +8,7 @@ from typing import Final
 
 from podbay_session_manager.machine import ReplicaPhase, SessionState
 from podbay_session_manager.model_gate import Gate, gate
+from podbay_session_manager.placement import gpu_type_of
 from podbay_session_manager.plan_input import NodeRecord, Plan, Scene, StartReplica
 from podbay_session_manager.plan_replica import retire_failing, retire_replica, step_replica
 from podbay_session_manager.policy import BLAMELESS
@@ -24,6 +25,7 @@ __all__ = ["MOVABLE", "SessionPass"]
 
 _P = ReplicaPhase
 _NONE: Final[frozenset[str]] = frozenset()
+_QUOTA_LIMIT: Final = Reason.QUOTA_LIMIT.camel
 
 MOVABLE: Final = frozenset({_P.STARTING, _P.PROBING, _P.READY, _P.UNREADY})
 """The phases of a replica that another one can take the place of."""
@@ -80,6 +82,35 @@ class SessionPass:
             # What was decided in this pass takes effect in this pass.
             self._step_live()
 
+    def let_in(self, gpu_type: str) -> None:
+        """Let the session count against its account's quota from now on.
+
+        Args:
+            gpu_type: The type of GPUs that it keeps to; "" where that is left open.
+        """
+        session = self.session
+        waited = session.status_reason == _QUOTA_LIMIT
+        if session.reserved and not waited and gpu_type in ("", session.gpu_type):
+            return
+        self.session = replace(
+            session,
+            reserved=True,
+            gpu_type=gpu_type or session.gpu_type,
+            status_reason=None if waited else session.status_reason,
+            status_message=None if waited else session.status_message,
+        )
+
+    def wait_for_nodes(self) -> None:
+        """Take note that it is not the quota any more that the session waits for."""
+        if self.session.status_reason == _QUOTA_LIMIT:
+            self.session = replace(self.session, status_reason=None, status_message=None)
+
+    def keep_out(self, message: str) -> None:
+        """Let the session wait for its account's quota, and say what that lacks."""
+        self.session = replace(
+            self.session, reserved=False, status_reason=_QUOTA_LIMIT, status_message=message
+        )
+
     def place(self, replica: ReplicaRecord, node: NodeRecord, gpus: tuple[str, ...]) -> None:
         """Start a waiting replica on a node, with GPUs that are its alone."""
         started = replica.moved(
@@ -89,7 +120,13 @@ class SessionPass:
             reason=Reason.NONE,
             message="",
         )
-        self._replicas[replica.id] = replace(started, node=node.name, driver=node.driver, gpus=gpus)
+        self._replicas[replica.id] = replace(
+            started,
+            node=node.name,
+            driver=node.driver,
+            gpus=gpus,
+            gpu_type=gpu_type_of(node, gpus),
+        )
         self._plan.actions.append(StartReplica(replica.id, self.session.id, node.driver))
         self._plan.wake(started.deadline)
         if self.session.status == "Created":

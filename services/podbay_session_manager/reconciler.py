@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from podbay_kit.errors import ServiceError
+from podbay_kit.quotas import Quota
 from podbay_kit.tasks import TaskSet
 from podbay_session_manager.actor import Actor
 from podbay_session_manager.clock_jumps import JumpWatch, moved_along
@@ -50,6 +51,7 @@ class Reconciler:
         nodes: The nodes.
         policy: How patient to be.
         ask_model: Asks where a model stands; raises OSError where that is not known now.
+        quotas: Gives how much accounts may have now.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Reconciler:
         nodes: NodeBook,
         policy: Policy,
         ask_model: Callable[[str], Awaitable[ModelState]],
+        quotas: Callable[[], Mapping[str, Quota]] = dict,
     ) -> None:
+        self._quotas = quotas
         self._state = state
         self._drivers = drivers
         self._nodes = nodes
@@ -87,6 +91,7 @@ class Reconciler:
             replicas=self._state.replicas,
             nodes=self._nodes.nodes,
             models=self._models.of(self._awaited_models()),
+            quotas=self._quotas(),
         )
 
     def hint(self) -> None:
@@ -151,6 +156,7 @@ class Reconciler:
                 ),
                 models=self._models.of(self._awaited_models()),
                 halting=self._halting,
+                quotas=self._quotas(),
             )
             plan = plan_pass(world, now, self._policy)
             if plan.decides:

@@ -78,6 +78,7 @@ class Reason(StrEnum):
     DATA_UNAVAILABLE = "DATA_UNAVAILABLE"
     MODEL_NOT_READY = "MODEL_NOT_READY"
     FETCH_FAILED = "FETCH_FAILED"
+    QUOTA_LIMIT = "QUOTA_LIMIT"
 
     @property
     def camel(self) -> str:
@@ -211,6 +212,10 @@ class SessionRecord:
     """When it was decided that it ends."""
     needs: Needs = Needs()
     """What each of its replicas needs of a node."""
+    reserved: bool = False
+    """Whether it was let in by its account's quota, and counts there until nothing of it runs."""
+    gpu_type: str = ""
+    """The only type of GPUs that its replicas may have, where its account is charged for it."""
 
     def ending(
         self,
@@ -256,6 +261,8 @@ class ReplicaRecord:
     node: str = ""
     gpus: tuple[str, ...] = ()
     """The GPUs of its node that are its alone, until it is verifiably gone."""
+    gpu_type: str = ""
+    """The type of these GPUs."""
     phase: ReplicaPhase = ReplicaPhase.PENDING
     deadline: float | None = None
     """When a passing phase must be over."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import AsyncGenerator
 from typing import Final
 
 import grpc
 
 from podbay.schema import convert, platform
 from podbay.schema.identities import REGISTRY
-from podbay.v1 import errors_pb2, inference_service_pb2, model_pb2, registry_service_pb2
+from podbay.v1 import (
+    account_pb2,
+    errors_pb2,
+    inference_service_pb2,
+    model_pb2,
+    registry_service_pb2,
+)
 from podbay.v1.registry_service_pb2_grpc import RegistryServiceStub
 from podbay_kit.errors import ServiceError
 from podbay_kit.model_source import RegistryModelFiles
@@ -22,6 +30,7 @@ __all__ = ["RegistryClient", "RegistryUnavailableError"]
 _LOG = logging.getLogger(__name__)
 
 _TIMEOUT: Final = 5.0
+_SILENT_SECONDS: Final = 20.0
 _AWAY: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -122,6 +131,53 @@ class RegistryClient:
         elif model.status == "Error":
             stand = Stand.FAILED
         return ModelState(stand, model.status, model.message)
+
+    async def watch_quotas(
+        self,
+    ) -> AsyncGenerator[registry_service_pb2.WatchAccountQuotasResponse, None]:
+        """Yield all quotas, and then those that change, until the registry goes away.
+
+        Raises:
+            RegistryUnavailableError: It cannot be asked now.
+        """
+        call = self._stub.WatchAccountQuotas(
+            registry_service_pb2.WatchAccountQuotasRequest(), metadata=self._metadata
+        )
+        try:
+            while True:
+                # It tells something every few seconds, so that silence is a lost connection.
+                async with asyncio.timeout(_SILENT_SECONDS):
+                    told = await call.read()
+                if told is grpc.aio.EOF:
+                    return
+                yield told
+        except TimeoutError as error:
+            raise RegistryUnavailableError("SILENT") from error
+        except grpc.aio.AioRpcError as error:
+            self._note(error)
+            raise RegistryUnavailableError(error.code().name) from error
+        finally:
+            call.cancel()
+
+    async def get_quota(self, account: str) -> account_pb2.QuotaOfAccount:
+        """Ask for the quota of an account; one without limits where there is no such account.
+
+        Raises:
+            RegistryUnavailableError: It cannot be asked now.
+        """
+        request = registry_service_pb2.GetAccountQuotaRequest(account=account)
+        try:
+            answer = await self._stub.GetAccountQuota(
+                request, metadata=self._metadata, timeout=_TIMEOUT
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return account_pb2.QuotaOfAccount(account=account)
+            self._note(error)
+            raise RegistryUnavailableError(error.code().name) from error
+        return account_pb2.QuotaOfAccount(
+            account=account, quota=answer.quota, revision=answer.revision
+        )
 
     async def close(self) -> None:
         """Close the connection."""

@@ -88,6 +88,7 @@ class RouteChanges:
     snapshot: bool = False
     keys: Sequence[manager_pb2.VerificationKey] = ()
     """The keys that verify session tokens, all of them; none where they did not change."""
+    limits: Sequence[manager_pb2.AccountLimit] = ()
 
 
 @dataclass(slots=True)
@@ -123,6 +124,23 @@ class RouteTable:
         self._keys: tuple[manager_pb2.VerificationKey, ...] = ()
         self._keys_revision = first_revision
         self._news = asyncio.Event()
+        # Also those that were lifted: who watches is told so.
+        self._limits: dict[str, tuple[int, int | None]] = {}
+
+    def put_limit(self, account: str, limit: int | None) -> bool:
+        """Set how many calls of an account run at once; say whether that made a difference.
+
+        Args:
+            account: The account.
+            limit: The limit; None for none.
+        """
+        known = self._limits.get(account)
+        if (None if known is None else known[1]) == limit:
+            return False
+        self.revision += 1
+        self._limits[account] = (self.revision, limit)
+        self._wake()
+        return True
 
     def set_keys(self, keys: Sequence[manager_pb2.VerificationKey]) -> bool:
         """Take other keys; say whether that made a difference."""
@@ -173,7 +191,12 @@ class RouteTable:
     def snapshot(self) -> RouteChanges:
         """Return all routes."""
         routes = [entry.route for entry in self._entries.values()]
-        return RouteChanges(self.revision, routes, snapshot=True, keys=self._keys)
+        limits = [
+            _limit(account, limit)
+            for account, (_, limit) in self._limits.items()
+            if limit is not None
+        ]
+        return RouteChanges(self.revision, routes, snapshot=True, limits=limits, keys=self._keys)
 
     def since(self, revision: int) -> RouteChanges | None:
         """Return what changed after a revision; None where nothing did.
@@ -191,7 +214,10 @@ class RouteTable:
             changed.append(entry.route)
         removed = [key for at, key in self._removed if at > revision and key not in self._entries]
         keys = self._keys if self._keys_revision > revision else ()
-        return RouteChanges(self.revision, changed[::-1], removed, keys=keys)
+        limits = [
+            _limit(account, limit) for account, (at, limit) in self._limits.items() if at > revision
+        ]
+        return RouteChanges(self.revision, changed[::-1], removed, keys=keys, limits=limits)
 
     async def changed(self, revision: int) -> None:
         """Return once there is something after a revision."""
@@ -201,3 +227,7 @@ class RouteTable:
     def _wake(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
+
+
+def _limit(account: str, limit: int | None) -> manager_pb2.AccountLimit:
+    return manager_pb2.AccountLimit(account=account, requests_in_flight=limit)

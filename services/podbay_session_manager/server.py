@@ -17,6 +17,8 @@ from typing import Final
 from podbay.v1.session_manager_service_pb2_grpc import (
     add_SessionManagerServiceServicer_to_server,
 )
+from podbay_kit.audit_log import AuditLog
+from podbay_kit.audit_store import AuditStore, Retention
 from podbay_kit.clock import Clock, SystemClock
 from podbay_kit.errors import ServiceError
 from podbay_kit.model_cache import ModelCache
@@ -25,6 +27,7 @@ from podbay_kit.serving import GrpcServer, ServerTls, ServiceRegistration, split
 from podbay_kit.storage import Database, migrate, sqlite_url
 from podbay_kit.tasks import TaskSet
 from podbay_session_manager.announcer import Announcer
+from podbay_session_manager.audited import CHANGING
 from podbay_session_manager.auth import RegistryAuthenticator
 from podbay_session_manager.declared_nodes import DeclaredNode
 from podbay_session_manager.driver_set import DriverSet, NodeDriverFactory
@@ -42,6 +45,8 @@ from podbay_session_manager.live_state import LiveState
 from podbay_session_manager.model_mounts import ModelMounts, mounted_models
 from podbay_session_manager.node_book import NodeBook
 from podbay_session_manager.policy import Policy
+from podbay_session_manager.quota_book import QuotaBook
+from podbay_session_manager.quota_store import QuotaStore
 from podbay_session_manager.reconciler import Reconciler
 from podbay_session_manager.registry_client import RegistryClient
 from podbay_session_manager.route_acks import RouteAcks
@@ -51,6 +56,7 @@ from podbay_session_manager.servicer import SERVICE_NAME
 from podbay_session_manager.servicer_base import Parts
 from podbay_session_manager.share_desk import ShareDesk
 from podbay_session_manager.store import SessionStore
+from podbay_session_manager.tables import AUDIT
 
 __all__ = ["DRIVERS", "Settings", "serving"]
 
@@ -103,6 +109,7 @@ class Settings:
         lease_seconds: For how long this process leads without a sign of life from it.
         advertise_address: Where others reach it, as "10.0.0.1:7102"; where it listens unless given.
         share_seconds: For how long a router may use its shares of limits without a word from here.
+        audit: How long entries of the audit log are kept.
     """
 
     listen: str
@@ -130,6 +137,7 @@ class Settings:
     lease_seconds: float = 5.0
     advertise_address: str = ""
     share_seconds: float = 20.0
+    audit: Retention = field(default_factory=Retention)
 
 
 @asynccontextmanager
@@ -157,9 +165,17 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
     holder = uuid.uuid4().hex
     marks = LifeMarks(settings.data_dir / "leaders", holder)
     keeper = LeaseKeeper(LeaseStore(database), marks, holder, settings.lease_seconds)
-    lead = partial(_leading, settings, clock, database, registry)
+    audit = AuditLog(
+        database.guarded(lambda conn: leadership.guard(conn)),  # noqa: PLW0108 # made below
+        AuditStore(AUDIT),
+        CHANGING,
+        clock,
+        keep=settings.audit,
+        writable=lambda: leadership.parts is not None,
+    )
+    lead = partial(_leading, settings, clock, database, registry, audit)
     leadership = Leadership(keeper, lead, lambda leads: server.set_serving(leads, well=True))
-    server = _server(settings, registry, clock, leadership)
+    server = _server(settings, registry, clock, leadership, audit)
     try:
         port = await server.start(serving=False)
         keeper.address = _advertised(settings, port)
@@ -172,6 +188,8 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
         leadership.stop_streams()
         await server.stop(settings.drain_seconds)
         await leadership.stop()
+        # What was refused while it stood by is told at least in its own log.
+        await audit.close()
         marks.close(keep=not await keeper.release())
         await registry.close()
         await database.close()
@@ -183,6 +201,7 @@ async def _leading(
     clock: Clock,
     database: Database,
     registry: RegistryClient,
+    audit: AuditLog,
     lease: Lease,
 ) -> AsyncIterator[Parts]:
     """Put together what leads in one term, and take it apart again."""
@@ -197,7 +216,8 @@ async def _leading(
         await cache.start()
         fenced = database.guarded(lease.guard)
         models = ModelMounts(cache)
-        async with _running(settings, clock, fenced, drivers, registry, models, lease) as parts:
+        running = _running(settings, clock, fenced, drivers, registry, models, audit, lease)
+        async with running as parts:
             yield parts
     finally:
         await drivers.close()
@@ -212,6 +232,7 @@ async def _running(
     drivers: DriverSet,
     registry: RegistryClient,
     models: ModelMounts,
+    audit: AuditLog,
     lease: Lease,
 ) -> AsyncIterator[Parts]:
     store = SessionStore(database, progress_interval=settings.progress_interval)
@@ -229,7 +250,9 @@ async def _running(
         except ServiceError as error:
             raise SettingsError(f"The file of nodes cannot be used: {error.message}") from error
     await nodes.refresh()
-    reconciler = Reconciler(state, drivers, nodes, settings.policy, registry.model_state)
+    reconciler = Reconciler(
+        state, drivers, nodes, settings.policy, registry.model_state, quotas=lambda: quotas.quotas
+    )
     keys = KeyRing(
         store.keys,
         await store.installation_id(),
@@ -241,6 +264,8 @@ async def _running(
     await keys.load()
     shares = ShareDesk(store, state, settings.share_seconds, boot_seconds, lambda: lease.valid)
     await shares.load()
+    quotas = QuotaBook(registry, QuotaStore(database), state, clock, reconciler.hint)
+    await quotas.load()
     parts = Parts(
         store=store,
         state=state,
@@ -252,6 +277,8 @@ async def _running(
         clock=clock,
         stopping=asyncio.Event(),
         kinds=settings.runner_kinds,
+        quotas=quotas,
+        audit=audit,
         allow_egress=settings.allow_egress,
         term=lease.term,
         shares=shares,
@@ -262,6 +289,8 @@ async def _running(
         tasks.spawn_forever("shares", shares.tick)
         tasks.spawn_forever("maintenance", lambda: _maintain(parts, models))
         tasks.spawn_forever("signing-keys", keys.run)
+        tasks.spawn_forever("quotas", quotas.run)
+        tasks.spawn_forever("audit", audit.run)
         yield parts
     finally:
         parts.stopping.set()
@@ -269,6 +298,7 @@ async def _running(
         await nodes.close()
         await tasks.close()
         await keys.close()
+        await audit.close()
 
 
 def _advertised(settings: Settings, port: int) -> str:
@@ -329,7 +359,11 @@ def _node_drivers(
 
 
 def _server(
-    settings: Settings, registry: RegistryClient, clock: Clock, leadership: Leadership
+    settings: Settings,
+    registry: RegistryClient,
+    clock: Clock,
+    leadership: Leadership,
+    audit: AuditLog,
 ) -> GrpcServer:
     servicer = front(leadership.leading)
     return GrpcServer(
@@ -342,6 +376,7 @@ def _server(
         ],
         authenticator=RegistryAuthenticator(registry, settings.service_token, clock),
         tls=settings.tls,
+        audit=audit,
     )
 
 

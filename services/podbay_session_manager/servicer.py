@@ -6,6 +6,7 @@ from typing import Final
 
 from podbay.v1 import session_manager_service_pb2 as pb
 from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceServicer
+from podbay_session_manager.servicer_accounts import AccountServicer
 from podbay_session_manager.servicer_explain import ExplainServicer
 from podbay_session_manager.servicer_keys import KeyServicer
 from podbay_session_manager.servicer_nodes import NodeServicer
@@ -26,6 +27,7 @@ class SessionManagerServicer(  # type: ignore[misc] # the stubs know no streams 
     NodeServicer,
     KeyServicer,
     RouteServicer,
+    AccountServicer,
     SessionManagerServiceServicer,
 ):
     """Every RPC of the session manager."""

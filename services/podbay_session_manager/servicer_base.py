@@ -12,6 +12,7 @@ import grpc
 from podbay.schema import platform, requests
 from podbay.v1 import errors_pb2
 from podbay_kit.access import current_access
+from podbay_kit.audit_log import AuditLog
 from podbay_kit.clock import Clock
 from podbay_kit.errors import ServiceError
 from podbay_session_manager.admission import Admission, AdmissionRules, admit
@@ -19,6 +20,7 @@ from podbay_session_manager.driver_set import DriverSet
 from podbay_session_manager.key_ring import KeyRing
 from podbay_session_manager.live_state import LiveState
 from podbay_session_manager.node_book import NodeBook
+from podbay_session_manager.quota_book import QuotaBook
 from podbay_session_manager.reconciler import Reconciler
 from podbay_session_manager.registry_client import RegistryClient
 from podbay_session_manager.runner_kinds import RunnerKind
@@ -51,6 +53,8 @@ class Parts:
     """How the kinds of runners are run."""
     shares: ShareDesk
     """The routers' shares of limits."""
+    quotas: QuotaBook
+    audit: AuditLog
     allow_egress: bool
     """Whether replicas may open connections to the outside that ask for it."""
     term: int = 0

@@ -44,5 +44,6 @@ class ExplainServicer(ServicerBase):
         )
         current_access().permit_account(wanted.account)
         service, admission = await self._admitted(wanted)
+        await self._parts.quotas.ensure(wanted.account)
         _, record = build_session(wanted, service, admission, self._parts.clock.now())
         return record

@@ -54,6 +54,7 @@ class RouteServicer(ServicerBase):
         table, acks = state.announcer.table, state.announcer.acks
         watch_id = uuid.uuid4().hex
         acks.open(watch_id, self._parts.clock.monotonic())
+        state.usage.open(watch_id)
         _LOG.info("router %.64s watches the routes", request.router)
         try:
             changes = table.snapshot()
@@ -63,6 +64,7 @@ class RouteServicer(ServicerBase):
                     snapshot=True,
                     routes=changes.routes,
                     keys=changes.keys,
+                    account_limits=changes.limits,
                     watch_id=watch_id,
                     term=self._parts.term,
                 )
@@ -82,10 +84,12 @@ class RouteServicer(ServicerBase):
                         routes=following.routes,
                         removed_sessions=following.removed,
                         keys=following.keys,
+                        account_limits=following.limits,
                     )
                 )
         finally:
             acks.close(watch_id)
+            state.usage.close(watch_id)
             if state.settle():
                 self._parts.reconciler.hint()
 
@@ -129,6 +133,13 @@ class RouteServicer(ServicerBase):
                 _LOG.info("replica %s of session %s has recovered", known.id, known.session_id)
             state.notify(known.session_id)
         return pb.ReportReplicaResponse()
+
+    async def ReportUsage(
+        self, request: pb.ReportUsageRequest, context: Context
+    ) -> pb.ReportUsageResponse:
+        """Note how many calls of each account run at a router's worker."""
+        self._parts.state.usage.report(request.watch_id, request.requests_in_flight)
+        return pb.ReportUsageResponse()
 
     async def ShareLimits(
         self, request_iterator: AsyncIterator[pb.ShareLimitsRequest], context: Context

@@ -49,6 +49,7 @@ class SessionServicer(ServicerBase):
         made = await parts.store.replay(key, parts.clock.now()) if key is not None else None
         if made is None:
             service, admission = await self._admitted(wanted)
+            await parts.quotas.ensure(wanted.account)
             entity, record = build_session(wanted, service, admission, parts.clock.now())
             made = await parts.state.create(entity, record, key)
             parts.reconciler.hint()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from podbay_kit.audit_tables import define_audit_table
 from podbay_kit.resource_tables import define_resource_tables
 
 __all__ = [
+    "ACCOUNT_QUOTAS",
+    "AUDIT",
     "GPU_LEASES",
     "INSTALLATION",
     "LEADERSHIP",
@@ -70,6 +73,19 @@ GPU_LEASES = sa.Table(
     sa.ForeignKeyConstraint(["replica_id"], ["replicas.id"], name="fk_gpu_leases_replica"),
     sa.Index("ix_gpu_leases_replica", "replica_id"),
 )
+
+# As the registry told them last, for when it is away.
+ACCOUNT_QUOTAS = sa.Table(
+    "account_quotas",
+    METADATA,
+    sa.Column("account", sa.String(64), primary_key=True),
+    # A podbay_kit.quotas.Quota as JSON text.
+    sa.Column("quota", sa.Text, nullable=False),
+    # The registry's revision of it.
+    sa.Column("revision", sa.BigInteger, nullable=False),
+)
+
+AUDIT = define_audit_table(METADATA)
 
 SIGNING_KEYS = sa.Table(
     "signing_keys",

@@ -269,6 +269,9 @@ def explanation(
     """
     if session.ended_reason is not Reason.NONE:
         return session.status_message or ""
+    if session.status_reason == Reason.QUOTA_LIMIT.camel:
+        # All its replicas wait for the same.
+        return session.status_message or ""
     live: dict[int, ReplicaRecord] = {}
     for replica in replicas:
         # While one moves to another node there are two at its index; the one that serves counts.

@@ -14,7 +14,7 @@ import grpc
 import psutil
 import pytest
 
-from podbay.v1 import model_pb2
+from podbay.v1 import account_pb2, model_pb2
 from podbay.v1 import registry_service_pb2 as pb
 from podbay_registry import fetcher
 from podbay_registry.fetcher import FetchOptions
@@ -231,6 +231,23 @@ async def test_a_quota_stops_a_fetch(tmp_path: Path, hub: HubServer) -> None:
         assert (failed.status, failed.reason) == ("Error", "FetchFailed")
         assert "--model-quota" in failed.message
         assert not any("/resolve/" in asked for asked in hub.asked)
+
+
+async def test_the_accounts_quota_stops_a_fetch(registry: Registry, hub: HubServer) -> None:
+    async def set_model_bytes(limit: int) -> None:
+        quota = account_pb2.AccountQuota(model_bytes=limit)
+        request = pb.SetAccountQuotaRequest(account="admin", quota=quota)
+        await registry.call("SetAccountQuota", request)
+
+    await set_model_bytes(200_000)
+    failed = await ended(registry, await hub_model(registry))
+    assert (failed.status, failed.reason) == ("Error", "FetchFailed")
+    assert "podbay account quota set" in failed.message
+    assert not any("/resolve/" in asked for asked in hub.asked), "it was announced"
+    await set_model_bytes(400_000)
+    assert (await ended(registry, await hub_model(registry))).status == "Ready"
+    read = await registry.call("GetAccountQuota", pb.GetAccountQuotaRequest(account="admin"))
+    assert read.model_bytes_used == sum(map(len, FILES.values()))
 
 
 async def test_a_deadline_stops_a_fetch(tmp_path: Path, hub: HubServer) -> None:

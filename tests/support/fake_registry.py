@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -51,6 +52,20 @@ class FakeRegistry(RegistryServiceServicer):
         self.away = False
         """Whether questions about models are answered as by a registry that is away."""
         self.asked = 0
+        self.quotas: dict[str, account_pb2.QuotaOfAccount] = {}
+        self._quota_revision = 0
+        self._quota_news = asyncio.Event()
+
+    def set_quota(self, account: str, **limits: Any) -> None:
+        """Set the whole quota of an account, and tell those who watch."""
+        self._quota_revision += 1
+        self.quotas[account] = account_pb2.QuotaOfAccount(
+            account=account,
+            quota=account_pb2.AccountQuota(**limits),
+            revision=self._quota_revision,
+        )
+        news, self._quota_news = self._quota_news, asyncio.Event()
+        news.set()
 
     def add(
         self,
@@ -95,6 +110,26 @@ class FakeRegistry(RegistryServiceServicer):
         if token is None:
             return pb.AuthenticateResponse(valid=False, reason="TOKEN_INVALID")
         return pb.AuthenticateResponse(valid=True, api_token=token)
+
+    async def GetAccountQuota(
+        self, request: pb.GetAccountQuotaRequest, context: Any
+    ) -> pb.GetAccountQuotaResponse:
+        known = self.quotas.get(request.account, account_pb2.QuotaOfAccount())
+        return pb.GetAccountQuotaResponse(quota=known.quota, revision=known.revision)
+
+    async def WatchAccountQuotas(  # type: ignore[override] # the stubs know no context.write()
+        self, request: pb.WatchAccountQuotasRequest, context: Any
+    ) -> None:
+        sent, first = 0, True
+        while True:
+            news = self._quota_news
+            quotas = [each for each in self.quotas.values() if each.revision > sent]
+            message = pb.WatchAccountQuotasResponse(
+                revision=self._quota_revision, snapshot=first, quotas=quotas
+            )
+            await context.write(message)
+            sent, first = self._quota_revision, False
+            await news.wait()
 
     async def GetInferenceService(
         self, request: pb.GetInferenceServiceRequest, context: Any

@@ -182,6 +182,9 @@ async def registry_world(folder: Path) -> AsyncIterator[World]:
         made: dict[str, Make] = {
             "CreateAccount": _plain(lambda: pb.CreateAccountRequest(id=f"new-{next(names)}")),
             "ListAccounts": _plain(pb.ListAccountsRequest),
+            "GetAccountQuota": _plain(lambda: pb.GetAccountQuotaRequest(account=ACCOUNT)),
+            "SetAccountQuota": _plain(lambda: pb.SetAccountQuotaRequest(account=ACCOUNT)),
+            "ListAuditRecords": _plain(pb.ListAuditRecordsRequest),
             "CreateApiToken": _plain(
                 # Of a grant that the caller has, whatever else it has.
                 lambda: pb.CreateApiTokenRequest(
@@ -283,6 +286,8 @@ async def session_manager_world(folder: Path) -> AsyncIterator[World]:
             "DeclareNode": lambda: pb.DeclareNodeRequest(node=node),
             "WithdrawNode": lambda: pb.WithdrawNodeRequest(name="n9"),
             "WatchNodes": pb.WatchNodesRequest,
+            "GetAccountUsage": lambda: pb.GetAccountUsageRequest(account=ACCOUNT),
+            "ListSessionAuditRecords": pb.ListSessionAuditRecordsRequest,
             "ListSigningKeys": pb.ListSigningKeysRequest,
             "RotateSigningKeys": pb.RotateSigningKeysRequest,
         }

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from podbay.v1.errors_pb2 import CallError
-from podbay.v1.session_manager_service_pb2 import Route, WatchRoutesResponse
+from podbay.v1.session_manager_service_pb2 import (
+    AccountLimit,
+    Route,
+    WatchRoutesResponse,
+)
 from podbay_inference_router.calls import Call
 from podbay_inference_router.choosing import Leases
 from podbay_inference_router.dispatch import Dispatcher
@@ -192,13 +196,23 @@ class FakeRouter:
         self.upstreams.append(upstream)
         return upstream
 
-    def apply(self, *routes: Route, snapshot: bool = False, removed: tuple[str, ...] = ()) -> None:
-        self.dispatcher.on_changes(
-            self.table.apply(
-                WatchRoutesResponse(routes=routes, snapshot=snapshot, removed_sessions=removed),
-                self.scheduler.now,
-            )
+    def apply(
+        self,
+        *routes: Route,
+        snapshot: bool = False,
+        removed: tuple[str, ...] = (),
+        limits: Mapping[str, int | None] | None = None,
+    ) -> None:
+        message = WatchRoutesResponse(
+            routes=routes,
+            snapshot=snapshot,
+            removed_sessions=removed,
+            account_limits=[
+                AccountLimit(account=account, requests_in_flight=limit)
+                for account, limit in (limits or {}).items()
+            ],
         )
+        self.dispatcher.on_changes(self.table.apply(message, self.scheduler.now))
 
     def call(
         self,

@@ -49,7 +49,7 @@ def pairs() -> list[tuple[str, Any, Any]]:
     sync, other = Client("h:1", "t"), AsyncClient("h:1", "t")
     groups = [name for name in vars(sync) if not name.startswith("_")]
     assert groups == [name for name in vars(other) if not name.startswith("_")]
-    assert len(groups) == 8
+    assert len(groups) == 9
     raw = [name for name in vars(sync.raw) if not name.startswith("_")]
     return [
         ("Client", sync, other),

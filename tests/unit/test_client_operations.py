@@ -13,6 +13,7 @@ from podbay._core import (
     model_data_ops,
     node_ops,
     platform_ops,
+    quota_ops,
     session_ops,
 )
 from podbay._core.log_reading import LogReading
@@ -38,9 +39,11 @@ METHODS: dict[str, MethodDescriptor] = {
 # For services, not for clients.
 INTERNAL = {
     "/podbay.v1.RegistryService/Authenticate",
+    "/podbay.v1.RegistryService/WatchAccountQuotas",
     "/podbay.v1.SessionManagerService/AcknowledgeRoutes",
     "/podbay.v1.SessionManagerService/ShareLimits",
     "/podbay.v1.SessionManagerService/ReportReplica",
+    "/podbay.v1.SessionManagerService/ReportUsage",
     "/podbay.v1.SessionManagerService/WatchRoutes",
 }
 
@@ -62,6 +65,15 @@ def everything() -> list[Every]:
         platform_ops.create_api_token("a", "n", (), None),
         platform_ops.list_api_tokens("a", ""),
         platform_ops.revoke_api_token("i"),
+        quota_ops.get_account_quota("a"),
+        quota_ops.set_account_quota(
+            "a", sessions=1, replicas=..., gpus={"t": 1}, model_bytes=None, requests_in_flight=...
+        ),
+        quota_ops.get_account_usage("a"),
+        *(
+            quota_ops.list_audit_records(quota_ops.AuditQuestion(), service, "", 1)
+            for service in quota_ops.AUDIT_SERVICES
+        ),
         key_ops.list_keys(),
         key_ops.rotate_keys(),
         node_ops.list_nodes(),

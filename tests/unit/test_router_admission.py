@@ -163,3 +163,51 @@ def test_a_session_without_calls_keeps_no_account() -> None:
     router.flight(1).answer()
     router.apply(removed=("s",))
     assert router.dispatcher.account("gone").running == 0
+
+
+def test_the_quota_of_an_account_holds_over_all_its_sessions() -> None:
+    router = FakeRouter(Settings(queue_length=9, queue_timeout=5))
+    router.apply(route("s", [1]), route("t", [2]), limits={"one": 2})
+    running = [router.call("s", account="one")[1], router.call("t", account="one")[1]]
+    _, waiting = router.call("t", account="one")
+    assert router.running == 2
+    _, other = router.call("t", account="two")
+    assert (router.running, other.reason) == (3, None)
+    router.flight(1).answer()
+    assert running[0].reason == 0
+    assert router.running == 3
+    _, late = router.call("s", account="one")
+    router.scheduler.advance(5.1)
+    error = late.ends[0]
+    assert error is not None
+    assert error.reason == R.ERROR_REASON_ACCOUNT_LIMIT
+    assert error.metadata["limit"] == "2"
+    assert "podbay account quota show one" in error.message
+    assert delay_of(late) > 0
+    assert waiting.reason is None
+
+
+def test_a_quota_of_an_account_may_change_while_its_calls_run() -> None:
+    router = FakeRouter(Settings(queue_length=9, queue_timeout=50))
+    router.apply(route("s", [1]))
+    for _ in range(4):
+        router.call(account="one")
+    router.apply(limits={"one": 1})
+    assert router.running == 4, "what runs goes on"
+    router.call(account="one")
+    router.call(account="one")
+    for _ in range(3):
+        router.flight(1).answer()
+    assert router.running == 1
+    router.flight(1).answer()
+    assert router.running == 1, "one of those that wait"
+    router.apply(limits={"one": None})
+    assert router.running == 2
+    router.apply(limits={"one": 0})
+    for _ in range(2):
+        router.flight(1).answer()
+    _, kept = router.call(account="one")
+    assert (router.running, kept.reason) == (0, None)
+    # A snapshot that does not name the account lifts its limit.
+    router.apply(route("s", [1]), snapshot=True)
+    assert router.running == 1

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podbay_inference_router.leases import LeaseFile, cut, make_lease_file
+from podbay_inference_router.leases import LeaseFile, Shared, cut, make_lease_file
 from podbay_inference_router.settings import Settings
 from podbay_inference_router.table import Endpoint
+from podbay_inference_router.tenancy import AccountLoad
 from tests.support.router_fakes import route
 from tests.support.router_table import FakeRouter, FakeUpstream, ListSink
 
@@ -135,22 +136,25 @@ class FakeLeases:
     def __init__(self, taken: dict[str, int]) -> None:
         self._taken = taken
 
-    def allowance(self, endpoint: Endpoint, limit: int, share: int) -> int:
-        return endpoint.allowance
+    def allowance(self, shared: Shared, limit: int, share: int) -> int:
+        return shared.allowance
 
-    def grow(self, endpoint: Endpoint, limit: int, now: float, share: int) -> bool:
-        if self._taken.get(endpoint.replica_id, 0) >= limit:
+    def grow(self, shared: Shared, limit: int, now: float, share: int | None = None) -> bool:
+        key = shared.lease_key
+        if self._taken.get(key, 0) >= limit:
             return False
-        self._taken[endpoint.replica_id] = self._taken.get(endpoint.replica_id, 0) + 1
-        endpoint.allowance += 1
+        self._taken[key] = self._taken.get(key, 0) + 1
+        shared.allowance += 1
+        shared.leases[shared.allowance] = 1
         return True
 
-    def shrink(self, endpoint: Endpoint, limit: int, now: float) -> None:
-        spare = endpoint.allowance - endpoint.outstanding
-        endpoint.allowance -= spare
-        self._taken[endpoint.replica_id] -= spare
+    def shrink(self, shared: Shared, limit: int, now: float) -> None:
+        while shared.allowance > shared.outstanding:
+            del shared.leases[shared.allowance]
+            shared.allowance -= 1
+            self._taken[shared.lease_key] -= 1
 
-    def mark(self, endpoint: Endpoint, *, waits: bool) -> None:
+    def mark(self, shared: Shared, *, waits: bool) -> None:
         pass
 
 
@@ -182,7 +186,7 @@ def test_two_workers_never_have_more_than_the_limit_and_lose_no_call(
                 for flight in upstream.flights
             ]
             assert len(running) <= limit
-            assert len(running) <= taken.get(f"s-r{port - 1}", 0) <= limit
+            assert len(running) <= taken.get(f"s-r{port - 1} 127.0.0.1 {port}", 0) <= limit
 
     for router in routers:
         router.apply(told)
@@ -208,3 +212,67 @@ def test_two_workers_never_have_more_than_the_limit_and_lose_no_call(
     assert all(sink.reason is not None for sink in sinks)
     assert not any(taken.values())
     assert all(router.dispatcher.active == 0 for router in routers)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 10_000), quota=st.integers(1, 4), limit=st.integers(0, 2))
+def test_two_workers_keep_an_accounts_quota_together_and_lose_no_call(
+    seed: int, quota: int, limit: int
+) -> None:
+    rng, taken = random.Random(seed), dict[str, int]()
+    routers = [
+        FakeRouter(
+            Settings(workers=2, worker_index=index, leases=True, queue_length=99, queue_timeout=60),
+            leases=FakeLeases(taken),
+        )
+        for index in range(2)
+    ]
+    told = [route("s", [1, 2], max_concurrency=limit), route("t", [3], max_concurrency=limit)]
+    sinks: list[ListSink] = []
+
+    def running(account: str) -> int:
+        return sum(router.dispatcher.account(account).running for router in routers)
+
+    def check() -> None:
+        assert running("acct") <= taken.get("account acct", 0) <= quota
+
+    for router in routers:
+        router.apply(*told, limits={"acct": quota})
+    for _ in range(80):
+        router = rng.choice(routers)
+        match rng.randrange(5):
+            case 0 | 1:
+                account = rng.choice(["acct", "acct", "other"])
+                sinks.append(router.call(rng.choice("st"), account=account)[1])
+            case 2:
+                router.scheduler.advance(rng.choice([0.001, 0.01, 0.05]))
+            case _:
+                flights = [flight for up in router.upstreams for flight in up.flights]
+                if flights:
+                    rng.choice(flights).answer(status=rng.choice([200, 200, 500]))
+        check()
+        if not limit:
+            # Whose quota is not full, and who has none, does not wait for those whose is.
+            for each in routers:
+                assert each.dispatcher.account("other").waiting == 0
+    for _ in range(600):
+        for router in routers:
+            for flight in [flight for up in router.upstreams for flight in up.flights]:
+                if flight in flight.upstream.flights:
+                    flight.answer()
+            router.scheduler.advance(0.01)
+            check()
+    assert all(sink.reason is not None for sink in sinks)
+    assert not any(taken.values())
+    assert all(router.dispatcher.active == 0 for router in routers)
+    assert all(router.dispatcher.running() == {} for router in routers)
+
+
+def test_leases_of_accounts_are_not_those_of_replicas(file: BinaryIO, other: Other) -> None:
+    leases, mine, account = LeaseFile(file.fileno(), 0, 2), endpoint(), AccountLoad("r")
+    assert leases.grow(mine, 1, 0.0)
+    assert leases.grow(account, 1, 0.0)
+    assert other.does("grow", 1) == 0
+    leases.shrink(mine, 1, 0.0)
+    assert other.does("grow", 1) == 1
+    assert account.allowance == 1

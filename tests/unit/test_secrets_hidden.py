@@ -35,6 +35,7 @@ PACKAGES = (podbay, podbay_kit, podbay_registry, podbay_session_manager, podbay_
 TELLING = ("token", "secret", "private", "password", "credential")
 HARMLESS = {
     "token_id",
+    "actor_token",
     "admin_token_id",
     "next_token",
     "admin_token_file",

@@ -1,4 +1,4 @@
-"""Accounts, API tokens, the keys of session tokens and nodes, asynchronously."""
+"""Accounts, audit logs, API tokens, the keys of session tokens and nodes, asynchronously."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ import builtins
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from datetime import datetime
 from functools import partial
+from types import EllipsisType
 from typing import Any
 
 from podbay._async.transport import Transport
-from podbay._core import key_ops, node_ops, platform_ops
+from podbay._core import key_ops, node_ops, platform_ops, quota_ops
 from podbay._core.session_tokens import inspect_unverified
 from podbay.schema.nodes import NodeDeclaration
 from podbay.types import (
     Account,
+    AccountQuota,
+    AccountUsage,
     ApiToken,
     ApiTokenAndSecret,
+    AuditRecord,
     Grant,
     NodeInfo,
     NodesChange,
     SigningKeyInfo,
 )
 
-__all__ = ["Accounts", "Nodes", "SigningKeys", "Tokens"]
+__all__ = ["Accounts", "Audit", "Nodes", "SigningKeys", "Tokens"]
 
 
 class Accounts:
@@ -42,6 +46,123 @@ class Accounts:
     async def list(self, *, timeout: float | None = None) -> list[Account]:
         """Return the accounts that the token may see."""
         return await self._transport.run_pages(platform_ops.list_accounts, timeout)
+
+    async def quota(self, account: str, *, timeout: float | None = None) -> AccountQuota:
+        """Return how much an account may have."""
+        return await self._transport.run(quota_ops.get_account_quota(account), timeout)
+
+    async def usage(self, account: str, *, timeout: float | None = None) -> AccountUsage:
+        """Return how much an account has of what its quota speaks of."""
+        usage = await self._transport.run(quota_ops.get_account_usage(account), timeout)
+        size = await self._transport.run(quota_ops.get_model_bytes(account), timeout)
+        return quota_ops.with_model_bytes(usage, size)
+
+    async def set_quota(
+        self,
+        account: str,
+        *,
+        sessions: int | EllipsisType | None = ...,
+        replicas: int | EllipsisType | None = ...,
+        gpus: Mapping[str, int | None] | EllipsisType | None = ...,
+        model_bytes: int | EllipsisType | None = ...,
+        requests_in_flight: int | EllipsisType | None = ...,
+        timeout: float | None = None,
+    ) -> AccountQuota:
+        """Change how much an account may have, and return its whole quota.
+
+        What is not given stays as it is; None lifts a limit. What runs goes on, also where a limit
+        is below what is used.
+
+        Args:
+            account: The account.
+            sessions: Sessions that have begun and not ended.
+            replicas: The replicas that these shall have.
+            gpus: GPUs that these need, by hardware type; None for a type lifts its limit, and
+                None instead of the mapping all of them.
+            model_bytes: Bytes of the files of its models.
+            requests_in_flight: Calls with tokens of the account that run.
+            timeout: How long the call may take, in seconds, further tries included.
+
+        Raises:
+            NotFoundError: There is no such account.
+            PermissionDeniedError: The token may not change quotas.
+        """
+        return await self._transport.run(
+            quota_ops.set_account_quota(
+                account,
+                sessions=sessions,
+                replicas=replicas,
+                gpus=gpus,
+                model_bytes=model_bytes,
+                requests_in_flight=requests_in_flight,
+            ),
+            timeout,
+        )
+
+
+class Audit:
+    """The audit logs of the services. `timeout` is as for `Resources`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def list(
+        self,
+        *,
+        service: str | None = None,
+        account: str | None = None,
+        resource: str | None = None,
+        resource_id: str | None = None,
+        actor: str | None = None,
+        method: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        failed: bool | None = None,
+        limit: int = 100,
+        timeout: float | None = None,
+    ) -> builtins.list[AuditRecord]:
+        """Return the newest entries that the token may see, the newest first.
+
+        Args:
+            service: Only those of the "registry" or the "session-manager".
+            account: Only those on resources of this account.
+            resource: Only those on this kind of resource, as "models".
+            resource_id: Only those on the resource with this id.
+            actor: Only those by this account, or by the API token with this id.
+            method: Only those of this method, as "CreateModel".
+            since: Only those from this time on, with an offset.
+            until: Only those before this time.
+            failed: Only calls that failed, or only those that did what they should.
+            limit: How many at most.
+            timeout: How long each call may take, in seconds, further tries included.
+
+        Raises:
+            PermissionDeniedError: The token may not query audit logs.
+        """
+        question = quota_ops.AuditQuestion(
+            service=service,
+            account=account,
+            resource=resource,
+            resource_id=resource_id,
+            actor=actor,
+            method=method,
+            since=since,
+            until=until,
+            failed=failed,
+            limit=limit,
+        )
+        found: builtins.list[AuditRecord] = []
+        for name in question.services:
+            token, left = "", limit
+            while left > 0:
+                page = await self._transport.run(
+                    quota_ops.list_audit_records(question, name, token, left), timeout
+                )
+                found += page.items
+                token, left = page.next_token, left - len(page.items)
+                if not token:
+                    break
+        return quota_ops.newest_first(found, limit)
 
 
 class Tokens:

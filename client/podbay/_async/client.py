@@ -47,7 +47,8 @@ class AsyncClient:
         inferencesessions: Inference sessions.
         nodes: The machines that run replicas.
         signingkeys: The keys that sign session tokens.
-        accounts: Accounts.
+        accounts: Accounts and their quotas.
+        audit: The audit logs.
         tokens: API tokens.
         raw: Models, services and sessions as plain JSON.
 
@@ -71,7 +72,13 @@ class AsyncClient:
     ) -> None:
         # Here: with them come pydantic and the messages of gRPC, and a program that only names the
         # client, or shows its help, shall not wait for them.
-        from podbay._async.admin import Accounts, Nodes, SigningKeys, Tokens  # noqa: PLC0415
+        from podbay._async.admin import (  # noqa: PLC0415
+            Accounts,
+            Audit,
+            Nodes,
+            SigningKeys,
+            Tokens,
+        )
         from podbay._async.raw import Raw  # noqa: PLC0415
         from podbay._async.resources import InferenceServices, Models  # noqa: PLC0415
         from podbay._async.sessions import InferenceSessions  # noqa: PLC0415
@@ -98,6 +105,7 @@ class AsyncClient:
         self.nodes = Nodes(transport)
         self.signingkeys = SigningKeys(transport)
         self.accounts = Accounts(transport)
+        self.audit = Audit(transport)
         self.tokens = Tokens(transport)
         self.raw = Raw(self.models, self.inferenceservices, self.inferencesessions)
 

@@ -11,7 +11,15 @@ from podbay._core.resource_ops import converted, read
 from podbay._core.wire_errors import reason_name
 from podbay.schema import convert, requests
 from podbay.schema.nodes import NodeDeclaration
-from podbay.types import NodeGpu, NodeInfo, NodesChange, NodeVerdict, Placement, PlacementNeeds
+from podbay.types import (
+    NodeGpu,
+    NodeInfo,
+    NodesChange,
+    NodeVerdict,
+    Placement,
+    PlacementNeeds,
+    QuotaShortage,
+)
 from podbay.v1 import inference_session_pb2
 from podbay.v1 import session_manager_service_pb2 as sessions
 
@@ -193,6 +201,12 @@ def _placement(placement: inference_session_pb2.PlacementExplanation) -> Placeme
         nodes=tuple(
             NodeVerdict(verdict.node, verdict.fits, tuple(verdict.reasons))
             for verdict in placement.nodes
+        ),
+        quota=tuple(
+            QuotaShortage(
+                each.account, each.limit_name, each.needed, each.used, each.kept, each.limit
+            )
+            for each in placement.quota
         ),
     )
 

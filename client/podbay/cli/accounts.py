@@ -7,6 +7,7 @@ import click
 from podbay.cli.invocation import Invocation, json_option, pass_invocation
 from podbay.cli.lazy import Noun
 from podbay.cli.output import table, write_json
+from podbay.cli.quotas import quota
 
 __all__ = ["account"]
 
@@ -14,6 +15,9 @@ __all__ = ["account"]
 @click.group(cls=Noun)
 def account() -> None:
     """Accounts, which own resources."""
+
+
+account.add_command(quota)
 
 
 @account.command()

@@ -108,6 +108,8 @@ def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
         arguments.append("--enable-process-driver")
     if settings.model_quota:
         arguments += ["--model-quota", settings.model_quota]
+    for limit in settings.account_quota:
+        arguments += ["--account-quota", limit]
     if settings.no_fetch:
         arguments.append("--no-fetch")
     if settings.hub_token_file is not None:

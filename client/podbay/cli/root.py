@@ -27,7 +27,8 @@ _COMMANDS = {
     "model": ("podbay.cli.models:model", "Models: the raw form of systems"),
     "node": ("podbay.cli.nodes:node", "Nodes: the machines that run replicas"),
     "key": ("podbay.cli.keys:key", "Keys that sign session tokens"),
-    "account": ("podbay.cli.accounts:account", "Accounts"),
+    "account": ("podbay.cli.accounts:account", "Accounts and their quotas"),
+    "audit": ("podbay.cli.audit:audit", "The audit logs: who did what, and what came of it"),
     "token": ("podbay.cli.tokens:token", "API tokens"),
     "certs": ("podbay.cli.certs:certs", "Certificates for TLS: an authority and what it issues"),
 }

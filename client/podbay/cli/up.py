@@ -182,6 +182,14 @@ def _address(_ctx: click.Context, _parameter: click.Parameter, text: str | None)
     callback=_size,
     help="The most bytes that the files of models may have, as 500Gi.",
 )
+@click.option(
+    "--account-quota",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="What an account may have that is made from now on, as sessions=4, replicas=8, "
+    "gpus.nvidia.com/gpu-t4=2, model-bytes=500Gi or requests-in-flight=64; may be given more than "
+    "once.",
+)
 @click.option("--no-fetch", is_flag=True, help="Fetch no models from hubs and Git.")
 @click.option(
     "--hub-token-file",

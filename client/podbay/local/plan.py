@@ -45,6 +45,7 @@ class UpSettings:
         drain_seconds: How long each service may take to finish its calls when it stops.
         model_quota: The most bytes that the files of models may have, as "500Gi"; None for what
             the disk holds.
+        account_quota: What an account may have that is made from now on, as "sessions=4".
         no_fetch: Whether models from hubs and Git are registered only.
         hub_token_file: A token for the Hugging Face Hub; None for none.
         nodes: A TOML file that declares nodes; None for none.
@@ -77,6 +78,7 @@ class UpSettings:
     enable_process_driver: bool = False
     drain_seconds: float = 10.0
     model_quota: str | None = None
+    account_quota: tuple[str, ...] = ()
     no_fetch: bool = False
     hub_token_file: Path | None = None
     nodes: Path | None = None
@@ -199,6 +201,7 @@ def _model_options(settings: UpSettings) -> tuple[str, ...]:
     return (
         *(("--model-quota", settings.model_quota) if settings.model_quota else ()),
         *(("--no-fetch",) if settings.no_fetch else ()),
+        *(part for limit in settings.account_quota for part in ("--account-quota", limit)),
         *(("--hub-token-file", str(token_file.absolute())) if token_file else ()),
     )
 

@@ -25,17 +25,31 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17podbay/v1/account.proto\x12\tpodbay.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"H\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12\x31\n\rcreation_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x05Grant\x12\x11\n\tresources\x18\x01 \x03(\t\x12\x11\n\tfunctions\x18\x02 \x03(\t\x12\x10\n\x08\x61\x63\x63ounts\x18\x03 \x03(\t\x12\x10\n\x08\x65ntities\x18\x04 \x03(\t\"\x86\x02\n\x08\x41piToken\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12 \n\x06grants\x18\x04 \x03(\x0b\x32\x10.podbay.v1.Grant\x12\x31\n\rcreation_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x07\x65xpires\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x30\n\x07revoked\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x42\n\n\x08_expiresB\n\n\x08_revokedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17podbay/v1/account.proto\x12\tpodbay.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"H\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12\x31\n\rcreation_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x05Grant\x12\x11\n\tresources\x18\x01 \x03(\t\x12\x11\n\tfunctions\x18\x02 \x03(\t\x12\x10\n\x08\x61\x63\x63ounts\x18\x03 \x03(\t\x12\x10\n\x08\x65ntities\x18\x04 \x03(\t\"\x86\x02\n\x08\x41piToken\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12 \n\x06grants\x18\x04 \x03(\x0b\x32\x10.podbay.v1.Grant\x12\x31\n\rcreation_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x07\x65xpires\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x30\n\x07revoked\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x42\n\n\x08_expiresB\n\n\x08_revoked\"\x96\x02\n\x0c\x41\x63\x63ountQuota\x12\x15\n\x08sessions\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\x08replicas\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12/\n\x04gpus\x18\x03 \x03(\x0b\x32!.podbay.v1.AccountQuota.GpusEntry\x12\x18\n\x0bmodel_bytes\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x1f\n\x12requests_in_flight\x18\x05 \x01(\x03H\x03\x88\x01\x01\x1a+\n\tGpusEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x0b\n\t_sessionsB\x0b\n\t_replicasB\x0e\n\x0c_model_bytesB\x15\n\x13_requests_in_flight\"\xc6\x01\n\x0c\x41\x63\x63ountUsage\x12\x10\n\x08sessions\x18\x01 \x01(\x03\x12\x10\n\x08replicas\x18\x02 \x01(\x03\x12/\n\x04gpus\x18\x03 \x03(\x0b\x32!.podbay.v1.AccountUsage.GpusEntry\x12\x18\n\x10waiting_sessions\x18\x04 \x01(\x03\x12\x1a\n\x12requests_in_flight\x18\x05 \x01(\x03\x1a+\n\tGpusEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"[\n\x0eQuotaOfAccount\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12&\n\x05quota\x18\x02 \x01(\x0b\x32\x17.podbay.v1.AccountQuota\x12\x10\n\x08revision\x18\x03 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'podbay.v1.account_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ACCOUNTQUOTA_GPUSENTRY']._loaded_options = None
+  _globals['_ACCOUNTQUOTA_GPUSENTRY']._serialized_options = b'8\001'
+  _globals['_ACCOUNTUSAGE_GPUSENTRY']._loaded_options = None
+  _globals['_ACCOUNTUSAGE_GPUSENTRY']._serialized_options = b'8\001'
   _globals['_ACCOUNT']._serialized_start=71
   _globals['_ACCOUNT']._serialized_end=143
   _globals['_GRANT']._serialized_start=145
   _globals['_GRANT']._serialized_end=226
   _globals['_APITOKEN']._serialized_start=229
   _globals['_APITOKEN']._serialized_end=491
+  _globals['_ACCOUNTQUOTA']._serialized_start=494
+  _globals['_ACCOUNTQUOTA']._serialized_end=772
+  _globals['_ACCOUNTQUOTA_GPUSENTRY']._serialized_start=664
+  _globals['_ACCOUNTQUOTA_GPUSENTRY']._serialized_end=707
+  _globals['_ACCOUNTUSAGE']._serialized_start=775
+  _globals['_ACCOUNTUSAGE']._serialized_end=973
+  _globals['_ACCOUNTUSAGE_GPUSENTRY']._serialized_start=664
+  _globals['_ACCOUNTUSAGE_GPUSENTRY']._serialized_end=707
+  _globals['_QUOTAOFACCOUNT']._serialized_start=975
+  _globals['_QUOTAOFACCOUNT']._serialized_end=1066
 # @@protoc_insertion_point(module_scope)

@@ -156,3 +156,172 @@ class ApiToken(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__revoked) -> _WhichOneofReturnType__revoked | None: ...
 
 Global___ApiToken: _TypeAlias = ApiToken  # noqa: Y015
+
+@_typing.final
+class AccountQuota(_message.Message):
+    """AccountQuota is how much an account may have at once. What is absent is not limited."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class GpusEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    MODEL_BYTES_FIELD_NUMBER: _builtins.int
+    REQUESTS_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    sessions: _builtins.int
+    """How many sessions have begun and not ended."""
+    replicas: _builtins.int
+    """How many replicas these sessions shall have, all together."""
+    model_bytes: _builtins.int
+    """How many bytes the files of its models may have; a content that is in several counts once."""
+    requests_in_flight: _builtins.int
+    """How many calls with tokens of the account run at replicas."""
+    @_builtins.property
+    def gpus(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many GPUs their replicas need, by hardware type, as "nvidia.com/gpu-t4". A type that is not
+        named is not limited.
+        """
+
+    def __init__(
+        self,
+        *,
+        sessions: _builtins.int | None = ...,
+        replicas: _builtins.int | None = ...,
+        gpus: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        model_bytes: _builtins.int | None = ...,
+        requests_in_flight: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model_bytes", b"_model_bytes", "_replicas", b"_replicas", "_requests_in_flight", b"_requests_in_flight", "_sessions", b"_sessions", "model_bytes", b"model_bytes", "replicas", b"replicas", "requests_in_flight", b"requests_in_flight", "sessions", b"sessions"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_bytes", b"_model_bytes", "_replicas", b"_replicas", "_requests_in_flight", b"_requests_in_flight", "_sessions", b"_sessions", "gpus", b"gpus", "model_bytes", b"model_bytes", "replicas", b"replicas", "requests_in_flight", b"requests_in_flight", "sessions", b"sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__model_bytes: _TypeAlias = _typing.Literal["model_bytes"]  # noqa: Y015
+    _WhichOneofArgType__model_bytes: _TypeAlias = _typing.Literal["_model_bytes", b"_model_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__replicas: _TypeAlias = _typing.Literal["replicas"]  # noqa: Y015
+    _WhichOneofArgType__replicas: _TypeAlias = _typing.Literal["_replicas", b"_replicas"]  # noqa: Y015
+    _WhichOneofReturnType__requests_in_flight: _TypeAlias = _typing.Literal["requests_in_flight"]  # noqa: Y015
+    _WhichOneofArgType__requests_in_flight: _TypeAlias = _typing.Literal["_requests_in_flight", b"_requests_in_flight"]  # noqa: Y015
+    _WhichOneofReturnType__sessions: _TypeAlias = _typing.Literal["sessions"]  # noqa: Y015
+    _WhichOneofArgType__sessions: _TypeAlias = _typing.Literal["_sessions", b"_sessions"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model_bytes) -> _WhichOneofReturnType__model_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replicas) -> _WhichOneofReturnType__replicas | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_in_flight) -> _WhichOneofReturnType__requests_in_flight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sessions) -> _WhichOneofReturnType__sessions | None: ...
+
+Global___AccountQuota: _TypeAlias = AccountQuota  # noqa: Y015
+
+@_typing.final
+class AccountUsage(_message.Message):
+    """AccountUsage is how much an account has now, in the units of AccountQuota."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class GpusEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    WAITING_SESSIONS_FIELD_NUMBER: _builtins.int
+    REQUESTS_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    sessions: _builtins.int
+    """How many of its sessions have begun and not ended."""
+    replicas: _builtins.int
+    """How many replicas these have, all together."""
+    waiting_sessions: _builtins.int
+    """How many sessions wait because of the quota."""
+    requests_in_flight: _builtins.int
+    """How many calls run, as the routers told last: not older than a few seconds."""
+    @_builtins.property
+    def gpus(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many GPUs of each hardware type are set apart for them."""
+
+    def __init__(
+        self,
+        *,
+        sessions: _builtins.int = ...,
+        replicas: _builtins.int = ...,
+        gpus: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        waiting_sessions: _builtins.int = ...,
+        requests_in_flight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus", b"gpus", "replicas", b"replicas", "requests_in_flight", b"requests_in_flight", "sessions", b"sessions", "waiting_sessions", b"waiting_sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccountUsage: _TypeAlias = AccountUsage  # noqa: Y015
+
+@_typing.final
+class QuotaOfAccount(_message.Message):
+    """QuotaOfAccount is the quota of one account, as it travels between services."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    account: _builtins.str
+    """The account."""
+    revision: _builtins.int
+    """The registry's revision of the last change; a larger one is newer."""
+    @_builtins.property
+    def quota(self) -> Global___AccountQuota:
+        """Its quota; empty where nothing is limited any more."""
+
+    def __init__(
+        self,
+        *,
+        account: _builtins.str = ...,
+        quota: Global___AccountQuota | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "quota", b"quota", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaOfAccount: _TypeAlias = QuotaOfAccount  # noqa: Y015

@@ -217,6 +217,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The client would have to send its token in plain text to another machine."""
     ERROR_REASON_SERVICE_IDENTITY_DENIED: _ErrorReason.ValueType  # 174
     """The certificate of the calling service does not let it make this call."""
+    ERROR_REASON_QUOTA_LIMIT: _ErrorReason.ValueType  # 180
+    """The session waits because its account's quota has no room for it."""
+    ERROR_REASON_ACCOUNT_STORAGE_FULL: _ErrorReason.ValueType  # 181
+    """The account's quota for the files of models has no room for what comes."""
     ERROR_REASON_NOT_LEADER: _ErrorReason.ValueType  # 190
     """This session manager stands by, and has done nothing; the metadata tell which one leads."""
 
@@ -413,6 +417,10 @@ ERROR_REASON_PLAIN_TEXT_REFUSED: ErrorReason.ValueType  # 173
 """The client would have to send its token in plain text to another machine."""
 ERROR_REASON_SERVICE_IDENTITY_DENIED: ErrorReason.ValueType  # 174
 """The certificate of the calling service does not let it make this call."""
+ERROR_REASON_QUOTA_LIMIT: ErrorReason.ValueType  # 180
+"""The session waits because its account's quota has no room for it."""
+ERROR_REASON_ACCOUNT_STORAGE_FULL: ErrorReason.ValueType  # 181
+"""The account's quota for the files of models has no room for what comes."""
 ERROR_REASON_NOT_LEADER: ErrorReason.ValueType  # 190
 """This session manager stands by, and has done nothing; the metadata tell which one leads."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1039,6 +1039,7 @@ class PlacementExplanation(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
     desired: _builtins.int
     """How many replicas shall run."""
     placed: _builtins.int
@@ -1059,6 +1060,10 @@ class PlacementExplanation(_message.Message):
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeVerdict]:
         """Every node, and whether one more replica fits there."""
 
+    @_builtins.property
+    def quota(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaShortage]:
+        """What the account's quota lacks for the session to begin; empty where that is not in the way."""
+
     def __init__(
         self,
         *,
@@ -1070,11 +1075,54 @@ class PlacementExplanation(_message.Message):
         reason: _errors_pb2.ErrorReason.ValueType = ...,
         summary: _builtins.str = ...,
         nodes: _abc.Iterable[Global___NodeVerdict] | None = ...,
+        quota: _abc.Iterable[Global___QuotaShortage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["needs", b"needs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "fitting", b"fitting", "needs", b"needs", "nodes", b"nodes", "placed", b"placed", "reason", b"reason", "summary", b"summary", "waiting_before", b"waiting_before"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "fitting", b"fitting", "needs", b"needs", "nodes", b"nodes", "placed", b"placed", "quota", b"quota", "reason", b"reason", "summary", b"summary", "waiting_before", b"waiting_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlacementExplanation: _TypeAlias = PlacementExplanation  # noqa: Y015
+
+@_typing.final
+class QuotaShortage(_message.Message):
+    """QuotaShortage is one limit of an account's quota that a session does not fit into now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    LIMIT_NAME_FIELD_NUMBER: _builtins.int
+    NEEDED_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    account: _builtins.str
+    """The account."""
+    limit_name: _builtins.str
+    """Which limit: "sessions", "replicas", or "gpus." and a hardware type."""
+    needed: _builtins.int
+    """How much the session needs of it."""
+    used: _builtins.int
+    """How much the account uses."""
+    kept: _builtins.int
+    """How much is kept for sessions of the account that wait longer."""
+    limit: _builtins.int
+    """How much it may use."""
+    def __init__(
+        self,
+        *,
+        account: _builtins.str = ...,
+        limit_name: _builtins.str = ...,
+        needed: _builtins.int = ...,
+        used: _builtins.int = ...,
+        kept: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "kept", b"kept", "limit", b"limit", "limit_name", b"limit_name", "needed", b"needed", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaShortage: _TypeAlias = QuotaShortage  # noqa: Y015

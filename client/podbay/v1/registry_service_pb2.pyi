@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from podbay.v1 import account_pb2 as _account_pb2
+from podbay.v1 import audit_pb2 as _audit_pb2
 from podbay.v1 import common_pb2 as _common_pb2
 from podbay.v1 import inference_service_pb2 as _inference_service_pb2
 from podbay.v1 import model_pb2 as _model_pb2
@@ -179,6 +180,177 @@ class ListAccountsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAccountsResponse: _TypeAlias = ListAccountsResponse  # noqa: Y015
+
+@_typing.final
+class GetAccountQuotaRequest(_message.Message):
+    """GetAccountQuotaRequest asks for a quota."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    account: _builtins.str
+    """Required. The id of the account."""
+    def __init__(
+        self,
+        *,
+        account: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAccountQuotaRequest: _TypeAlias = GetAccountQuotaRequest  # noqa: Y015
+
+@_typing.final
+class GetAccountQuotaResponse(_message.Message):
+    """GetAccountQuotaResponse holds the quota."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUOTA_FIELD_NUMBER: _builtins.int
+    MODEL_BYTES_USED_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    model_bytes_used: _builtins.int
+    """How many bytes the files of its models have, those that are on their way too."""
+    revision: _builtins.int
+    """The revision of the quota's last change; 0 where none was ever set."""
+    @_builtins.property
+    def quota(self) -> _account_pb2.AccountQuota:
+        """How much the account may have."""
+
+    def __init__(
+        self,
+        *,
+        quota: _account_pb2.AccountQuota | None = ...,
+        model_bytes_used: _builtins.int = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_bytes_used", b"model_bytes_used", "quota", b"quota", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAccountQuotaResponse: _TypeAlias = GetAccountQuotaResponse  # noqa: Y015
+
+@_typing.final
+class SetAccountQuotaRequest(_message.Message):
+    """SetAccountQuotaRequest changes a quota."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    UNLIMITED_FIELD_NUMBER: _builtins.int
+    account: _builtins.str
+    """Required. The id of the account."""
+    @_builtins.property
+    def quota(self) -> _account_pb2.AccountQuota:
+        """The limits that change; what is absent stays as it is."""
+
+    @_builtins.property
+    def unlimited(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The limits that are lifted, by their names in JSON: "sessions", "replicas", "modelBytes",
+        "requestsInFlight", "gpus" for all types, or "gpus." and a hardware type.
+        """
+
+    def __init__(
+        self,
+        *,
+        account: _builtins.str = ...,
+        quota: _account_pb2.AccountQuota | None = ...,
+        unlimited: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "quota", b"quota", "unlimited", b"unlimited"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAccountQuotaRequest: _TypeAlias = SetAccountQuotaRequest  # noqa: Y015
+
+@_typing.final
+class SetAccountQuotaResponse(_message.Message):
+    """SetAccountQuotaResponse holds the quota."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUOTA_FIELD_NUMBER: _builtins.int
+    MODEL_BYTES_USED_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    model_bytes_used: _builtins.int
+    """How many bytes the files of the account's models have."""
+    revision: _builtins.int
+    """The revision of this change."""
+    @_builtins.property
+    def quota(self) -> _account_pb2.AccountQuota:
+        """The whole quota, as it is now."""
+
+    def __init__(
+        self,
+        *,
+        quota: _account_pb2.AccountQuota | None = ...,
+        model_bytes_used: _builtins.int = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_bytes_used", b"model_bytes_used", "quota", b"quota", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAccountQuotaResponse: _TypeAlias = SetAccountQuotaResponse  # noqa: Y015
+
+@_typing.final
+class WatchAccountQuotasRequest(_message.Message):
+    """WatchAccountQuotasRequest is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchAccountQuotasRequest: _TypeAlias = WatchAccountQuotasRequest  # noqa: Y015
+
+@_typing.final
+class WatchAccountQuotasResponse(_message.Message):
+    """WatchAccountQuotasResponse is all quotas, some that changed, or progress."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision up to which everything was sent."""
+    snapshot: _builtins.bool
+    """Whether these are all: an account that is not among them has no limits. So is the first message."""
+    @_builtins.property
+    def quotas(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.QuotaOfAccount]:
+        """The quotas; empty where this is progress only."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        snapshot: _builtins.bool = ...,
+        quotas: _abc.Iterable[_account_pb2.QuotaOfAccount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quotas", b"quotas", "revision", b"revision", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchAccountQuotasResponse: _TypeAlias = WatchAccountQuotasResponse  # noqa: Y015
 
 @_typing.final
 class CreateApiTokenRequest(_message.Message):
@@ -1691,3 +1863,63 @@ class WatchInferenceServicesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchInferenceServicesResponse: _TypeAlias = WatchInferenceServicesResponse  # noqa: Y015
+
+@_typing.final
+class ListAuditRecordsRequest(_message.Message):
+    """ListAuditRecordsRequest asks for a page of the audit log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many at most; 0 for 100, the most is 1000."""
+    page_token: _builtins.str
+    """The token of the page; empty for the first."""
+    @_builtins.property
+    def filter(self) -> _audit_pb2.AuditFilter:
+        """Which entries."""
+
+    def __init__(
+        self,
+        *,
+        filter: _audit_pb2.AuditFilter | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRecordsRequest: _TypeAlias = ListAuditRecordsRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditRecordsResponse(_message.Message):
+    """ListAuditRecordsResponse is a page of the audit log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty for the last."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[_audit_pb2.AuditRecord]:
+        """The entries, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[_audit_pb2.AuditRecord] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRecordsResponse: _TypeAlias = ListAuditRecordsResponse  # noqa: Y015

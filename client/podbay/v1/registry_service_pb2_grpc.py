@@ -59,6 +59,21 @@ class RegistryServiceStub(object):
                 request_serializer=podbay_dot_v1_dot_registry__service__pb2.ListAccountsRequest.SerializeToString,
                 response_deserializer=podbay_dot_v1_dot_registry__service__pb2.ListAccountsResponse.FromString,
                 _registered_method=True)
+        self.GetAccountQuota = channel.unary_unary(
+                '/podbay.v1.RegistryService/GetAccountQuota',
+                request_serializer=podbay_dot_v1_dot_registry__service__pb2.GetAccountQuotaRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_registry__service__pb2.GetAccountQuotaResponse.FromString,
+                _registered_method=True)
+        self.SetAccountQuota = channel.unary_unary(
+                '/podbay.v1.RegistryService/SetAccountQuota',
+                request_serializer=podbay_dot_v1_dot_registry__service__pb2.SetAccountQuotaRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_registry__service__pb2.SetAccountQuotaResponse.FromString,
+                _registered_method=True)
+        self.WatchAccountQuotas = channel.unary_stream(
+                '/podbay.v1.RegistryService/WatchAccountQuotas',
+                request_serializer=podbay_dot_v1_dot_registry__service__pb2.WatchAccountQuotasRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_registry__service__pb2.WatchAccountQuotasResponse.FromString,
+                _registered_method=True)
         self.CreateApiToken = channel.unary_unary(
                 '/podbay.v1.RegistryService/CreateApiToken',
                 request_serializer=podbay_dot_v1_dot_registry__service__pb2.CreateApiTokenRequest.SerializeToString,
@@ -184,6 +199,11 @@ class RegistryServiceStub(object):
                 request_serializer=podbay_dot_v1_dot_registry__service__pb2.WatchInferenceServicesRequest.SerializeToString,
                 response_deserializer=podbay_dot_v1_dot_registry__service__pb2.WatchInferenceServicesResponse.FromString,
                 _registered_method=True)
+        self.ListAuditRecords = channel.unary_unary(
+                '/podbay.v1.RegistryService/ListAuditRecords',
+                request_serializer=podbay_dot_v1_dot_registry__service__pb2.ListAuditRecordsRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_registry__service__pb2.ListAuditRecordsResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer(object):
@@ -218,6 +238,35 @@ class RegistryServiceServicer(object):
     def ListAccounts(self, request, context):
         """ListAccounts lists the accounts that the token may see. Idempotent.
         Grant: query on accounts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAccountQuota(self, request, context):
+        """GetAccountQuota returns how much an account may have, and how many bytes its models have.
+        Idempotent. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
+        Grant: get on quotas.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAccountQuota(self, request, context):
+        """SetAccountQuota changes how much an account may have. What runs goes on, also where the quota
+        is below what is used. Idempotent. The grant must be on all accounts, or name this one among
+        its entities: nobody raises a quota by owning the account. Fails with NOT_FOUND
+        (ACCOUNT_NOT_FOUND).
+        Grant: edit on quotas.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchAccountQuotas(self, request, context):
+        """WatchAccountQuotas sends other services all quotas and then those that change. It ends only by
+        cancel, or with UNAVAILABLE (SERVICE_STOPPING): watch again.
+        Grant: services only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -329,7 +378,8 @@ class RegistryServiceServicer(object):
         """OfferModelFiles tells the registry which content the files of a model have, and returns those
         that must be uploaded, with the byte to begin at. Files that the account has in the store need
         no upload. Idempotent. Fails with NOT_FOUND, FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
-        REFERENCE_DELETED, DIGEST_MISMATCH) and INVALID_ARGUMENT.
+        REFERENCE_DELETED, DIGEST_MISMATCH), RESOURCE_EXHAUSTED (ACCOUNT_STORAGE_FULL) and
+        INVALID_ARGUMENT.
         Grant: edit on models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -342,7 +392,7 @@ class RegistryServiceServicer(object):
         OfferModelFiles tells. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND,
         MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED,
         DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED (TRANSFER_INTERRUPTED) and
-        RESOURCE_EXHAUSTED (STORAGE_FULL).
+        RESOURCE_EXHAUSTED (STORAGE_FULL, ACCOUNT_STORAGE_FULL).
         Grant: edit on models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -446,6 +496,16 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAuditRecords(self, request, context):
+        """ListAuditRecords lists what was done at the registry, the newest first. Idempotent. Shows entries
+        on resources of the accounts that the grants cover, and all where that is every account. Fails
+        with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+        Grant: query on audit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -463,6 +523,21 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListAccounts,
                     request_deserializer=podbay_dot_v1_dot_registry__service__pb2.ListAccountsRequest.FromString,
                     response_serializer=podbay_dot_v1_dot_registry__service__pb2.ListAccountsResponse.SerializeToString,
+            ),
+            'GetAccountQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccountQuota,
+                    request_deserializer=podbay_dot_v1_dot_registry__service__pb2.GetAccountQuotaRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_registry__service__pb2.GetAccountQuotaResponse.SerializeToString,
+            ),
+            'SetAccountQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAccountQuota,
+                    request_deserializer=podbay_dot_v1_dot_registry__service__pb2.SetAccountQuotaRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_registry__service__pb2.SetAccountQuotaResponse.SerializeToString,
+            ),
+            'WatchAccountQuotas': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAccountQuotas,
+                    request_deserializer=podbay_dot_v1_dot_registry__service__pb2.WatchAccountQuotasRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_registry__service__pb2.WatchAccountQuotasResponse.SerializeToString,
             ),
             'CreateApiToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateApiToken,
@@ -589,6 +664,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=podbay_dot_v1_dot_registry__service__pb2.WatchInferenceServicesRequest.FromString,
                     response_serializer=podbay_dot_v1_dot_registry__service__pb2.WatchInferenceServicesResponse.SerializeToString,
             ),
+            'ListAuditRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditRecords,
+                    request_deserializer=podbay_dot_v1_dot_registry__service__pb2.ListAuditRecordsRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_registry__service__pb2.ListAuditRecordsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'podbay.v1.RegistryService', rpc_method_handlers)
@@ -681,6 +761,87 @@ class RegistryService(object):
             '/podbay.v1.RegistryService/ListAccounts',
             podbay_dot_v1_dot_registry__service__pb2.ListAccountsRequest.SerializeToString,
             podbay_dot_v1_dot_registry__service__pb2.ListAccountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAccountQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.RegistryService/GetAccountQuota',
+            podbay_dot_v1_dot_registry__service__pb2.GetAccountQuotaRequest.SerializeToString,
+            podbay_dot_v1_dot_registry__service__pb2.GetAccountQuotaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAccountQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.RegistryService/SetAccountQuota',
+            podbay_dot_v1_dot_registry__service__pb2.SetAccountQuotaRequest.SerializeToString,
+            podbay_dot_v1_dot_registry__service__pb2.SetAccountQuotaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAccountQuotas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/podbay.v1.RegistryService/WatchAccountQuotas',
+            podbay_dot_v1_dot_registry__service__pb2.WatchAccountQuotasRequest.SerializeToString,
+            podbay_dot_v1_dot_registry__service__pb2.WatchAccountQuotasResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1356,6 +1517,33 @@ class RegistryService(object):
             '/podbay.v1.RegistryService/WatchInferenceServices',
             podbay_dot_v1_dot_registry__service__pb2.WatchInferenceServicesRequest.SerializeToString,
             podbay_dot_v1_dot_registry__service__pb2.WatchInferenceServicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.RegistryService/ListAuditRecords',
+            podbay_dot_v1_dot_registry__service__pb2.ListAuditRecordsRequest.SerializeToString,
+            podbay_dot_v1_dot_registry__service__pb2.ListAuditRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,23 @@ class RegistryServiceStub:
     """ListAccounts lists the accounts that the token may see. Idempotent.
     Grant: query on accounts.
     """
+    GetAccountQuota: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetAccountQuotaRequest, _registry_service_pb2.GetAccountQuotaResponse]
+    """GetAccountQuota returns how much an account may have, and how many bytes its models have.
+    Idempotent. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
+    Grant: get on quotas.
+    """
+    SetAccountQuota: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SetAccountQuotaRequest, _registry_service_pb2.SetAccountQuotaResponse]
+    """SetAccountQuota changes how much an account may have. What runs goes on, also where the quota
+    is below what is used. Idempotent. The grant must be on all accounts, or name this one among
+    its entities: nobody raises a quota by owning the account. Fails with NOT_FOUND
+    (ACCOUNT_NOT_FOUND).
+    Grant: edit on quotas.
+    """
+    WatchAccountQuotas: _grpc.UnaryStreamMultiCallable[_registry_service_pb2.WatchAccountQuotasRequest, _registry_service_pb2.WatchAccountQuotasResponse]
+    """WatchAccountQuotas sends other services all quotas and then those that change. It ends only by
+    cancel, or with UNAVAILABLE (SERVICE_STOPPING): watch again.
+    Grant: services only.
+    """
     CreateApiToken: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CreateApiTokenRequest, _registry_service_pb2.CreateApiTokenResponse]
     """CreateApiToken makes a token and returns its secret, once. Not idempotent. A token hands on
     only grants that it has. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
@@ -113,7 +130,8 @@ class RegistryServiceStub:
     """OfferModelFiles tells the registry which content the files of a model have, and returns those
     that must be uploaded, with the byte to begin at. Files that the account has in the store need
     no upload. Idempotent. Fails with NOT_FOUND, FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
-    REFERENCE_DELETED, DIGEST_MISMATCH) and INVALID_ARGUMENT.
+    REFERENCE_DELETED, DIGEST_MISMATCH), RESOURCE_EXHAUSTED (ACCOUNT_STORAGE_FULL) and
+    INVALID_ARGUMENT.
     Grant: edit on models.
     """
     UploadModelFile: _grpc.StreamUnaryMultiCallable[_registry_service_pb2.UploadModelFileRequest, _registry_service_pb2.UploadModelFileResponse]
@@ -122,7 +140,7 @@ class RegistryServiceStub:
     OfferModelFiles tells. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND,
     MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED,
     DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED (TRANSFER_INTERRUPTED) and
-    RESOURCE_EXHAUSTED (STORAGE_FULL).
+    RESOURCE_EXHAUSTED (STORAGE_FULL, ACCOUNT_STORAGE_FULL).
     Grant: edit on models.
     """
     FinalizeModel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.FinalizeModelRequest, _registry_service_pb2.FinalizeModelResponse]
@@ -178,6 +196,12 @@ class RegistryServiceStub:
     """WatchInferenceServices sends changes like WatchModels.
     Grant: query on inferenceservices.
     """
+    ListAuditRecords: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListAuditRecordsRequest, _registry_service_pb2.ListAuditRecordsResponse]
+    """ListAuditRecords lists what was done at the registry, the newest first. Idempotent. Shows entries
+    on resources of the accounts that the grants cover, and all where that is every account. Fails
+    with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+    Grant: query on audit.
+    """
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -205,6 +229,23 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListAccounts: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListAccountsRequest, _registry_service_pb2.ListAccountsResponse]  # type: ignore[assignment]
     """ListAccounts lists the accounts that the token may see. Idempotent.
     Grant: query on accounts.
+    """
+    GetAccountQuota: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetAccountQuotaRequest, _registry_service_pb2.GetAccountQuotaResponse]  # type: ignore[assignment]
+    """GetAccountQuota returns how much an account may have, and how many bytes its models have.
+    Idempotent. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
+    Grant: get on quotas.
+    """
+    SetAccountQuota: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SetAccountQuotaRequest, _registry_service_pb2.SetAccountQuotaResponse]  # type: ignore[assignment]
+    """SetAccountQuota changes how much an account may have. What runs goes on, also where the quota
+    is below what is used. Idempotent. The grant must be on all accounts, or name this one among
+    its entities: nobody raises a quota by owning the account. Fails with NOT_FOUND
+    (ACCOUNT_NOT_FOUND).
+    Grant: edit on quotas.
+    """
+    WatchAccountQuotas: _aio.UnaryStreamMultiCallable[_registry_service_pb2.WatchAccountQuotasRequest, _registry_service_pb2.WatchAccountQuotasResponse]  # type: ignore[assignment]
+    """WatchAccountQuotas sends other services all quotas and then those that change. It ends only by
+    cancel, or with UNAVAILABLE (SERVICE_STOPPING): watch again.
+    Grant: services only.
     """
     CreateApiToken: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CreateApiTokenRequest, _registry_service_pb2.CreateApiTokenResponse]  # type: ignore[assignment]
     """CreateApiToken makes a token and returns its secret, once. Not idempotent. A token hands on
@@ -264,7 +305,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """OfferModelFiles tells the registry which content the files of a model have, and returns those
     that must be uploaded, with the byte to begin at. Files that the account has in the store need
     no upload. Idempotent. Fails with NOT_FOUND, FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
-    REFERENCE_DELETED, DIGEST_MISMATCH) and INVALID_ARGUMENT.
+    REFERENCE_DELETED, DIGEST_MISMATCH), RESOURCE_EXHAUSTED (ACCOUNT_STORAGE_FULL) and
+    INVALID_ARGUMENT.
     Grant: edit on models.
     """
     UploadModelFile: _aio.StreamUnaryMultiCallable[_registry_service_pb2.UploadModelFileRequest, _registry_service_pb2.UploadModelFileResponse]  # type: ignore[assignment]
@@ -273,7 +315,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     OfferModelFiles tells. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND,
     MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED,
     DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED (TRANSFER_INTERRUPTED) and
-    RESOURCE_EXHAUSTED (STORAGE_FULL).
+    RESOURCE_EXHAUSTED (STORAGE_FULL, ACCOUNT_STORAGE_FULL).
     Grant: edit on models.
     """
     FinalizeModel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.FinalizeModelRequest, _registry_service_pb2.FinalizeModelResponse]  # type: ignore[assignment]
@@ -329,6 +371,12 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """WatchInferenceServices sends changes like WatchModels.
     Grant: query on inferenceservices.
     """
+    ListAuditRecords: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListAuditRecordsRequest, _registry_service_pb2.ListAuditRecordsResponse]  # type: ignore[assignment]
+    """ListAuditRecords lists what was done at the registry, the newest first. Idempotent. Shows entries
+    on resources of the accounts that the grants cover, and all where that is every account. Fails
+    with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+    Grant: query on audit.
+    """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """RegistryService keeps accounts, API tokens, models and inference services.
@@ -371,6 +419,41 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_service_pb2.ListAccountsResponse, _abc.Awaitable[_registry_service_pb2.ListAccountsResponse]]:
         """ListAccounts lists the accounts that the token may see. Idempotent.
         Grant: query on accounts.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAccountQuota(
+        self,
+        request: _registry_service_pb2.GetAccountQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.GetAccountQuotaResponse, _abc.Awaitable[_registry_service_pb2.GetAccountQuotaResponse]]:
+        """GetAccountQuota returns how much an account may have, and how many bytes its models have.
+        Idempotent. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
+        Grant: get on quotas.
+        """
+
+    @_abc_1.abstractmethod
+    def SetAccountQuota(
+        self,
+        request: _registry_service_pb2.SetAccountQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.SetAccountQuotaResponse, _abc.Awaitable[_registry_service_pb2.SetAccountQuotaResponse]]:
+        """SetAccountQuota changes how much an account may have. What runs goes on, also where the quota
+        is below what is used. Idempotent. The grant must be on all accounts, or name this one among
+        its entities: nobody raises a quota by owning the account. Fails with NOT_FOUND
+        (ACCOUNT_NOT_FOUND).
+        Grant: edit on quotas.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchAccountQuotas(
+        self,
+        request: _registry_service_pb2.WatchAccountQuotasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_service_pb2.WatchAccountQuotasResponse], _abc.AsyncIterator[_registry_service_pb2.WatchAccountQuotasResponse]]:
+        """WatchAccountQuotas sends other services all quotas and then those that change. It ends only by
+        cancel, or with UNAVAILABLE (SERVICE_STOPPING): watch again.
+        Grant: services only.
         """
 
     @_abc_1.abstractmethod
@@ -508,7 +591,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """OfferModelFiles tells the registry which content the files of a model have, and returns those
         that must be uploaded, with the byte to begin at. Files that the account has in the store need
         no upload. Idempotent. Fails with NOT_FOUND, FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE,
-        REFERENCE_DELETED, DIGEST_MISMATCH) and INVALID_ARGUMENT.
+        REFERENCE_DELETED, DIGEST_MISMATCH), RESOURCE_EXHAUSTED (ACCOUNT_STORAGE_FULL) and
+        INVALID_ARGUMENT.
         Grant: edit on models.
         """
 
@@ -523,7 +607,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         OfferModelFiles tells. Idempotent. Fails with NOT_FOUND (MODEL_NOT_FOUND,
         MODEL_FILE_NOT_FOUND), FAILED_PRECONDITION (MODEL_NOT_UPLOADABLE, REFERENCE_DELETED,
         DIGEST_MISMATCH), OUT_OF_RANGE (UPLOAD_OFFSET_MISMATCH), ABORTED (TRANSFER_INTERRUPTED) and
-        RESOURCE_EXHAUSTED (STORAGE_FULL).
+        RESOURCE_EXHAUSTED (STORAGE_FULL, ACCOUNT_STORAGE_FULL).
         Grant: edit on models.
         """
 
@@ -644,6 +728,18 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_registry_service_pb2.WatchInferenceServicesResponse], _abc.AsyncIterator[_registry_service_pb2.WatchInferenceServicesResponse]]:
         """WatchInferenceServices sends changes like WatchModels.
         Grant: query on inferenceservices.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditRecords(
+        self,
+        request: _registry_service_pb2.ListAuditRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.ListAuditRecordsResponse, _abc.Awaitable[_registry_service_pb2.ListAuditRecordsResponse]]:
+        """ListAuditRecords lists what was done at the registry, the newest first. Idempotent. Shows entries
+        on resources of the accounts that the grants cover, and all where that is every account. Fails
+        with INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
+        Grant: query on audit.
         """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

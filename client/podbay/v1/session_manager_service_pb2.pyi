@@ -10,6 +10,8 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from podbay.v1 import account_pb2 as _account_pb2
+from podbay.v1 import audit_pb2 as _audit_pb2
 from podbay.v1 import common_pb2 as _common_pb2
 from podbay.v1 import errors_pb2 as _errors_pb2
 from podbay.v1 import inference_session_pb2 as _inference_session_pb2
@@ -1341,6 +1343,7 @@ class WatchRoutesResponse(_message.Message):
     REMOVED_SESSIONS_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     WATCH_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_LIMITS_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The number of this message's state; grows with every change."""
@@ -1364,6 +1367,10 @@ class WatchRoutesResponse(_message.Message):
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerificationKey]:
         """The keys that verify session tokens: all of them, or none where they did not change."""
 
+    @_builtins.property
+    def account_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccountLimit]:
+        """The accounts whose limits changed; in a snapshot all that have one."""
+
     def __init__(
         self,
         *,
@@ -1373,15 +1380,44 @@ class WatchRoutesResponse(_message.Message):
         removed_sessions: _abc.Iterable[_builtins.str] | None = ...,
         keys: _abc.Iterable[Global___VerificationKey] | None = ...,
         watch_id: _builtins.str = ...,
+        account_limits: _abc.Iterable[Global___AccountLimit] | None = ...,
         term: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "removed_sessions", b"removed_sessions", "revision", b"revision", "routes", b"routes", "snapshot", b"snapshot", "term", b"term", "watch_id", b"watch_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_limits", b"account_limits", "keys", b"keys", "removed_sessions", b"removed_sessions", "revision", b"revision", "routes", b"routes", "snapshot", b"snapshot", "term", b"term", "watch_id", b"watch_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchRoutesResponse: _TypeAlias = WatchRoutesResponse  # noqa: Y015
+
+@_typing.final
+class AccountLimit(_message.Message):
+    """AccountLimit is how many calls with tokens of an account run at once, over all sessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    REQUESTS_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    account: _builtins.str
+    """The account."""
+    requests_in_flight: _builtins.int
+    """The limit; absent where there is none any more."""
+    def __init__(
+        self,
+        *,
+        account: _builtins.str = ...,
+        requests_in_flight: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_requests_in_flight", b"_requests_in_flight", "requests_in_flight", b"requests_in_flight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_in_flight", b"_requests_in_flight", "account", b"account", "requests_in_flight", b"requests_in_flight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__requests_in_flight: _TypeAlias = _typing.Literal["requests_in_flight"]  # noqa: Y015
+    _WhichOneofArgType__requests_in_flight: _TypeAlias = _typing.Literal["_requests_in_flight", b"_requests_in_flight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_in_flight) -> _WhichOneofReturnType__requests_in_flight | None: ...
+
+Global___AccountLimit: _TypeAlias = AccountLimit  # noqa: Y015
 
 @_typing.final
 class AcknowledgeRoutesRequest(_message.Message):
@@ -1819,3 +1855,184 @@ class RouteEndpoint(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RouteEndpoint: _TypeAlias = RouteEndpoint  # noqa: Y015
+
+@_typing.final
+class ReportUsageRequest(_message.Message):
+    """ReportUsageRequest tells how many calls run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RequestsInFlightEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    WATCH_ID_FIELD_NUMBER: _builtins.int
+    REQUESTS_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    watch_id: _builtins.str
+    """Required. The watch, as the first message told it."""
+    @_builtins.property
+    def requests_in_flight(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many calls run, by account; accounts without any are left out."""
+
+    def __init__(
+        self,
+        *,
+        watch_id: _builtins.str = ...,
+        requests_in_flight: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests_in_flight", b"requests_in_flight", "watch_id", b"watch_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportUsageRequest: _TypeAlias = ReportUsageRequest  # noqa: Y015
+
+@_typing.final
+class ReportUsageResponse(_message.Message):
+    """ReportUsageResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportUsageResponse: _TypeAlias = ReportUsageResponse  # noqa: Y015
+
+@_typing.final
+class GetAccountUsageRequest(_message.Message):
+    """GetAccountUsageRequest asks how much an account has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    account: _builtins.str
+    """Required. The id of the account."""
+    def __init__(
+        self,
+        *,
+        account: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAccountUsageRequest: _TypeAlias = GetAccountUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetAccountUsageResponse(_message.Message):
+    """GetAccountUsageResponse tells how much an account has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGE_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    QUOTA_REVISION_FIELD_NUMBER: _builtins.int
+    quota_revision: _builtins.int
+    """The revision of the quota, to see whether a change has come."""
+    @_builtins.property
+    def usage(self) -> _account_pb2.AccountUsage:
+        """What it has. An account that nobody has heard of has nothing."""
+
+    @_builtins.property
+    def quota(self) -> _account_pb2.AccountQuota:
+        """Its quota, as the session manager knows it: the registry's, or the last that it told."""
+
+    def __init__(
+        self,
+        *,
+        usage: _account_pb2.AccountUsage | None = ...,
+        quota: _account_pb2.AccountQuota | None = ...,
+        quota_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota", "quota_revision", b"quota_revision", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAccountUsageResponse: _TypeAlias = GetAccountUsageResponse  # noqa: Y015
+
+@_typing.final
+class ListSessionAuditRecordsRequest(_message.Message):
+    """ListSessionAuditRecordsRequest asks for a page of the audit log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many at most; 0 for 100, the most is 1000."""
+    page_token: _builtins.str
+    """The token of the page; empty for the first."""
+    @_builtins.property
+    def filter(self) -> _audit_pb2.AuditFilter:
+        """Which entries."""
+
+    def __init__(
+        self,
+        *,
+        filter: _audit_pb2.AuditFilter | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionAuditRecordsRequest: _TypeAlias = ListSessionAuditRecordsRequest  # noqa: Y015
+
+@_typing.final
+class ListSessionAuditRecordsResponse(_message.Message):
+    """ListSessionAuditRecordsResponse is a page of the audit log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty for the last."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[_audit_pb2.AuditRecord]:
+        """The entries, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[_audit_pb2.AuditRecord] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionAuditRecordsResponse: _TypeAlias = ListSessionAuditRecordsResponse  # noqa: Y015

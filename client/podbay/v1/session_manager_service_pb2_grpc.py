@@ -162,6 +162,16 @@ class SessionManagerServiceStub(object):
                 request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.RotateSigningKeysRequest.SerializeToString,
                 response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.RotateSigningKeysResponse.FromString,
                 _registered_method=True)
+        self.GetAccountUsage = channel.unary_unary(
+                '/podbay.v1.SessionManagerService/GetAccountUsage',
+                request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.GetAccountUsageRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.GetAccountUsageResponse.FromString,
+                _registered_method=True)
+        self.ListSessionAuditRecords = channel.unary_unary(
+                '/podbay.v1.SessionManagerService/ListSessionAuditRecords',
+                request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ListSessionAuditRecordsRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ListSessionAuditRecordsResponse.FromString,
+                _registered_method=True)
         self.WatchRoutes = channel.unary_stream(
                 '/podbay.v1.SessionManagerService/WatchRoutes',
                 request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.WatchRoutesRequest.SerializeToString,
@@ -181,6 +191,11 @@ class SessionManagerServiceStub(object):
                 '/podbay.v1.SessionManagerService/ReportReplica',
                 request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ReportReplicaRequest.SerializeToString,
                 response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ReportReplicaResponse.FromString,
+                _registered_method=True)
+        self.ReportUsage = channel.unary_unary(
+                '/podbay.v1.SessionManagerService/ReportUsage',
+                request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ReportUsageRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ReportUsageResponse.FromString,
                 _registered_method=True)
 
 
@@ -414,6 +429,24 @@ class SessionManagerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAccountUsage(self, request, context):
+        """GetAccountUsage returns how much an account has of what its quota speaks of, and the quota as
+        the session manager knows it. Idempotent.
+        Grant: get on quotas.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSessionAuditRecords(self, request, context):
+        """ListSessionAuditRecords lists what was done at the session manager, like
+        RegistryService.ListAuditRecords.
+        Grant: query on audit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchRoutes(self, request, context):
         """WatchRoutes sends routers a snapshot of all routes and then every change. It ends only by
         cancel or with UNAVAILABLE (SERVICE_STOPPING): the router keeps its table and watches again.
@@ -451,6 +484,16 @@ class SessionManagerServiceServicer(object):
         it has recovered. The evidence shows in the session's status; one of which that is told again
         after 30 s is replaced while others are healthy. Idempotent. A replica that is unknown or has
         ended is ignored.
+        Grant: services only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportUsage(self, request, context):
+        """ReportUsage tells how many calls of each account run at a router's worker. It replaces what the
+        same watch told before, and is forgotten with the watch. Idempotent. An unknown watch is
+        ignored: it ended.
         Grant: services only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -580,6 +623,16 @@ def add_SessionManagerServiceServicer_to_server(servicer, server):
                     request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.RotateSigningKeysRequest.FromString,
                     response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.RotateSigningKeysResponse.SerializeToString,
             ),
+            'GetAccountUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccountUsage,
+                    request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.GetAccountUsageRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.GetAccountUsageResponse.SerializeToString,
+            ),
+            'ListSessionAuditRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessionAuditRecords,
+                    request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ListSessionAuditRecordsRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ListSessionAuditRecordsResponse.SerializeToString,
+            ),
             'WatchRoutes': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRoutes,
                     request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.WatchRoutesRequest.FromString,
@@ -599,6 +652,11 @@ def add_SessionManagerServiceServicer_to_server(servicer, server):
                     servicer.ReportReplica,
                     request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ReportReplicaRequest.FromString,
                     response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ReportReplicaResponse.SerializeToString,
+            ),
+            'ReportUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportUsage,
+                    request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ReportUsageRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ReportUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1268,6 +1326,60 @@ class SessionManagerService(object):
             _registered_method=True)
 
     @staticmethod
+    def GetAccountUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.SessionManagerService/GetAccountUsage',
+            podbay_dot_v1_dot_session__manager__service__pb2.GetAccountUsageRequest.SerializeToString,
+            podbay_dot_v1_dot_session__manager__service__pb2.GetAccountUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessionAuditRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.SessionManagerService/ListSessionAuditRecords',
+            podbay_dot_v1_dot_session__manager__service__pb2.ListSessionAuditRecordsRequest.SerializeToString,
+            podbay_dot_v1_dot_session__manager__service__pb2.ListSessionAuditRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def WatchRoutes(request,
             target,
             options=(),
@@ -1365,6 +1477,33 @@ class SessionManagerService(object):
             '/podbay.v1.SessionManagerService/ReportReplica',
             podbay_dot_v1_dot_session__manager__service__pb2.ReportReplicaRequest.SerializeToString,
             podbay_dot_v1_dot_session__manager__service__pb2.ReportReplicaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podbay.v1.SessionManagerService/ReportUsage',
+            podbay_dot_v1_dot_session__manager__service__pb2.ReportUsageRequest.SerializeToString,
+            podbay_dot_v1_dot_session__manager__service__pb2.ReportUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

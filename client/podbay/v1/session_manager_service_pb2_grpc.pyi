@@ -164,6 +164,16 @@ class SessionManagerServiceStub:
     idempotent. Fails with FAILED_PRECONDITION (TOO_MANY_SIGNING_KEYS).
     Grant: create on signingkeys.
     """
+    GetAccountUsage: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.GetAccountUsageRequest, _session_manager_service_pb2.GetAccountUsageResponse]
+    """GetAccountUsage returns how much an account has of what its quota speaks of, and the quota as
+    the session manager knows it. Idempotent.
+    Grant: get on quotas.
+    """
+    ListSessionAuditRecords: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.ListSessionAuditRecordsRequest, _session_manager_service_pb2.ListSessionAuditRecordsResponse]
+    """ListSessionAuditRecords lists what was done at the session manager, like
+    RegistryService.ListAuditRecords.
+    Grant: query on audit.
+    """
     WatchRoutes: _grpc.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchRoutesRequest, _session_manager_service_pb2.WatchRoutesResponse]
     """WatchRoutes sends routers a snapshot of all routes and then every change. It ends only by
     cancel or with UNAVAILABLE (SERVICE_STOPPING): the router keeps its table and watches again.
@@ -189,6 +199,12 @@ class SessionManagerServiceStub:
     it has recovered. The evidence shows in the session's status; one of which that is told again
     after 30 s is replaced while others are healthy. Idempotent. A replica that is unknown or has
     ended is ignored.
+    Grant: services only.
+    """
+    ReportUsage: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.ReportUsageRequest, _session_manager_service_pb2.ReportUsageResponse]
+    """ReportUsage tells how many calls of each account run at a router's worker. It replaces what the
+    same watch told before, and is forgotten with the watch. Idempotent. An unknown watch is
+    ignored: it ended.
     Grant: services only.
     """
 
@@ -328,6 +344,16 @@ class SessionManagerServiceAsyncStub(SessionManagerServiceStub):
     idempotent. Fails with FAILED_PRECONDITION (TOO_MANY_SIGNING_KEYS).
     Grant: create on signingkeys.
     """
+    GetAccountUsage: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.GetAccountUsageRequest, _session_manager_service_pb2.GetAccountUsageResponse]  # type: ignore[assignment]
+    """GetAccountUsage returns how much an account has of what its quota speaks of, and the quota as
+    the session manager knows it. Idempotent.
+    Grant: get on quotas.
+    """
+    ListSessionAuditRecords: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.ListSessionAuditRecordsRequest, _session_manager_service_pb2.ListSessionAuditRecordsResponse]  # type: ignore[assignment]
+    """ListSessionAuditRecords lists what was done at the session manager, like
+    RegistryService.ListAuditRecords.
+    Grant: query on audit.
+    """
     WatchRoutes: _aio.UnaryStreamMultiCallable[_session_manager_service_pb2.WatchRoutesRequest, _session_manager_service_pb2.WatchRoutesResponse]  # type: ignore[assignment]
     """WatchRoutes sends routers a snapshot of all routes and then every change. It ends only by
     cancel or with UNAVAILABLE (SERVICE_STOPPING): the router keeps its table and watches again.
@@ -353,6 +379,12 @@ class SessionManagerServiceAsyncStub(SessionManagerServiceStub):
     it has recovered. The evidence shows in the session's status; one of which that is told again
     after 30 s is replaced while others are healthy. Idempotent. A replica that is unknown or has
     ended is ignored.
+    Grant: services only.
+    """
+    ReportUsage: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.ReportUsageRequest, _session_manager_service_pb2.ReportUsageResponse]  # type: ignore[assignment]
+    """ReportUsage tells how many calls of each account run at a router's worker. It replaces what the
+    same watch told before, and is forgotten with the watch. Idempotent. An unknown watch is
+    ignored: it ended.
     Grant: services only.
     """
 
@@ -635,6 +667,28 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def GetAccountUsage(
+        self,
+        request: _session_manager_service_pb2.GetAccountUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_manager_service_pb2.GetAccountUsageResponse, _abc.Awaitable[_session_manager_service_pb2.GetAccountUsageResponse]]:
+        """GetAccountUsage returns how much an account has of what its quota speaks of, and the quota as
+        the session manager knows it. Idempotent.
+        Grant: get on quotas.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSessionAuditRecords(
+        self,
+        request: _session_manager_service_pb2.ListSessionAuditRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_manager_service_pb2.ListSessionAuditRecordsResponse, _abc.Awaitable[_session_manager_service_pb2.ListSessionAuditRecordsResponse]]:
+        """ListSessionAuditRecords lists what was done at the session manager, like
+        RegistryService.ListAuditRecords.
+        Grant: query on audit.
+        """
+
+    @_abc_1.abstractmethod
     def WatchRoutes(
         self,
         request: _session_manager_service_pb2.WatchRoutesRequest,
@@ -682,6 +736,18 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         it has recovered. The evidence shows in the session's status; one of which that is told again
         after 30 s is replaced while others are healthy. Idempotent. A replica that is unknown or has
         ended is ignored.
+        Grant: services only.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportUsage(
+        self,
+        request: _session_manager_service_pb2.ReportUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_manager_service_pb2.ReportUsageResponse, _abc.Awaitable[_session_manager_service_pb2.ReportUsageResponse]]:
+        """ReportUsage tells how many calls of each account run at a router's worker. It replaces what the
+        same watch told before, and is forgotten with the watch. Idempotent. An unknown watch is
+        ignored: it ended.
         Grant: services only.
         """
 

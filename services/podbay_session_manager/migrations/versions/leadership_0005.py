@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "session_manager_0004"
-down_revision = "session_manager_0003"
+revision = "session_manager_0005"
+down_revision = "session_manager_0004"
 branch_labels = None
 depends_on = None
 
