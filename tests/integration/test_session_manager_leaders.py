@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from podbay import AsyncClient, Client
-from podbay.v1 import inference_session_pb2
+from podbay.v1 import common_pb2, inference_session_pb2
 from podbay.v1 import registry_service_pb2 as registry_pb
 from podbay.v1 import session_manager_service_pb2 as pb
 from podbay_session_manager.drivers.process_tree import identity
@@ -165,6 +165,32 @@ async def test_a_leader_that_ends_hands_over_at_once(tmp_path: Path) -> None:
         assert await old.end(signal.SIGTERM) == 0
         await until(new.leads)
         await new.ready(session_id)
+
+
+async def test_one_that_stands_by_writes_no_audit_entries_until_it_leads(tmp_path: Path) -> None:
+    async with two(tmp_path, lease=60.0) as (old, new):
+        session_id = (await old.create(old.registry.add())).inferencesession.id
+        before = rows(old.settings.data_dir)["audit_records"]
+        refused = {"NOT_LEADER": ADMIN, "UNAUTHENTICATED": "nobody's"}
+        label = pb.LabelInferenceSessionRequest(
+            id=session_id, labels={"a": common_pb2.LabelChange(value="1")}
+        )
+        for reason, token in refused.items():
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await new.call("LabelInferenceSession", label, token)
+            info, *_ = details_of(failure.value)
+            assert info.reason == reason
+        assert rows(old.settings.data_dir)["audit_records"] == before
+        assert await old.end(signal.SIGTERM) == 0
+        await until(new.leads)
+
+        async def told() -> list[tuple[str, int]] | None:
+            page = await new.call("ListSessionAuditRecords", pb.ListSessionAuditRecordsRequest())
+            codes = [(record.method, record.code) for record in page.records if record.code]
+            return codes or None
+
+        unauthenticated = grpc.StatusCode.UNAUTHENTICATED.value[0]
+        assert await until(told) == [("LabelInferenceSession", unauthenticated)]
 
 
 async def test_clients_find_the_one_that_leads(tmp_path: Path) -> None:
