@@ -37,8 +37,21 @@ class RouterShares:
         self._settings = settings
         self._leases = leases
         self._now = now
-        # What this router could use of a session's limit when more ran than it may now.
+        # The most that this router could use of a session's limit since no more ran than it may.
         self._before: dict[str, int] = {}
+
+    def note(self) -> None:
+        """Note what may be used from now on; to be called whenever that has changed.
+
+        Shares may change twice before anybody is told what is held: calls that began in between
+        are held by what they began with.
+        """
+        now = self._now()
+        for session in self._table.sessions():
+            key, limit = session.session_id, session.session_limit
+            if limit:
+                before = self._before.get(key, limit)
+                self._before[key] = max(before, self._shares.usable(key, limit, now))
 
     def holds(self) -> bool:
         """Say whether anything may be used of limits at this moment."""

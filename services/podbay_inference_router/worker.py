@@ -81,14 +81,14 @@ class Worker:
             running=self._running,
         )
         self._limits = LimitShares()
-        shares = RouterShares(self._limits, self._table, settings, leases, boot_seconds)
+        self._shares = RouterShares(self._limits, self._table, settings, leases, boot_seconds)
         self._link = ShareLink(
             session_manager,
             service_token,
             router_id or uuid.uuid4().hex,
             settings.workers,
             self._limits,
-            shares.uses,
+            self._shares.uses,
             self._on_shares,
             certificate=tls.certificate if tls else None,
         )
@@ -102,7 +102,7 @@ class Worker:
             meters=self.meters,
             spans=configured_spans("podbay_inference_router"),
             leases=leases,
-            shares=shares,
+            shares=self._shares,
             on_want=self._link.want,
         )
         self._servicer = RouterServicer(self.dispatcher, self._verifier)
@@ -171,6 +171,7 @@ class Worker:
 
     def _on_shares(self) -> None:
         self._table.set_sole(self._limits.sole)
+        self._shares.note()
         self.dispatcher.on_shares()
 
     def _running(self) -> dict[str, int]:

@@ -171,7 +171,7 @@ async def test_one_that_stands_by_writes_no_audit_entries_until_it_leads(tmp_pat
     async with two(tmp_path, lease=60.0) as (old, new):
         session_id = (await old.create(old.registry.add())).inferencesession.id
         before = rows(old.settings.data_dir)["audit_records"]
-        refused = {"NOT_LEADER": ADMIN, "UNAUTHENTICATED": "nobody's"}
+        refused = {"NOT_LEADER": ADMIN, "TOKEN_INVALID": "nobody's"}
         label = pb.LabelInferenceSessionRequest(
             id=session_id, labels={"a": common_pb2.LabelChange(value="1")}
         )

@@ -11,6 +11,7 @@ from podbay_inference_router.settings import Settings
 from podbay_inference_router.share_link import Use
 from podbay_inference_router.shares import LimitShares
 from podbay_inference_router.table import RouteTable
+from podbay_inference_router.tenancy import AccountLoad
 from tests.support.router_fakes import route
 
 LIMIT = 8
@@ -31,7 +32,10 @@ class World:
 
     def give(self, *, sole: bool = False, **shares: int) -> bool:
         given = {key.replace("_", "-"): share for key, share in shares.items()}
-        return self.limits.take(1, given, self.now + 20, self.now, sole=sole)
+        changed = self.limits.take(1, given, self.now + 20, self.now, sole=sole)
+        if changed:
+            self.shares.note()
+        return changed
 
 
 class _Upstream:
@@ -59,6 +63,23 @@ def test_calls_from_before_are_held_until_they_end() -> None:
     assert world.shares.uses()["s-r0"] == Use(6, 6, more=True)
     endpoint.outstanding = 1
     assert world.shares.uses()["s-r0"] == Use(2, 1)
+
+
+def test_calls_of_a_session_are_held_by_a_share_that_nobody_was_told_of() -> None:
+    world = World()
+    world.tell_route(max_in_flight=6)
+    world.give(s=2)
+    assert world.shares.uses()["s"] == Use(2, 0)
+    world.give(s=5)
+    (session,) = world.table.sessions()
+    assert world.shares.of_session(session) == 5
+    account = session.tenant(AccountLoad("a"))
+    account.running = 5
+    # Before it was told that the five run.
+    world.give(s=3)
+    assert world.shares.uses()["s"] == Use(5, 5, more=True)
+    account.running = 3
+    assert world.shares.uses()["s"] == Use(3, 3)
 
 
 def test_nothing_is_used_past_its_time_before_somebody_was_asked() -> None:
