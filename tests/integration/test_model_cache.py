@@ -42,7 +42,7 @@ class Source(RegistryModelFiles):
     """The registry, with faults: `cut` ends reads after some bytes, `gate` holds them."""
 
     def __init__(self, registry: Registry) -> None:
-        super().__init__(registry.stub, SERVICE_TOKEN)
+        super().__init__(registry.stub, (("authorization", f"Bearer {SERVICE_TOKEN}"),))
         self.reads: list[tuple[str, int]] = []
         self.cut: int | None = None
         self.gate = asyncio.Event()
