@@ -24,8 +24,8 @@ demo: $(STAMP) ## Run the platform's main job on this machine
 test: $(STAMP) ## Run the suite; what needs a missing tool is skipped with a line
 	$(BIN)/python -m pytest
 
-test-all: $(STAMP) ## Run the suite; a missing tool is a failure
-	PODBAY_TEST_REQUIRE_ALL=1 $(BIN)/python -m pytest
+test-all: $(STAMP) ## Run the suite, or PYTEST_ARGS of it; a missing tool is a failure
+	PODBAY_TEST_REQUIRE_ALL=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-docker: $(STAMP) ## Run the tests with real Docker Engines; it is a failure where none can be had
 	PODBAY_TEST_REQUIRE_ALL=1 $(BIN)/python -m pytest -m needs_docker
