@@ -86,12 +86,14 @@ class Report:
         begun: How many calls were begun.
         done: The calls that have ended.
         faults: What was broken.
+        restarts: How often each service was started again.
         left: What was left at the end, in words.
     """
 
     begun: int = 0
     done: list[Done] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    restarts: dict[str, int] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
 
     @property
@@ -152,8 +154,17 @@ class Report:
             f"{self.success():.4%} answered, p95 {self.p95() * 1000:.0f} ms, longest outage "
             f"{self.outage():.2f} s (at {self.gap()[1] - begun:.2f} s)"
         )
+        ended = Counter(
+            f.part
+            for f in self.faults
+            if f.way == "kill" or (f.way == "restart" and f.part != "inference-router")
+        )
         return [
             summary,
+            *(
+                f"{name} was started again {number} times; it was ended {ended[name]} times"
+                for name, number in self.restarts.items()
+            ),
             *(
                 f"  {f.began - begun:7.2f} s: {f.way} {f.part}, whole after "
                 f"{f.recovered - f.began:.2f} s"
@@ -187,6 +198,9 @@ def chaos(plan: Plan, folder: Path) -> Report:
         with platform, platform.client() as client:
             targets = _sessions(client, plan.sessions)
             asyncio.run(_run(plan, platform, postgresql, client, targets, report))
+            report.restarts = {
+                one["name"]: one["restarts"] for one in platform.record()["services"]
+            }
             report.left += _left(platform, client, targets, f"http://{metrics}/metrics")
         if postgresql is not None:
             report.left += _connections(postgresql, database)

@@ -216,7 +216,9 @@ def _reason_of(error: grpc.aio.AioRpcError) -> tuple[str, bool]:
 
     Of a connection that broke it is the reason that the client has for it.
     """
-    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
+    # Typed as if it could not be iterated over; dict() takes it for a mapping of names.
+    pairs: Any = error.trailing_metadata()
+    details = {key: value for key, value in pairs or ()}.get("grpc-status-details-bin")  # noqa: C416
     if isinstance(details, bytes):
         info = error_details_pb2.ErrorInfo()
         for detail in status_pb2.Status.FromString(details).details:

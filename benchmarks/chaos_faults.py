@@ -87,7 +87,11 @@ class Breaker:
         parts = ["registry", "session-manager", "inference-router", "worker", "replica"]
         if self._postgresql is not None:
             parts.append("postgresql")
-        return [(part, way) for part in parts for way in ("kill", "pause", "restart")]
+        found = [(part, way) for part in parts for way in ("kill", "pause", "restart")]
+        # A session manager of `podbay up` that is asked to end takes its replicas with it: that is
+        # how the platform ends, not something that calls could live through.
+        found.remove(("session-manager", "restart"))
+        return found
 
     async def run(self, until: float, every: float) -> None:
         """Break parts until a time of the monotonic clock: all ways in turn, shuffled anew.
@@ -117,6 +121,8 @@ class Breaker:
             await asyncio.sleep(every)
 
     async def _break_service(self, name: str, way: str) -> None:
+        # One that has ended by itself is being started again: see the report's restarts.
+        await self._whole(lambda: self._pid(name) is not None, f"{name} runs")
         process = self._platform.service(name)
         if way == "restart" and name == "inference-router":
             # A router renews its workers, without a restart of its own.
@@ -125,13 +131,9 @@ class Breaker:
             await self._whole(lambda: len(self._workers() - before) >= len(before), "new workers")
             return
 
-        def anew() -> bool:
-            for record in self._platform.record()["services"]:
-                if record["name"] == name:
-                    return record["pid"] not in {None, process.pid}
-            return False
-
-        await self._hurt(process, way, anew, name)
+        await self._hurt(
+            process, way, lambda: self._pid(name) not in {None, process.pid}, f"{name} runs"
+        )
         # It answers again, and the router has its workers.
         await self._whole(self._answers, f"{name} answers")
 
@@ -196,6 +198,12 @@ class Breaker:
         await self._client.installation(timeout=_RECOVERS_SECONDS)
         await self._client.inferencesessions.status(self._sessions[0], timeout=_RECOVERS_SECONDS)
         return bool(self._workers())
+
+    def _pid(self, name: str) -> int | None:
+        for record in self._platform.record()["services"]:
+            if record["name"] == name and record["pid"] is not None:
+                return int(record["pid"])
+        return None
 
     def _workers(self) -> set[int]:
         try:
