@@ -338,7 +338,8 @@ REASONS: Final[Mapping[str, _Reason]] = {
         AuthenticationError,
         "UNAUTHENTICATED",
         401,
-        "client.inferencesessions.token(ID) makes a new session token.",
+        "client.inferencesessions.token(ID) makes a new session token, "
+        "client.tokens.create(ACCOUNT) a new API token.",
     ),
     "TOKEN_REVOKED": _Reason(AuthenticationError, "UNAUTHENTICATED", 401),
     "TOKEN_FOR_OTHER_SESSION": _Reason(PermissionDeniedError, "PERMISSION_DENIED", 403),
