@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import resource
 import signal
 import socket
 import sys
@@ -48,7 +49,14 @@ class RouterProcess:
         self.process: asyncio.subprocess.Process
         self.address = ""
 
-    async def start(self, *options: str, listen: str = "127.0.0.1:0", wait: bool = True) -> None:
+    async def start(
+        self,
+        *options: str,
+        listen: str = "127.0.0.1:0",
+        wait: bool = True,
+        files: int | None = None,
+    ) -> None:
+        """Start it; `files` is the most files that it may have open."""
         secret = self._folder / "token"
         secret.write_text(SERVICE_TOKEN)
         secret.chmod(0o600)
@@ -65,6 +73,9 @@ class RouterProcess:
             *options,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
+            preexec_fn=None
+            if files is None
+            else lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)),
         )
         if wait:
             await eventually(
