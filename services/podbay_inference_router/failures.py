@@ -319,12 +319,20 @@ def stopped() -> CallError:
     )
 
 
-def not_synced() -> CallError:
-    """Tell that the router has not heard from the session manager since it started."""
+def not_synced(why: str) -> CallError:
+    """Tell that the router has not heard from the session manager since it started.
+
+    Args:
+        why: Why not, in a few words; empty where that is not known.
+
+    Returns:
+        The failure.
+    """
+    known = f" ({why})" if why else ""
     return failure(
         errors_pb2.ERROR_REASON_ROUTER_NOT_SYNCED,
-        "The router has not reached the session manager since it started, so it knows no session. "
-        "Try again; if this goes on, look whether the session manager runs.",
+        f"The router has not reached the session manager since it started{known}, so it knows no "
+        "session. Try again; if this goes on, look whether the session manager runs.",
         retry_after=0.5,
         not_started=True,
     )

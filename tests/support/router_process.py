@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,13 +56,15 @@ class RouterProcess:
         listen: str = "127.0.0.1:0",
         wait: bool = True,
         files: int | None = None,
+        launcher: Sequence[str] = (),
     ) -> None:
-        """Start it; `files` is the most files that it may have open."""
+        """Start it; `files` is the most files that it may have open, `launcher` what runs it."""
         secret = self._folder / "token"
         secret.write_text(SERVICE_TOKEN)
         secret.chmod(0o600)
         address_file = self._folder / "address.json"
         self.process = await asyncio.create_subprocess_exec(
+            *launcher,
             sys.executable,
             "-m",
             "podbay_inference_router",
