@@ -372,7 +372,7 @@ def out_of_files(session_id: str, limit: int | None) -> CallError:
     return failure(
         errors_pb2.ERROR_REASON_ROUTER_OUT_OF_FILES,
         f"{why}, so that no connection to a replica of session {session_id} can be made. No "
-        "replica has seen the call, and nothing is wrong with them. Send it again, with fewer "
+        "replica has seen the call, and none is to blame. Send it again, with fewer "
         f"calls at once, until the operator {way_out}.",
         metadata=metadata,
         retry_after=1.0,
