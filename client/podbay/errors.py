@@ -400,6 +400,7 @@ REASONS: Final[Mapping[str, _Reason]] = {
         OverloadedError, "RESOURCE_EXHAUSTED", 429, "Have fewer calls under way at once."
     ),
     "REPLICA_FAILING": _Reason(ReplicaError, "UNAVAILABLE", 502, _SEE_LOGS),
+    "ROUTER_OUT_OF_FILES": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
     "CONNECTION_LOST": _Reason(
         ConnectionLostError,
         "UNAVAILABLE",

@@ -86,6 +86,8 @@ class RouteWatcher:
         self._request = WatchRoutesRequest(router=name)
         self._on_message = on_message
         self._failures = 0
+        self.away = ""
+        """Why the session manager tells no routes now; empty while it does."""
         # How far this router is in the watch that runs.
         self._watch_id = ""
         self._applied = 0
@@ -131,6 +133,7 @@ class RouteWatcher:
                 try:
                     await self._watch(stub)
                 except grpc.aio.AioRpcError as error:
+                    self.away = link.failed(error)
                     self._note_failure(error)
                 finally:
                     for task in telling:
@@ -149,6 +152,7 @@ class RouteWatcher:
             if self._failures:
                 _LOG.info("the session manager at %s is back", self._endpoint)
                 self._failures = 0
+            self.away = ""
             self._on_message(message)
             if message.watch_id:
                 self._watch_id = message.watch_id

@@ -86,7 +86,9 @@ class Worker:
             spans=configured_spans("podbay_inference_router"),
             leases=leases,
         )
-        self._servicer = RouterServicer(self.dispatcher, self._verifier)
+        self._servicer = RouterServicer(
+            self.dispatcher, self._verifier, away=lambda: self._watcher.away
+        )
         self._server = GrpcServer(
             listen=listen,
             services=[
