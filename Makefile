@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PROTOS := $(wildcard protos/podbay/v1/*.proto)
 GENERATED := client/podbay/v1
 
-.PHONY: help demo test test-all test-docker lint gen wheels images bench bench-peers soak lock fmt clean
+.PHONY: help demo test test-all test-docker lint gen wheels images bench bench-peers chaos soak lock fmt clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,8 +24,8 @@ demo: $(STAMP) ## Run the platform's main job on this machine
 test: $(STAMP) ## Run the suite; what needs a missing tool is skipped with a line
 	$(BIN)/python -m pytest
 
-test-all: $(STAMP) ## Run the suite; a missing tool is a failure
-	PODBAY_TEST_REQUIRE_ALL=1 $(BIN)/python -m pytest
+test-all: $(STAMP) ## Run the suite, or PYTEST_ARGS of it; a missing tool is a failure
+	PODBAY_TEST_REQUIRE_ALL=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-docker: $(STAMP) ## Run the tests with real Docker Engines; it is a failure where none can be had
 	PODBAY_TEST_REQUIRE_ALL=1 $(BIN)/python -m pytest -m needs_docker
@@ -71,6 +71,9 @@ bench: $(STAMP) ## Measure Podbay beside a direct call, Envoy and the reference;
 
 bench-peers: $(STAMP) ## Measure Podbay beside other model servers; writes docs/performance-peers.md
 	$(BIN)/python -m benchmarks.peers
+
+chaos: $(STAMP) ## Break all parts at random for fifteen minutes; only calls in flight there may fail
+	$(BIN)/python -m benchmarks.chaos
 
 soak: $(STAMP) ## Run mixed calls for ten minutes while replicas die; nothing may leak or be lost
 	$(BIN)/python -m benchmarks.soak

@@ -2,8 +2,9 @@
 
 As lean as a Python web server gets, so that the figures show what is in front of it: a keep-alive
 HTTP/1.1 server on `asyncio.Protocol` with httptools. `POST /echo` returns its body as JSON;
-`POST /pieces` returns as many server-sent events as the member `n` of its body says, `/trickle` one
-of them every `every` seconds; `GET /ready` answers 200. It serves on `PORT`.
+`/upload` tells how many bytes it has; `/pieces` returns as many server-sent events as the member
+`n` of its body says, `/trickle` one of them every `every` seconds; `GET /ready` answers 200. It
+serves on `PORT`.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class EchoProtocol(asyncio.Protocol):
             self._trickle(asked["n"], asked["every"])
         else:
             answer = b'{"ready": true}' if url == b"/ready" else body
+            if url == b"/upload":
+                answer = b'{"bytes": %d}' % len(body)
             self._transport.write(
                 b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
                 % len(answer)

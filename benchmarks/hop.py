@@ -60,6 +60,9 @@ class _Caller:
     def on_connect_failed(self, detail: str) -> None:
         _give_up(detail)
 
+    def on_no_files(self, limit: int | None) -> None:
+        _give_up("no files")
+
     def on_head(
         self,
         status: int,

@@ -11,8 +11,10 @@ import hypothesis
 import pytest
 
 from tests.support.docker.needs import missing_engine
+from tests.support.own_names import missing_unshare
 from tests.support.postgresql import missing_postgresql
 from tests.support.reference import ReferenceUnavailableError, reference_python
+from tests.support.small_disk import missing_mount
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +60,8 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "needs_reference_audit": partial(_no_reference, "reference-audit"),
     "needs_docker": missing_engine,
     "needs_postgresql": missing_postgresql,
+    "needs_small_disk": missing_mount,
+    "needs_own_names": missing_unshare,
 }
 
 

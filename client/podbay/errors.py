@@ -338,7 +338,8 @@ REASONS: Final[Mapping[str, _Reason]] = {
         AuthenticationError,
         "UNAUTHENTICATED",
         401,
-        "client.inferencesessions.token(ID) makes a new session token.",
+        "client.inferencesessions.token(ID) makes a new session token, "
+        "client.tokens.create(ACCOUNT) a new API token.",
     ),
     "TOKEN_REVOKED": _Reason(AuthenticationError, "UNAUTHENTICATED", 401),
     "TOKEN_FOR_OTHER_SESSION": _Reason(PermissionDeniedError, "PERMISSION_DENIED", 403),
@@ -399,6 +400,7 @@ REASONS: Final[Mapping[str, _Reason]] = {
         OverloadedError, "RESOURCE_EXHAUSTED", 429, "Have fewer calls under way at once."
     ),
     "REPLICA_FAILING": _Reason(ReplicaError, "UNAVAILABLE", 502, _SEE_LOGS),
+    "ROUTER_OUT_OF_FILES": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
     "CONNECTION_LOST": _Reason(
         ConnectionLostError,
         "UNAVAILABLE",

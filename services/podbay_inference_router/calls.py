@@ -279,6 +279,14 @@ class Call:
         else:
             self._move_on()
 
+    def on_no_files(self, limit: int | None) -> None:
+        """The router lacks files: the replica is not to blame, and no other would do better."""
+        self.flight = None
+        if self.hedge is not None:
+            self.take_hedge()
+        else:
+            self.fail(failures.out_of_files(self.session.session_id, limit))
+
     def on_head(
         self,
         status: int,

@@ -25,6 +25,7 @@ __all__ = [
     "internal",
     "invalid",
     "not_synced",
+    "out_of_files",
     "queue_full",
     "queue_timeout",
     "session_ended",
@@ -318,12 +319,20 @@ def stopped() -> CallError:
     )
 
 
-def not_synced() -> CallError:
-    """Tell that the router has not heard from the session manager since it started."""
+def not_synced(why: str) -> CallError:
+    """Tell that the router has not heard from the session manager since it started.
+
+    Args:
+        why: Why not, in a few words; empty where that is not known.
+
+    Returns:
+        The failure.
+    """
+    known = f" ({why})" if why else ""
     return failure(
         errors_pb2.ERROR_REASON_ROUTER_NOT_SYNCED,
-        "The router has not reached the session manager since it started, so it knows no session. "
-        "Try again; if this goes on, look whether the session manager runs.",
+        f"The router has not reached the session manager since it started{known}, so it knows no "
+        "session. Try again; if this goes on, look whether the session manager runs.",
         retry_after=0.5,
         not_started=True,
     )
@@ -336,6 +345,36 @@ def unreachable(session_id: str, replica_id: str, detail: str) -> CallError:
         f"No replica of session {session_id} could be reached; of {replica_id}, {detail}. No "
         "replica has seen the call.",
         metadata={"session": session_id, "replica": replica_id, "detail": detail},
+        retry_after=1.0,
+        not_started=True,
+    )
+
+
+def out_of_files(session_id: str, limit: int | None) -> CallError:
+    """Tell that no connection could be made, as the router may open no more files.
+
+    Args:
+        session_id: The session.
+        limit: The most files that the router may have open; None where it is the machine that has
+            no more.
+
+    Returns:
+        The failure.
+    """
+    metadata = {"session": session_id}
+    if limit is None:
+        why = "The machine of the router can open no more files"
+        way_out = "raises its fs.file-max"
+    else:
+        why = f"The router has all {limit} files open that it may"
+        way_out = "lets the router have more (ulimit -n, or LimitNOFILE= of its unit)"
+        metadata["limit"] = str(limit)
+    return failure(
+        errors_pb2.ERROR_REASON_ROUTER_OUT_OF_FILES,
+        f"{why}, so that no connection to a replica of session {session_id} can be made. No "
+        "replica has seen the call, and none is to blame. Send it again, with fewer "
+        f"calls at once, until the operator {way_out}.",
+        metadata=metadata,
         retry_after=1.0,
         not_started=True,
     )

@@ -104,6 +104,14 @@ class Hedge:
             self._dispatcher.note_connect_failure(endpoint)
         self._over()
 
+    def on_no_files(self, limit: int | None) -> None:
+        """The router lacks files: the call's first try goes on."""
+        if self._taken:
+            self._call.on_no_files(limit)
+            return
+        self._flight = None
+        self._over()
+
     def on_head(
         self,
         status: int,

@@ -59,6 +59,14 @@ class Sendable(Protocol):
     def on_connect_failed(self, detail: str) -> None:
         """No connection could be made; the replica has not seen the request."""
 
+    def on_no_files(self, limit: int | None) -> None:
+        """No connection could be tried: the router lacks files. It says nothing of the replica.
+
+        Args:
+            limit: The most files that the router may have open; None where it is the machine that
+                has no more.
+        """
+
     def on_head(
         self,
         status: int,

@@ -59,6 +59,7 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
         dispatcher: Where calls go.
         verifier: Whom to believe.
         wall_clock: Gives the time of day in seconds since 1970.
+        away: Says why the session manager tells no routes now; "" where that is not known.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
         dispatcher: Dispatcher,
         verifier: TokenVerifier,
         wall_clock: Callable[[], float] = time.time,
+        away: Callable[[], str] = str,
     ) -> None:
+        self._away = away
         self._dispatcher = dispatcher
         self._verifier = verifier
         self._wall_clock = wall_clock
@@ -170,7 +173,7 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
 
     def _authenticate(self, context: Context) -> Claims:
         if not self._dispatcher.table.synced:
-            raise to_service_error(failures.not_synced())
+            raise to_service_error(failures.not_synced(self._away()))
         token = bearer_token(context.invocation_metadata() or ())
         try:
             return self._verifier.verify(token, self._wall_clock())

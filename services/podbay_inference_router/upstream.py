@@ -2,7 +2,9 @@
 
 import asyncio
 import errno
+import logging
 import os
+import resource
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -15,9 +17,14 @@ from podbay_kit.tasks import TaskSet
 
 __all__ = ["ConnectionPools", "Pool"]
 
+_LOG = logging.getLogger(__name__)
+
 _ACCEPT: Final = "application/json, application/x-ndjson, application/jsonl, text/event-stream"
 _MAX_HEADS: Final = 256
 _SWEEP_SECONDS: Final = 1.0
+_NO_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
+_FILES_PAUSE: Final = 0.05
+_TELL_SECONDS: Final = 60.0
 
 
 class ConnectionPools:
@@ -34,10 +41,13 @@ class ConnectionPools:
         self._tasks = TaskSet()
         self._idle: set[Pool] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._told_at: float | None = None
 
     def connect(self, host: str, port: int) -> "Pool":
         """Return the pool of a new endpoint."""
-        return Pool(host, port, self._settings, self._loop, self._tasks, self._note_idle)
+        return Pool(
+            host, port, self._settings, self._loop, self._tasks, self._note_idle, self._free_files
+        )
 
     async def close(self) -> None:
         """Close what is idle, and end what is being connected."""
@@ -47,6 +57,23 @@ class ConnectionPools:
             pool.close()
         self._idle.clear()
         await self._tasks.close()
+
+    def _free_files(self, error: OSError) -> None:
+        """Close what is idle, as no more files can be opened; tell the operator now and then."""
+        for pool in self._idle:
+            pool.close_older(float("inf"))
+        now = self._loop.time()
+        if self._told_at is None or now - self._told_at > _TELL_SECONDS:
+            self._told_at = now
+            limit = _limit_of(error)
+            _LOG.warning(
+                "connections to replicas cannot be made, as %s; calls wait for %g s at most and "
+                "are refused then",
+                "the machine can open no more files (fs.file-max)"
+                if limit is None
+                else f"all {limit} files are open that this router may open (ulimit -n)",
+                self._settings.connect_timeout,
+            )
 
     def _note_idle(self, pool: "Pool") -> None:
         self._idle.add(pool)
@@ -70,6 +97,7 @@ class Pool:
         loop: asyncio.AbstractEventLoop,
         tasks: TaskSet,
         note_idle: Callable[["Pool"], None],
+        free_files: Callable[[OSError], None],
     ) -> None:
         self._host = host
         self._port = port
@@ -77,6 +105,7 @@ class Pool:
         self._loop = loop
         self._tasks = tasks
         self._note_idle = note_idle
+        self._free_files = free_files
         self._idle: list[Connection] = []
         self._closed = False
         self._heads: dict[str, bytes] = {}
@@ -87,16 +116,12 @@ class Pool:
             head = self._heads.get(path) or self._keep_head(path)
         else:
             head = self._make_head(path, content_type)
-        idle = self._idle
-        if idle:
+        if self._idle:
             now = self._loop.time()
-            oldest = now - self._settings.idle_seconds
-            while idle:
-                connection = idle.pop()
-                if connection.usable and connection.idle_since > oldest:
-                    connection.start(call, head, body, now)
-                    return
-                connection.close()
+            connection = self._take_idle(now)
+            if connection is not None:
+                connection.start(call, head, body, now)
+                return
         pending = _Pending()
         call.flight = pending
         pending.task = self._tasks.spawn(
@@ -120,23 +145,64 @@ class Pool:
             self._idle = keep
         return bool(keep)
 
+    def _take_idle(self, now: float) -> Connection | None:
+        """Take an idle connection that can be used; None where there is none."""
+        oldest = now - self._settings.idle_seconds
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable and connection.idle_since > oldest:
+                return connection
+            connection.close()
+        return None
+
     async def _open(self, call: Sendable, head: bytes, body: bytes) -> None:
-        connection = Connection(self._release, self._forget)
         try:
-            async with asyncio.timeout(self._settings.connect_timeout):
-                await self._loop.create_connection(lambda: connection, self._host, self._port)
-        except asyncio.CancelledError:
-            connection.abort()
-            raise
+            connection = await self._connection()
         except OSError as error:  # TimeoutError is one
-            connection.abort()
-            call.on_connect_failed(_explain(error, self._settings.connect_timeout))
+            if error.errno in _NO_FILES:
+                call.on_no_files(_limit_of(error))
+            else:
+                call.on_connect_failed(_explain(error, self._settings.connect_timeout))
             return
         if not connection.usable:
             call.on_connect_failed("the connection was closed at once")
             return
         call.on_connected()
         connection.start(call, head, body, self._loop.time())
+
+    async def _connection(self) -> Connection:
+        """Connect; while the router lacks files, wait a moment for some, or for who is done.
+
+        Raises:
+            OSError: No connection was made; with EMFILE or ENFILE where files lacked until the end.
+        """
+        give_up_at = self._loop.time() + self._settings.connect_timeout
+        while True:
+            try:
+                return await self._connect()
+            except OSError as error:
+                lacking = _lack_of_files(error)
+                if lacking is None:
+                    raise
+            connection = self._take_idle(self._loop.time())
+            if connection is None:
+                self._free_files(lacking)
+                await asyncio.sleep(_FILES_PAUSE)
+                connection = self._take_idle(self._loop.time())
+            if connection is not None:
+                return connection
+            if self._loop.time() >= give_up_at:
+                raise lacking
+
+    async def _connect(self) -> Connection:
+        connection = Connection(self._release, self._forget)
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                await self._loop.create_connection(lambda: connection, self._host, self._port)
+        except (asyncio.CancelledError, OSError):
+            connection.abort()
+            raise
+        return connection
 
     def _release(self, connection: Connection) -> None:
         if self._closed:
@@ -188,6 +254,26 @@ class _Pending:
 
     def resume(self) -> None:
         """Nothing was paused."""
+
+
+def _lack_of_files(error: OSError) -> OSError | None:
+    """Tell whether connecting failed because no more files can be opened; returns what says so."""
+    if error.errno in _NO_FILES:
+        return error
+    if isinstance(error, socket.gaierror):
+        # A resolver that cannot open its files says only that it did not succeed.
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as why:
+            return why if why.errno in _NO_FILES else None
+    return None
+
+
+def _limit_of(error: OSError) -> int | None:
+    """Give the most files of this process where they are what is used up, else None."""
+    if error.errno != errno.EMFILE:
+        return None
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _explain(error: OSError, timeout: float) -> str:

@@ -96,6 +96,8 @@ class RouteWatcher:
         self._request = WatchRoutesRequest(router=name)
         self._on_message = on_message
         self._failures = 0
+        self.away = ""
+        """Why the session manager tells no routes now; empty while it does."""
         # How far this router is in the watch that runs.
         self._watch_id = ""
         self._applied = 0
@@ -134,12 +136,13 @@ class RouteWatcher:
             self._metadata = link.metadata
             try:
                 while self._leaders.endpoint == endpoint:
-                    await self._follow(link.stub, endpoint)
+                    await self._follow(link, endpoint)
             finally:
                 await link.close()
 
-    async def _follow(self, stub: SessionManagerServiceAsyncStub, endpoint: str) -> None:
+    async def _follow(self, link: ServiceLink, endpoint: str) -> None:
         """Watch once, and pause after the end."""
+        stub: SessionManagerServiceAsyncStub = link.stub
         telling = [
             asyncio.create_task(self._acknowledge(stub), name="acknowledge-routes"),
             asyncio.create_task(self._tell_reports(stub), name="report-replicas"),
@@ -149,8 +152,11 @@ class RouteWatcher:
         try:
             await self._watch(stub, endpoint)
         except grpc.aio.AioRpcError as error:
+            why = link.failed(error)
             told = self._note_failure(error, endpoint)
+            self.away = "" if told else why
         except (TimeoutError, _PastTermError) as error:
+            self.away = str(error)
             _LOG.warning("the session manager at %s is left: %s", endpoint, error)
         finally:
             for task in telling:
@@ -192,6 +198,7 @@ class RouteWatcher:
         if self._failures:
             _LOG.info("the session manager at %s tells routes", endpoint)
             self._failures = 0
+        self.away = ""
         self._on_message(message)
         if message.watch_id:
             self._watch_id = message.watch_id

@@ -105,7 +105,9 @@ class Worker:
             shares=self._shares,
             on_want=self._link.want,
         )
-        self._servicer = RouterServicer(self.dispatcher, self._verifier)
+        self._servicer = RouterServicer(
+            self.dispatcher, self._verifier, away=lambda: self._watcher.away
+        )
         self._server = GrpcServer(
             listen=listen,
             services=[

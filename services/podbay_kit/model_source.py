@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, Protocol
 
 import grpc
@@ -59,11 +59,18 @@ class RegistryModelFiles:
     Args:
         stub: A stub of the RegistryService.
         metadata: What goes along with each call, to say who calls.
+        explain: Told of calls that the registry does not answer; says why in a few words.
     """
 
-    def __init__(self, stub: Any, metadata: Sequence[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        stub: Any,
+        metadata: Sequence[tuple[str, str]],
+        explain: Callable[[grpc.aio.AioRpcError], str] = lambda error: error.code().name,
+    ) -> None:
         self._stub = stub
         self._metadata = tuple(metadata)
+        self._explain = explain
 
     async def list_files(self, model_id: str) -> list[LaidFile]:
         """Return the files of a ready model.
@@ -89,7 +96,7 @@ class RegistryModelFiles:
                 if not token:
                     return files
         except grpc.aio.AioRpcError as error:
-            raise _failure(error) from error
+            raise self._failure(error) from error
 
     async def read(self, model_id: str, path: str, offset: int) -> AsyncIterator[bytes]:
         """Yield the bytes of a file from an offset on.
@@ -110,9 +117,20 @@ class RegistryModelFiles:
                 offset += len(chunk.data)
                 yield chunk.data
         except grpc.aio.AioRpcError as error:
-            raise _failure(error) from error
+            raise self._failure(error) from error
         finally:
             call.cancel()
+
+    def _failure(self, error: grpc.aio.AioRpcError) -> Exception:
+        """Return what a failed call means: as the registry says, or that it is away."""
+        if error.code() in _AWAY:
+            return SourceAwayError(self._explain(error))
+        for key, value in error.trailing_metadata() or ():
+            if key == "grpc-status-details-bin" and isinstance(value, bytes):
+                told = _told(status_pb2.Status.FromString(value))
+                if told is not None:
+                    return told
+        return SourceAwayError(self._explain(error))
 
 
 def _check_ready(model: Any) -> None:
@@ -129,18 +147,6 @@ def _check_ready(model: Any) -> None:
             f"The files of the model are not there: it is {model.status}{why}",
             metadata={"model": model.id, "status": model.status, "reason": model.reason},
         )
-
-
-def _failure(error: grpc.aio.AioRpcError) -> Exception:
-    """Return what a failed call means: as the registry says, or that it is away."""
-    if error.code() in _AWAY:
-        return SourceAwayError(error.code().name)
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin" and isinstance(value, bytes):
-            told = _told(status_pb2.Status.FromString(value))
-            if told is not None:
-                return told
-    return SourceAwayError(error.code().name)
 
 
 def _told(status: status_pb2.Status) -> ServiceError | None:

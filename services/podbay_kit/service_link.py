@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import grpc
 
 from podbay.schema.identities import service_dns
+from podbay_kit.starting import split_address
 from podbay_kit.tls_credentials import channel_credentials
 from podbay_kit.tls_files import LiveTls, TlsMaterial
 
@@ -19,6 +21,9 @@ _LOG = logging.getLogger(__name__)
 
 # How long calls on a channel with a former certificate may go on. Streams begin anew afterwards.
 _LEAVING_SECONDS: Final = 300.0
+# How often a name that does not resolve is asked for again, at most.
+_RESOLVE_SECONDS: Final = 1.0
+_UNRESOLVED: Final = "DNS resolution failed"
 
 
 class ServiceLink:
@@ -27,6 +32,9 @@ class ServiceLink:
     With certificates, both sides show theirs; the other's must be that of the service that is
     meant, whatever its address is. Without, the token of the services goes along, over loopback.
     After a renewal new calls take a new connection.
+
+    gRPC asks for a name that does not resolve in ever longer pauses, up to two minutes, and nothing
+    shortens them but a new channel: whoever sees a call fail says so with `failed`.
 
     Args:
         endpoint: Where the other service is for services, as "127.0.0.1:7111".
@@ -55,6 +63,8 @@ class ServiceLink:
         self._shown: TlsMaterial | None = None
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
+        self._spoiled = False
+        self._resolved_at = float("-inf")
         self._leaving: dict[asyncio.Task[None], grpc.aio.Channel] = {}
         self.metadata: tuple[tuple[str, str], ...] = (
             (("authorization", f"Bearer {service_token}"),) if service_token else ()
@@ -74,20 +84,41 @@ class ServiceLink:
         if self._channel is not None:
             await self._channel.close()
 
+    def failed(self, error: grpc.aio.AioRpcError) -> str:
+        """Take note of a call that failed because the other service did not answer.
+
+        Args:
+            error: How it failed.
+
+        Returns:
+            Why, in a few words for people: what does not resolve, or the name of the code.
+        """
+        if not (error.details() or "").startswith(_UNRESOLVED):
+            return error.code().name
+        now = time.monotonic()
+        if now - self._resolved_at >= _RESOLVE_SECONDS:
+            self._resolved_at = now
+            self._spoiled = True
+        host, _ = split_address(self._endpoint)
+        return f"the name {host} does not resolve"
+
     def _current(self) -> Any:
         material = self._certificate.current() if self._certificate else None
         if self._channel is not None:
-            if material is self._shown:
+            if material is self._shown and not self._spoiled:
                 return self._stub
-            _LOG.info(
-                "the connection to the %s is made anew, with the new certificate", self._service
-            )
+            if material is not self._shown:
+                _LOG.info(
+                    "the connection to the %s is made anew, with the new certificate",
+                    self._service,
+                )
             leaving = asyncio.get_running_loop().create_task(
                 self._channel.close(_LEAVING_SECONDS), name="leave-channel"
             )
             self._leaving[leaving] = self._channel
             leaving.add_done_callback(lambda done: self._leaving.pop(done, None))
         self._shown = material
+        self._spoiled = False
         self._channel = self._connect(material)
         self._stub = self._make_stub(self._channel)
         return self._stub

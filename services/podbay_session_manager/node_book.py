@@ -60,6 +60,7 @@ class NodeBook:
         self._declared: dict[str, str] = {}
         """The names of declared nodes, by their drivers'."""
         self._unreachable: dict[str, tuple[str, float]] = {}
+        """Why drivers do not reach their nodes, and since when on the clock that only grows."""
         self._next_ask: dict[str, float] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._records: tuple[NodeRecord, ...] | None = None
@@ -72,6 +73,20 @@ class NodeBook:
                 record for driver in self._drivers.values() for record in self._of(driver)
             )
         return self._records
+
+    def as_of(self, now: float) -> tuple[NodeRecord, ...]:
+        """Return the nodes with the times since which they are out of reach.
+
+        Args:
+            now: The time of day, in seconds since 1970; it may have been set meanwhile.
+        """
+        offset = now - self._clock.monotonic()
+        return tuple(
+            node
+            if (known := self._unreachable.get(node.driver)) is None
+            else replace(node, unreachable_since=known[1] + offset)
+            for node in self.nodes
+        )
 
     async def load(self) -> None:
         """Read what was declared and decided, and make the drivers of the declared nodes."""
@@ -116,7 +131,7 @@ class NodeBook:
                 self._next_ask.pop(driver, None)
                 self._records = None
         elif known is None or known[0] != why:
-            since = self._clock.now().timestamp() if known is None else known[1]
+            since = self._clock.monotonic() if known is None else known[1]
             self._unreachable[driver] = (why, since)
             self._records = None
 
@@ -285,7 +300,7 @@ class NodeBook:
             self._asking.pop(driver.name, None)
 
     def _of(self, driver: ReplicaDriver) -> list[NodeRecord]:
-        why, since = self._unreachable.get(driver.name, ("", None))
+        why, _ = self._unreachable.get(driver.name, ("", None))
         facts = self._facts.get(driver.name)
         declared = self._stored.get(self._declared.get(driver.name, ""))
         if declared is not None and declared.declared is not None:
@@ -293,12 +308,11 @@ class NodeBook:
             record = node_record(driver, declared, own)
             if own is None and not why:
                 why = "what it has is not known yet"
-            return [replace(record, unreachable=why, unreachable_since=since)]
+            return [replace(record, unreachable=why)]
         return [
             replace(
                 node_record(driver, self._stored.get(fact.name) or StoredNode(fact.name), fact),
                 unreachable=why,
-                unreachable_since=since,
             )
             for fact in facts or ()
         ]

@@ -77,7 +77,8 @@ class NodeRecord:
     kind: str = ""
     """What sessions ask for; the driver's name where it is empty."""
     unreachable_since: float | None = None
-    """When its driver was first found not to reach it; None where it does."""
+    """When its driver was first found not to reach it, in seconds since 1970; None where it does,
+    and where nobody plans with it."""
     draining: bool = False
     """Whether its replicas shall move away, and no new ones come."""
     gpus: tuple[DeclaredGpu, ...] = ()

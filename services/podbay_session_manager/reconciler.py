@@ -89,7 +89,7 @@ class Reconciler:
             seen,
             sessions=self._state.sessions,
             replicas=self._state.replicas,
-            nodes=self._nodes.nodes,
+            nodes=self._nodes.as_of(self._state.clock.now().timestamp()),
             models=self._models.of(self._awaited_models()),
             quotas=self._quotas(),
         )
@@ -146,13 +146,13 @@ class Reconciler:
                 # What was on its way when the drivers were asked may not be in their answers.
                 starting=sight.starting | self._actor.starting,
                 drained=self._state.announcer.drained,
-                failing=self._state.reports.all,
+                failing=self._state.reports.as_of(now, self._state.clock.monotonic()),
                 # What runs on a node must be seen before anything is placed there.
                 nodes=tuple(
                     node
                     if node.unreachable or observed.get(node.driver) is not None
                     else replace(node, unreachable=_SILENT)
-                    for node in self._nodes.nodes
+                    for node in self._nodes.as_of(now)
                 ),
                 models=self._models.of(self._awaited_models()),
                 halting=self._halting,

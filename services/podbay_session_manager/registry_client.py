@@ -76,7 +76,7 @@ class RegistryClient:
     @property
     def model_files(self) -> RegistryModelFiles:
         """The files of models that the registry keeps."""
-        return RegistryModelFiles(self._stub, self._metadata)
+        return RegistryModelFiles(self._stub, self._metadata, self._link.failed)
 
     async def authenticate(self, secret: str) -> registry_service_pb2.AuthenticateResponse:
         """Ask whom an API token acts for.
@@ -90,8 +90,7 @@ class RegistryClient:
                 request, metadata=self._metadata, timeout=_TIMEOUT
             )
         except grpc.aio.AioRpcError as error:
-            self._note(error)
-            raise RegistryUnavailableError(error.code().name) from error
+            raise RegistryUnavailableError(self._note(error)) from error
         return answer
 
     async def get_service(self, service_id: str) -> platform.InferenceService:
@@ -122,8 +121,7 @@ class RegistryClient:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return ModelState(Stand.OPEN)
-            self._note(error)
-            raise RegistryUnavailableError(error.code().name) from error
+            raise RegistryUnavailableError(self._note(error)) from error
         model: model_pb2.Model = answer.model
         stand = Stand.OPEN
         if model.status in COMING:
@@ -183,7 +181,8 @@ class RegistryClient:
         """Close the connection."""
         await self._link.close()
 
-    def _note(self, error: grpc.aio.AioRpcError) -> None:
+    def _note(self, error: grpc.aio.AioRpcError) -> str:
+        """Tell the operator; return what callers may hear."""
         # What gRPC says of certificates is for operators, not for callers.
         _LOG.warning(
             "the registry at %s does not answer (%s: %s)",
@@ -191,6 +190,7 @@ class RegistryClient:
             error.code().name,
             error.details(),
         )
+        return self._link.failed(error)
 
     def _failure(self, error: grpc.aio.AioRpcError, service_id: str) -> ServiceError:
         if error.code() is grpc.StatusCode.NOT_FOUND:
@@ -199,12 +199,12 @@ class RegistryClient:
                 f"There is no inference service with the id {service_id[:64]!r}. List them: "
                 "podbay service list.",
             )
-        self._note(error)
+        why = self._note(error)
         if error.code() in _AWAY:
             return ServiceError(
                 errors_pb2.ERROR_REASON_DEPENDENCY_UNAVAILABLE,
                 f"The registry at {self._endpoint} cannot be reached now "
-                f"({error.code().name}), and the session manager needs it to read the inference "
+                f"({why}), and the session manager needs it to read the inference "
                 "service. Sessions that run go on; try again.",
                 retry_after=1.0,
                 metadata={"dependency": "registry"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from podbay.v1 import session_manager_service_pb2 as pb
@@ -24,17 +25,25 @@ class ReplicaReports:
     def __init__(self) -> None:
         self._failing: OrderedDict[str, FailingReplica] = OrderedDict()
 
-    @property
-    def all(self) -> Mapping[str, FailingReplica]:
-        """Those whose calls fail, by id."""
-        return dict(self._failing)
+    def as_of(self, now: float, monotonic: float) -> Mapping[str, FailingReplica]:
+        """Return those whose calls fail, by id, with times of day.
 
-    def take(self, report: pb.ReportReplicaRequest, now: float) -> bool:
+        Args:
+            now: The time of day, in seconds since 1970; it may have been set meanwhile.
+            monotonic: The seconds of the clock that `take` is told.
+        """
+        offset = now - monotonic
+        return {
+            replica: replace(known, since=known.since + offset, told=known.told + offset)
+            for replica, known in self._failing.items()
+        }
+
+    def take(self, report: pb.ReportReplicaRequest, monotonic: float) -> bool:
         """Take a report; say whether it changes what is shown.
 
         Args:
             report: What a router tells.
-            now: The time, in seconds since 1970.
+            monotonic: The seconds of a clock that only grows.
         """
         if report.failures <= 0:
             return self.forget(report.replica_id)
@@ -42,8 +51,8 @@ class ReplicaReports:
         known = self._failing.get(report.replica_id)
         changed = known is None or known.message != text
         self._failing[report.replica_id] = FailingReplica(
-            since=now if known is None else known.since,
-            told=now,
+            since=monotonic if known is None else known.since,
+            told=monotonic,
             message=text,
             set_aside=report.set_aside,
         )

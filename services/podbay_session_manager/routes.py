@@ -69,6 +69,12 @@ def build_route(session: SessionRecord, replicas: Iterable[ReplicaRecord]) -> ma
             if last.reason is Reason.MOCK_PROCESS_ENDED:
                 # Waiting does not help: somebody must run something again.
                 route.queue_timeout.SetInParent()
+        else:
+            # Nothing has failed yet: what keeps a replica waiting is the reason.
+            for waiting in known:
+                if waiting.phase is ReplicaPhase.PENDING and waiting.reason is not Reason.NONE:
+                    route.evidence.update(reason=waiting.reason.value, replica=waiting.id)
+                    break
     return route
 
 

@@ -116,7 +116,7 @@ class RouteServicer(ServicerBase):
         known = state.replica(request.session_id, request.replica_id)
         if known is None or known.phase.ended:
             return pb.ReportReplicaResponse()
-        changed = state.reports.take(request, state.clock.now().timestamp())
+        changed = state.reports.take(request, state.clock.monotonic())
         if request.failures > 0:
             # It may have failed for long enough.
             self._parts.reconciler.hint()

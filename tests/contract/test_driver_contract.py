@@ -28,7 +28,7 @@ from podbay_session_manager.drivers.fake import Behaviour, FakeDriver
 from podbay_session_manager.drivers.inprocess import InProcessDriver
 from podbay_session_manager.drivers.process import ProcessDriver
 from podbay_session_manager.drivers.process_files import LaunchRecord, ReplicaFolder
-from podbay_session_manager.drivers.process_tree import identity
+from podbay_session_manager.drivers.process_tree import find_marked, identity
 from podbay_session_manager.records import Reason, ServiceSpec, Serving
 from tests.support.docker.fixtures import Docker
 from tests.support.replica_mocks import Sample
@@ -462,6 +462,19 @@ async def test_a_start_that_never_happened_is_forgotten(tmp_path: Path) -> None:
         await until(lambda: with_pid(driver))
         await driver.stop(R1, 0)
         await ended(driver)
+    finally:
+        await driver.close()
+
+
+async def test_a_start_that_cannot_be_written_down_leaves_no_process(tmp_path: Path) -> None:
+    # As with a disk that is full by then.
+    (tmp_path / R1 / "keeper.json.new").mkdir(parents=True)
+    driver = ProcessDriver(tmp_path)
+    try:
+        with pytest.raises(StartFailedError):
+            await driver.start(launch(sh("exec sleep 1000")))
+        assert find_marked([R1]) == {}
+        assert await driver.list() == []
     finally:
         await driver.close()
 

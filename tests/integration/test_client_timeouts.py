@@ -85,6 +85,9 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     ),
     "inferencesessions.explain_placement": (("x",), {}),
     "accounts.create": (("acct",), {}),
+    "accounts.quota": (("acct",), {}),
+    "accounts.usage": (("acct",), {}),
+    "accounts.set_quota": (("acct",), {"sessions": 1}),
     "tokens.create": (("acct",), {}),
     "tokens.revoke": (("x",), {}),
     "signingkeys.rotate": ((), {}),
@@ -123,7 +126,7 @@ def client(face: Any, fake: FakeInstallation) -> Iterator[Any]:
 
 def methods(client: Any) -> Iterator[tuple[str, Any]]:
     groups = ("models", "inferenceservices", "inferencesessions", "nodes", "accounts", "tokens")
-    for group in groups:
+    for group in (*groups, "signingkeys", "audit"):
         inner = getattr(client, group)
         for name in dir(getattr(inner, "_inner", inner)):
             if not name.startswith("_") and f"{group}.{name}" not in NOT_SENT:

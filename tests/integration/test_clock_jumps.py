@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from podbay_kit.clock import SystemClock
+from tests.support.clock import JumpingClock
 from tests.support.session_manager import Rig, session_manager, until
-
-
-class JumpingClock(SystemClock):
-    """The machine's clock, whose time of day somebody sets; what only grows goes on growing."""
-
-    def __init__(self) -> None:
-        self.ahead = timedelta()
-
-    def now(self) -> datetime:
-        return super().now() + self.ahead
 
 
 async def start_and_end_another(rig: Rig, service: str) -> None:

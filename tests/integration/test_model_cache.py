@@ -21,6 +21,7 @@ from podbay_kit.model_source import RegistryModelFiles, SourceAwayError
 from tests.support.eventually import eventually
 from tests.support.model_files import sha256, upload_all, uploaded_model
 from tests.support.registry import SERVICE_TOKEN, Registry, running_registry
+from tests.support.small_disk import small_disk
 
 R = errors_pb2
 BIG = random.Random(8).randbytes(1_500_000)
@@ -42,7 +43,7 @@ class Source(RegistryModelFiles):
     """The registry, with faults: `cut` ends reads after some bytes, `gate` holds them."""
 
     def __init__(self, registry: Registry) -> None:
-        super().__init__(registry.stub, SERVICE_TOKEN)
+        super().__init__(registry.stub, (("authorization", f"Bearer {SERVICE_TOKEN}"),))
         self.reads: list[tuple[str, int]] = []
         self.cut: int | None = None
         self.gate = asyncio.Event()
@@ -249,6 +250,25 @@ async def test_a_model_that_can_never_fit(registry: Registry, tmp_path: Path) ->
         assert (await refused(cache.ensure(large))).reason == R.ERROR_REASON_STORAGE_FULL
         # Nothing left for nothing.
         assert cached(tmp_path) == {small}
+
+
+@pytest.mark.needs_small_disk
+async def test_a_full_disk_keeps_what_came_and_shows_nothing_half(
+    registry: Registry, tmp_path: Path
+) -> None:
+    files = {name: random.Random(name).randbytes(1_500_000) for name in "abc"}
+    model, source = await ready_model(registry, files), Source(registry)
+    with small_disk(tmp_path / "cache", "2m") as disk:
+        async with caching(tmp_path, source) as cache:
+            error = await refused(cache.ensure(model, holder="replica"))
+            assert error.reason == R.ERROR_REASON_STORAGE_FULL
+            assert error.metadata == {"disk": "full"}
+            assert cached(tmp_path) == set()
+            disk.grow("20m")
+            source.reads.clear()
+            assert tree(await cache.ensure(model, holder="replica")) == files
+            # What had come was not fetched again.
+            assert any(offset > 0 for _, offset in source.reads) or len(source.reads) < len(files)
 
 
 async def test_models_that_cannot_be_had(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from podbay_kit.storage import Database, sqlite_url
 from podbay_session_manager.node_rules import declared_node
 from podbay_session_manager.node_store import NodeStore
 from podbay_session_manager.policy import Policy
+from tests.support.clock import JumpingClock
 from tests.support.fake_nodes import A100, T4, FakeNodes, always_ready, declaration
 from tests.support.fake_registry import OTHER, fake_registry
 from tests.support.rpc import details_of
@@ -241,6 +243,43 @@ async def test_a_lost_node_can_be_given_up_for_good(rig: NodeRig) -> None:
     await rig.call("WithdrawNode", pb.WithdrawNodeRequest(name="n1", lost=True))
     await rig.terminate(session_id)
     assert await rig.leases() == {}
+
+
+async def set_time_while_n1_is_cut_off(rig: NodeRig, hours: int, grace: float) -> str:
+    """Have a session on n1 with n2 beside it, cut n1 off, and set the time of day."""
+    clock = JumpingClock()
+    await rig.stop()
+    await rig.start(clock=clock, policy=Policy(node_grace=grace, drain=0.1))
+    await rig.declare("n1", T4)
+    session_id = await rig.session(1)
+    await rig.ready(session_id)
+    await rig.declare("n2", T4)
+    rig.nodes.cut("n1", off=True)
+
+    async def out_of_reach() -> bool:
+        return bool((await rig.node("n1")).state == TOP.NODE_STATE_UNREACHABLE)
+
+    await until(out_of_reach)
+    clock.ahead = timedelta(hours=hours)
+    return session_id
+
+
+@pytest.mark.parametrize("hours", [3, -3])
+async def test_a_node_is_not_lost_because_the_time_was_set(rig: NodeRig, hours: int) -> None:
+    session_id = await set_time_while_n1_is_cut_off(rig, hours, grace=60)
+    # It has looked at everything since: another session has come up.
+    await rig.ready(await rig.session(1))
+    (replica,) = (await rig.status(session_id)).replicas
+    assert (replica.node, replica.phase) == ("n1", TOP.REPLICA_PHASE_READY)
+
+
+async def test_a_node_is_lost_in_its_time_though_the_time_was_set_back(rig: NodeRig) -> None:
+    session_id = await set_time_while_n1_is_cut_off(rig, -3, grace=1)
+
+    async def moved() -> bool:
+        return any(replica.node == "n2" for replica in (await rig.ready(session_id)).replicas)
+
+    await until(moved)
 
 
 async def test_a_lost_node_is_left_and_cleared_when_it_comes_back(rig: NodeRig) -> None:

@@ -7,6 +7,8 @@ import heapq
 import itertools
 from datetime import UTC, datetime, timedelta
 
+from podbay_kit.clock import SystemClock
+
 
 class FakeClock:
     """Implements podbay_kit.clock.Clock without waiting."""
@@ -40,3 +42,13 @@ class FakeClock:
             _, _, future = heapq.heappop(self._sleepers)
             if not future.done():
                 future.set_result(None)
+
+
+class JumpingClock(SystemClock):
+    """The machine's clock, whose time of day somebody sets; what only grows goes on growing."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def now(self) -> datetime:
+        return super().now() + self.ahead

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import resource
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,12 +50,21 @@ class RouterProcess:
         self.process: asyncio.subprocess.Process
         self.address = ""
 
-    async def start(self, *options: str, listen: str = "127.0.0.1:0", wait: bool = True) -> None:
+    async def start(
+        self,
+        *options: str,
+        listen: str = "127.0.0.1:0",
+        wait: bool = True,
+        files: int | None = None,
+        launcher: Sequence[str] = (),
+    ) -> None:
+        """Start it; `files` is the most files that it may have open, `launcher` what runs it."""
         secret = self._folder / "token"
         secret.write_text(SERVICE_TOKEN)
         secret.chmod(0o600)
         address_file = self._folder / "address.json"
         self.process = await asyncio.create_subprocess_exec(
+            *launcher,
             sys.executable,
             "-m",
             "podbay_inference_router",
@@ -65,6 +76,9 @@ class RouterProcess:
             *options,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
+            preexec_fn=None
+            if files is None
+            else lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)),
         )
         if wait:
             await eventually(

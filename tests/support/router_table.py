@@ -115,6 +115,11 @@ class FakeFlight:
         self.end()
         self.call.on_connect_failed("the connection was refused")
 
+    def lack_files(self) -> None:
+        """Find that no more files can be opened."""
+        self.end()
+        self.call.on_no_files(128)
+
     def lose(self) -> None:
         """Break the connection."""
         self.end()

@@ -269,6 +269,27 @@ def test_replicas_that_refuse_for_too_long_are_unreachable() -> None:
     assert "refused" in error.message
 
 
+def test_a_router_without_files_blames_no_replica() -> None:
+    router = FakeRouter()
+    router.apply(route("s", [1, 2]))
+    for _ in range(10):
+        _, sink = router.call()
+        router.flight(1).lack_files()
+        assert sink.reason == R.ERROR_REASON_ROUTER_OUT_OF_FILES
+        error = sink.ends[0]
+        assert error is not None
+        assert (error.not_started, error.metadata["limit"]) == (True, "128")
+        assert error.HasField("retry_delay")
+    for number in (0, 1):
+        endpoint = router.endpoint(number)
+        assert (endpoint.failures, endpoint.strikes, endpoint.asides) == (0, 0, 0)
+        assert endpoint.outstanding == 0
+    _, sink = router.call()
+    router.flight(1).answer()
+    assert sink.reason == 0
+    assert router.dispatcher.active == 0
+
+
 def test_a_lost_connection_is_not_repeated() -> None:
     router = FakeRouter()
     router.apply(route("s", [1, 2]))

@@ -73,6 +73,9 @@ class Recorder:
     def on_connect_failed(self, detail: str) -> None:
         self.told.append(detail)
 
+    def on_no_files(self, limit: int | None) -> None:
+        self.told.append(("no files", limit))
+
     def on_head(
         self,
         status: int,

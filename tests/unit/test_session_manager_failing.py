@@ -133,12 +133,14 @@ def test_reports_tell_since_when_and_a_good_call_ends_it() -> None:
     report.failures = 10
     assert reports.take(report, 50.0)
     assert not reports.take(report, 60.0), "nothing new is shown"
-    told = reports.all["a"]
-    assert (told.since, told.told, told.set_aside) == (10.0, 60.0, True)
+    # In times of day, also where that was set meanwhile.
+    for ahead in (1000.0, -5000.0):
+        told = reports.as_of(60.0 + ahead, 60.0)["a"]
+        assert (told.since, told.told, told.set_aside) == (10.0 + ahead, 60.0 + ahead, True)
     assert "10 calls" in reports.failing("a")
     report.failures = 0
     assert reports.take(report, 70.0)
-    assert (reports.all, reports.failing("a")) == ({}, "")
+    assert (reports.as_of(0.0, 0.0), reports.failing("a")) == ({}, "")
     report.failures = 5
     reports.take(report, 80.0)
-    assert reports.all["a"].since == 80.0
+    assert reports.as_of(80.0, 80.0)["a"].since == 80.0

@@ -159,7 +159,8 @@ def _json(item: Any) -> bytes:
 def _too_large(size: int) -> PodbayError:
     return error_for(
         "BODY_TOO_LARGE",
-        f"The body has {size:,} bytes; at most {MAX_BODY_BYTES:,} can be sent.",
+        f"The body has {size} bytes; at most {MAX_BODY_BYTES} can be sent. Send less at once.",
+        metadata={"size": str(size), "limit": str(MAX_BODY_BYTES)},
         not_started=True,
     )
 

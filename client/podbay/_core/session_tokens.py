@@ -25,7 +25,9 @@ def check_session(session_id: str, token: str) -> None:
     if named is not None and named != session_id:
         raise error_for(
             "TOKEN_FOR_OTHER_SESSION",
-            f"The token is of session {named}, and the client is for session {session_id}.",
+            f"The token is of session {named}, and the client is for session {session_id}. Each "
+            "session has tokens of its own.",
+            metadata={"session": session_id},
             not_started=True,
         )
 

@@ -58,6 +58,7 @@ def _report(ctx: click.Context, error: Exception) -> None:
     """Exit with a report where the failure is one that is known."""
     from podbay.errors import PodbayError  # noqa: PLC0415 # not needed where nothing fails
     from podbay.local.faults import LocalError  # noqa: PLC0415 # not needed where nothing fails
+    from podbay.schema.adapters import AdapterError  # noqa: PLC0415 # likewise
 
     if isinstance(error, PodbayError):
         body, code = podbay_error(error), exit_code(error)
@@ -71,6 +72,12 @@ def _report(ctx: click.Context, error: Exception) -> None:
                 *(("  " + error.way_out,) if error.way_out else ()),
             )
         )
+    elif isinstance(error, AdapterError):
+        # Pipelines run here: no service has a word in it.
+        place = {"step": error.step, "kind": error.kind, "path": error.path}
+        given = {key: str(value) for key, value in place.items() if value not in (None, "")}
+        text = str(error)
+        body, code = {"reason": "ADAPTER", "message": text, "metadata": given}, EXIT_ERROR
     else:
         return
     if ctx.ensure_object(Invocation).json:

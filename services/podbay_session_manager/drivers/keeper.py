@@ -9,7 +9,9 @@ In FOLDER it writes:
 - `log/`: what the command writes to stdout and stderr, in files named by the position of their
   first byte. When a file is full the next one begins, and only the last two are kept. Beside
   each lies one with `.times` at its name's end: when which byte was read, as `log_times` tells.
+  What a full disk does not take is lost; a line says so, once there is room again.
 - `pid`: the process id of the command.
+- `exit.new`: room for `exit`, so that a full disk does not hide how the command ended.
 - `exit`: once the command has ended, its exit code (128 and the signal's number where a signal
   killed it), and on a second line the name of the error where it could not be executed.
 
@@ -40,6 +42,8 @@ _READ_BYTES = 65536
 _DRAIN_BYTES = 1 << 20
 _SIGNAL_BASE = 128
 _CANNOT_EXECUTE = 126
+_EXIT_BYTES = 64
+_NEWLINE = 10
 _FIRST_FD = 3
 _LAST_FD = 65536
 
@@ -56,23 +60,43 @@ class _Log:
         self._times = -1
         self._times_size = 0
         self._noted_ns = 0
+        self._lost = 0
+        self._in_line = False
         self._open()
 
     def write(self, data: bytes) -> None:
         """Append bytes, and begin the next file where this one is full."""
-        if self._size >= SEGMENT_BYTES or self._times_size >= TIMES_BYTES:
+        if self._file < 0 or self._size >= SEGMENT_BYTES or self._times_size >= TIMES_BYTES:
             self._open()
+        if self._lost and not self._tell_lost():
+            self._lost += len(data)
+            return
         self._note(time.time_ns())
+        self._lost = self._append(data)
+
+    def _tell_lost(self) -> bool:
+        """Write how much is missing here; return whether there is room again."""
+        told = f"[podbay: {self._lost} bytes of the log are lost: no room on the disk]\n"
+        if self._append(("\n" + told if self._in_line else told).encode()):
+            return False
+        if self._times < 0 and self._bases:
+            self._open_times(self._bases[-1])
+        return True
+
+    def _append(self, data: bytes) -> int:
+        """Write as much as there is room for; return how many bytes are left."""
         view = memoryview(data)
         while view:
             try:
                 written = os.write(self._file, view)
             except OSError:
                 # No room or no folder: the replica matters more than its log.
-                return
+                break
             self._position += written
             self._size += written
+            self._in_line = view[written - 1] != _NEWLINE
             view = view[written:]
+        return len(view)
 
     def _open(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -85,14 +109,14 @@ class _Log:
             os.close(self._file)
         self._file = file
         self._size = 0
-        self._open_times()
+        self._open_times(self._position)
         self._bases.append(self._position)
         for base in self._bases[:-2]:
             _unlink(f"{self._folder}/{base:020d}")
             _unlink(f"{self._folder}/{base:020d}.times")
         self._bases = self._bases[-2:]
 
-    def _open_times(self) -> None:
+    def _open_times(self, base: int) -> None:
         if self._times >= 0:
             os.close(self._times)
         self._times = -1
@@ -100,7 +124,7 @@ class _Log:
         self._noted_ns = 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
-            self._times = os.open(f"{self._folder}/{self._position:020d}.times", flags, 0o600)
+            self._times = os.open(f"{self._folder}/{base:020d}.times", flags, 0o600)
         except OSError:
             return  # the times of these lines will not be known
 
@@ -131,11 +155,26 @@ def _unlink(path: str) -> None:
         return
 
 
+def _open_new(path: str) -> int:
+    return os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _reserve(path: str, size: int) -> None:
+    """Take the room that a file will need."""
+    try:
+        file = _open_new(path)
+        os.write(file, b" " * size)
+        os.close(file)
+    except OSError:
+        return  # there may be room by then
+
+
 def _write_whole(path: str, text: str) -> None:
     """Write a file so that nobody sees half of it."""
     try:
-        file = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        file = _open_new(path)
         os.write(file, text.encode())
+        os.ftruncate(file, len(text))
         os.close(file)
         os.rename(f"{path}.new", path)  # see _unlink
     except OSError as error:
@@ -229,6 +268,7 @@ def main(folder: str, term: int, working_dir: str, executable: str, argv: list[s
     os.set_blocking(wakeup_out, False)
     signal.set_wakeup_fd(wakeup_out, warn_on_full_buffer=False)
     log = _Log(f"{folder}/log")
+    _reserve(f"{folder}/exit", _EXIT_BYTES)
     source, output = os.pipe()
     try:
         if working_dir:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import psutil
 
@@ -55,6 +57,7 @@ __all__ = ["ProcessDriver"]
 
 _LOG = logging.getLogger(__name__)
 _KEEPER = keeper.__file__
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 T = TypeVar("T")
 
@@ -205,6 +208,7 @@ class ProcessDriver(ReplicaDriver):
             command.folder, command.executable, *command.argv,
         ]  # fmt: skip
         self._check_permitted()
+        pid = 0
         try:
             folder.begin(launch)
             pid = os.posix_spawn(
@@ -223,14 +227,12 @@ class ProcessDriver(ReplicaDriver):
             self._check_permitted()
             folder.keep(record)
         except OSError as error:
+            if pid:
+                # Nobody would find it again.
+                _end_keeper(pid)
             with contextlib.suppress(OSError):
                 folder.clear()
-            raise StartFailedError(
-                Reason.START_FAILED,
-                f"The process of the replica could not be made on this node: {error.strerror}. "
-                "Check the room on the disk of the data directory, and the limits of the user "
-                "(ulimit -a).",
-            ) from error
+            raise _not_made(error, self._root) from error
         except ValueError as error:
             folder.clear()
             raise StartFailedError(
@@ -268,6 +270,27 @@ class ProcessDriver(ReplicaDriver):
     def _on_end(self, replica_id: str) -> None:
         self._ports.pop(replica_id, None)
         self.changed.set()
+
+
+def _end_keeper(pid: int) -> None:
+    """End a keeper that was just made, with all of its group, and collect it."""
+    # Not collected yet, so its id and its group cannot be anybody else's.
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _not_made(error: OSError, root: Path) -> StartFailedError:
+    if error.errno in _FULL:
+        return StartFailedError(
+            Reason.DISK_FULL,
+            f"The disk of {root}, where the session manager keeps the logs of replicas, has no "
+            "room left. Make some, or give the session manager another --data-dir.",
+        )
+    return StartFailedError(
+        Reason.START_FAILED,
+        f"The process of the replica could not be made on this node: {error.strerror}. Check the "
+        "limits of the user (ulimit -a).",
+    )
 
 
 def _failed(task: asyncio.Task[None]) -> bool:

@@ -109,6 +109,7 @@ class ReplicaFolder:
         # launch.json first: half of this must not look like a replica that was never started.
         for name in ("launch.json", "keeper.json", "pid", "exit"):
             (self.path / name).unlink(missing_ok=True)
+            (self.path / f"{name}.new").unlink(missing_ok=True)
 
     def delete(self) -> None:
         """Delete the folder with its log."""

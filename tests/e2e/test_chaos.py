@@ -1,0 +1,26 @@
+"""A short form of the gate; `make chaos` runs fifteen minutes of the same.
+
+How fast answers come, and how long none does, is told by `make chaos` alone: a machine that runs
+the suite is busy with other things.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.chaos import Aims, Plan, chaos
+
+pytestmark = [pytest.mark.needs_postgresql, pytest.mark.timeout(300)]
+
+_PLAN = Plan(seconds=40, rate=30, sessions=3, every=0.5, seed=1)
+_AIMS = Aims(success=0.98, p95=None, outage=None)
+
+
+def test_only_what_was_lost_fails_and_nothing_is_left(tmp_path: Path) -> None:
+    report = chaos(_PLAN, tmp_path)
+    print("\n".join(report.lines()))
+    assert report.problems(_AIMS) == []
+    assert {fault.way for fault in report.faults} == {"kill", "pause", "restart"}
+    assert {call.kind for call in report.done} == {"infer", "stream", "upload", "threads", "unary"}
