@@ -463,6 +463,7 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "ACCOUNT_STORAGE_FULL": _Reason(
         ConflictError, "RESOURCE_EXHAUSTED", 507, "podbay account quota show ACCOUNT tells both."
     ),
+    "NOT_LEADER": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
 }
 """The catalogue: each reason with its error class, gRPC code, HTTP status and hint."""
 

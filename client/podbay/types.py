@@ -45,7 +45,8 @@ class Installation:
     Attributes:
         id: The id of the installation.
         version: The version of the registry.
-        session_manager_endpoint: The session manager's address, as "127.0.0.1:7102".
+        session_manager_endpoint: The session manager's address, as "127.0.0.1:7102"; of several
+            all, by commas.
         inference_router_endpoint: The inference router's address.
         account: The account that the client's token acts for.
     """

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from podbay.schema.identities import INFERENCE_ROUTER
 from podbay_inference_router.exposition import check_available
+from podbay_inference_router.router_id import held_router_id
 from podbay_inference_router.settings import Settings
 from podbay_kit.process import Stop, common_options, run
 from podbay_kit.starting import split_address
@@ -48,15 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.metrics_listen is not None:
             check_available()
         # Who only watches workers needs neither gRPC nor what a call needs.
-        if workers == 1 or options.worker is not None:
+        if options.worker is not None:
             from podbay_inference_router.worker import serve  # noqa: PLC0415 # heavy
 
             await serve(options, settings, stop)
-        else:
+            return
+        with held_router_id(options.data_dir) as options.router_id:
+            if workers == 1:
+                from podbay_inference_router.worker import serve  # noqa: PLC0415 # heavy
+
+                await serve(options, settings, stop)
+                return
             from podbay_inference_router.workers import supervise  # noqa: PLC0415 # as above
 
             # Each worker looks for itself; what is wrong is told once, and before any is started.
-            transport_of(options, INFERENCE_ROUTER, peers=[options.session_manager_endpoint])
+            peers = options.session_manager_endpoint.split(",")
+            transport_of(options, INFERENCE_ROUTER, peers=peers)
             await supervise(arguments, options, workers, stop)
 
     name = "router" if options.worker is None else f"router-worker-{options.worker}"
@@ -86,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         "--session-manager-endpoint",
         required=True,
         metavar="HOST:PORT",
-        help="the session manager, which tells the routes; with --tls its address for services",
+        help="the session manager, which tells the routes; with --tls its address for services; of "
+        "several all, by commas",
     )
     parser.add_argument(
         "--workers",
@@ -185,10 +194,11 @@ def _parser() -> argparse.ArgumentParser:
         help="where metrics are shown to Prometheus, as 127.0.0.1:9103; needs the extra "
         "'telemetry' (default: nowhere)",
     )
-    # What the parent tells its workers: their number, the descriptor of the file of leases, and
-    # whether they replace one that died.
+    # What the parent tells its workers: their number, the descriptor of the file of leases, which
+    # router they are of, and whether they replace one that died.
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--lease-file", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--router-id", default="", help=argparse.SUPPRESS)
     parser.add_argument("--replacement", action="store_true", help=argparse.SUPPRESS)
     return parser
 

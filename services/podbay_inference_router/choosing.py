@@ -15,21 +15,42 @@ if TYPE_CHECKING:
     from podbay_inference_router.table import Endpoint, SessionRoute
     from podbay_inference_router.tenancy import AccountLoad, Tenant
 
-__all__ = ["Chooser", "Leases"]
+__all__ = ["Chooser", "Leases", "Shares"]
 
 
 class Leases(Protocol):
     """Shares limits of replicas and accounts out among workers; `leases.LeaseFile` does."""
 
-    def grow(self, shared: Shared, limit: int, now: float) -> bool:
+    def grow(self, shared: Shared, limit: int, now: float, share: int | None = None) -> bool:
         """Let this worker have more calls within a limit; say whether there was room."""
+        ...
+
+    def allowance(self, shared: Shared, limit: int, share: int) -> int:
+        """Return how many calls this worker may have within this router's share of a limit."""
         ...
 
     def shrink(self, shared: Shared, limit: int, now: float) -> None:
         """Give back what the calls within a limit no longer need."""
+        ...
 
     def mark(self, shared: Shared, *, waits: bool) -> None:
         """Tell the other workers whether calls wait here for room within a limit."""
+
+
+class Shares(Protocol):
+    """This router's shares of limits; `router_shares.RouterShares` is."""
+
+    def of_replica(self, endpoint: Endpoint, limit: int) -> int:
+        """Return how many calls this router may have at a replica."""
+        ...
+
+    def of_session(self, session: SessionRoute) -> int:
+        """Return how many calls of a session this worker may have running."""
+        ...
+
+    def holds(self) -> bool:
+        """Say whether anything may be used of limits at this moment."""
+        ...
 
 
 class Chooser:
@@ -39,11 +60,20 @@ class Chooser:
         settings: The limits.
         rng: Gives numbers from 0 up to 1, for ties.
         leases: Shares replicas' limits with other workers; None where there are no others.
+        shares: Tells this router's shares of limits; None where it has all of them.
     """
 
-    def __init__(self, settings: Settings, rng: Callable[[], float], leases: Leases | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        rng: Callable[[], float],
+        leases: Leases | None,
+        shares: Shares | None = None,
+    ) -> None:
+        self._settings = settings
         self._rng = rng
         self._leases = leases
+        self._shares = shares
         self.account_limit = (
             settings.divided(settings.account_in_flight) if settings.account_in_flight else 0
         )
@@ -73,7 +103,9 @@ class Chooser:
     def choose(self, call: Call, now: float) -> Endpoint | None:
         """Return the best endpoint for a call, which must then be sent there; None for none."""
         session = call.session
-        if session.max_in_flight and session.running >= session.max_in_flight:
+        if session.max_in_flight and session.running >= self._session_limit(session):
+            return None
+        if session.max_concurrency and self._shares is not None and not self._shares.holds():
             return None
         account = call.tenant.account
         if self.limits_accounts and not self._account_has_room(call.tenant, now):
@@ -175,6 +207,17 @@ class Chooser:
         return free and self._has_room(session, endpoint, now)
 
     def _has_room(self, session: SessionRoute, endpoint: Endpoint, now: float) -> bool:
-        if not session.shared_limit or endpoint.outstanding < endpoint.allowance:
+        limit = session.shared_limit
+        if not limit:
             return True
-        return self._leases is not None and self._leases.grow(endpoint, session.shared_limit, now)
+        share = limit if self._shares is None else self._shares.of_replica(endpoint, limit)
+        if self._leases is None:
+            return endpoint.outstanding < share
+        if endpoint.outstanding < self._leases.allowance(endpoint, limit, share):
+            return True
+        return self._leases.grow(endpoint, limit, now, share)
+
+    def _session_limit(self, session: SessionRoute) -> int:
+        if self._shares is None:
+            return session.max_in_flight
+        return self._shares.of_session(session)

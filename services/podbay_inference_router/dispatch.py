@@ -10,7 +10,7 @@ from podbay.v1.errors_pb2 import CallError
 from podbay_inference_router import failures, health
 from podbay_inference_router.balancing import backoff_after
 from podbay_inference_router.calls import Call
-from podbay_inference_router.choosing import Chooser, Leases
+from podbay_inference_router.choosing import Chooser, Leases, Shares
 from podbay_inference_router.hedging import Hedge
 from podbay_inference_router.holding import Holding
 from podbay_inference_router.leases import RETRY_SECONDS
@@ -23,6 +23,10 @@ from podbay_inference_router.tracing import CallSpans
 from podbay_kit.errors import reason_name
 
 __all__ = ["Dispatcher"]
+
+
+def _want_nothing() -> None:
+    """Want nothing where nobody is there to give."""
 
 
 def _tell_nobody(_report: health.ReplicaReport) -> None:
@@ -42,6 +46,8 @@ class Dispatcher:
         meters: Counts what happens; None where nobody looks.
         spans: Makes spans of calls; None where they are not traced.
         leases: Shares replicas' limits with other workers; None where there are no others.
+        shares: Tells this router's shares of limits; None where it has all of them.
+        on_want: Called where calls wait for what other routers may have.
     """
 
     def __init__(
@@ -55,7 +61,10 @@ class Dispatcher:
         meters: Meters | None = None,
         spans: CallSpans | None = None,
         leases: Leases | None = None,
+        shares: Shares | None = None,
+        on_want: Callable[[], None] = _want_nothing,
     ) -> None:
+        self._on_want = on_want
         self.table = table
         self.settings = settings
         self.scheduler = scheduler
@@ -65,7 +74,7 @@ class Dispatcher:
         self._report = report
         self._holding = Holding(settings, scheduler)
         self._accounts: WeakValueDictionary[str, AccountLoad] = WeakValueDictionary()
-        self._chooser = Chooser(settings, rng, leases)
+        self._chooser = Chooser(settings, rng, leases, shares)
         self._admits = self._chooser.admits
         self.active = 0
         """Calls that were submitted and have not ended."""
@@ -235,6 +244,11 @@ class Dispatcher:
                 session.pumping = False
                 self.pump(session)
 
+    def on_shares(self) -> None:
+        """Look at all calls that wait, as what this router may use has changed."""
+        for session in self.table.waiting_sessions():
+            self.pump(session)
+
     def drain(self) -> None:
         """Refuse what is new or waits; what runs goes on."""
         self.draining = True
@@ -366,6 +380,8 @@ class Dispatcher:
             tenant.account.blocked for tenant in session.waiting.tenants()
         ):
             pauses.append(RETRY_SECONDS)
+        if session.shared_limit or session.session_limit:
+            self._on_want()
         if pauses and session.probe is None:
             session.probe = self.scheduler.call_later(min(pauses), self._probe, session)
 

@@ -94,13 +94,15 @@ class LeaseFile:
         for bucket in range(_BUCKETS):
             self._marks[bucket * _WORKERS + self._worker] = 0
 
-    def grow(self, shared: Shared, limit: int, now: float) -> bool:
+    def grow(self, shared: Shared, limit: int, now: float, share: int | None = None) -> bool:
         """Take another lease of a limit, and let this worker have more calls.
 
         Args:
             shared: What has the limit.
             limit: How many calls that may be, at all workers together.
             now: The time on the clock of `yield_until`.
+            share: How many of them this router may have, where the limit is shared with other
+                routers; else None.
 
         Returns:
             Whether there was one to take.
@@ -108,9 +110,10 @@ class LeaseFile:
         if now < shared.yield_until:
             return False
         sizes, base = cut(limit), _offset(shared)
-        first = self._worker * len(sizes) // self._workers
-        for step in range(len(sizes)):
-            index = (first + step) % len(sizes)
+        usable = len(sizes) if share is None else _leases_in(sizes, share)
+        first = self._worker * usable // self._workers
+        for step in range(usable):
+            index = (first + step) % usable
             if self._lock(base + index):
                 shared.leases[base + index] = sizes[index]
                 shared.allowance += sizes[index]
@@ -126,7 +129,9 @@ class LeaseFile:
             now: The time on the clock of `yield_until`.
         """
         while shared.leases:
-            offset, size = next(reversed(shared.leases.items()))
+            # The last of all leases is the first that the router may have to give away.
+            offset = max(shared.leases)
+            size = shared.leases[offset]
             if shared.allowance - size < shared.outstanding:
                 return
             del shared.leases[offset]
@@ -136,6 +141,31 @@ class LeaseFile:
             others = self._others_that_wait(shared)
             if others and len(shared.leases) >= min(limit, _MOST_LEASES) // (others + 1):
                 shared.yield_until = now + _YIELD_SECONDS
+
+    def allowance(self, shared: Shared, limit: int, share: int) -> int:
+        """Return how many calls this worker's leases let it have at a limit.
+
+        Args:
+            shared: What has the limit.
+            limit: How many calls that may be, at all routers together.
+            share: How many of them this router may have.
+        """
+        if share >= limit or not shared.leases:
+            return shared.allowance
+        end = _offset(shared) + _leases_in(cut(limit), share)
+        return sum(size for offset, size in shared.leases.items() if offset < end)
+
+    def bound(self, shared: Shared, limit: int, share: int) -> int:
+        """Return how many calls this router may have at a limit by what this worker holds.
+
+        That is the share, or more where this worker still has calls from before the share became
+        smaller.
+        """
+        if share >= limit or not shared.leases:
+            return share
+        sizes = cut(limit)
+        last = max(shared.leases) - _offset(shared)
+        return max(share, sum(sizes[: last + 1]))
 
     def mark(self, shared: Shared, *, waits: bool) -> None:
         """Tell the other workers whether calls wait here for a lease of a limit."""
@@ -155,6 +185,17 @@ class LeaseFile:
             return False
         self._held.add(offset)
         return True
+
+
+def _leases_in(sizes: list[int], share: int) -> int:
+    """Return how many leases, from the first on, are for no more calls than a share."""
+    count = total = 0
+    for size in sizes:
+        total += size
+        if total > share:
+            break
+        count += 1
+    return count
 
 
 def _hash(shared: Shared) -> int:

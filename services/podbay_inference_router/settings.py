@@ -58,25 +58,26 @@ class Settings:
     workers: int = 1
     worker_index: int = 0
 
-    def limits_of(self, max_concurrency: int) -> tuple[int, int]:
+    def limits_of(self, max_concurrency: int, *, sole: bool = True) -> tuple[int, int]:
         """Tell how many calls may be at one replica.
 
         Args:
             max_concurrency: The replica's own limit; 0 for none.
+            sole: Whether no other router calls it.
 
         Returns:
-            The most of this worker; and the most of all workers together, where they share the
-            limit, else 0. Without leases each worker has its part of the limit, at least 1: below
-            one call a worker a limit cannot be divided, and a worker that may not call at all
-            would leave its clients stuck.
+            The most of this worker; and the most of all workers, of other routers too, where they
+            share the limit, else 0. Without leases each worker has its part of the limit, at least
+            1: below one call a worker a limit cannot be divided, and a worker that may not call at
+            all would leave its clients stuck.
         """
         if max_concurrency <= 0:
             return self.max_connections, 0
-        if self.workers > 1 and self.leases:
+        if not sole or (self.workers > 1 and self.leases):
             return min(self.max_connections, max_concurrency), max_concurrency
         return min(self.max_connections, self.divided(max_concurrency)), 0
 
-    def divided(self, limit: int) -> int:
-        """Tell this worker's share of a limit that holds for all of them, at least 1."""
+    def divided(self, limit: int, *, least: int = 1) -> int:
+        """Tell this worker's share of a limit that holds for all of them, at least `least`."""
         share, rest = divmod(limit, self.workers)
-        return max(1, share + (self.worker_index < rest))
+        return max(least, share + (self.worker_index < rest))

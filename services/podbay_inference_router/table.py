@@ -107,6 +107,8 @@ class SessionRoute:
         limit: The most calls that this worker may have at one of them.
         shared_limit: The most calls that all workers together may have at one of them; 0 where
             none is shared.
+        max_concurrency: How many calls one replica works on at once; 0 for any number.
+        session_limit: How many of its calls run at once at all routers; 0 for any number.
         marked: Whether the other workers were told that calls wait here.
         max_in_flight: The most calls that this worker may have running in it; 0 for no limit.
         safe_to_retry: Whether a call may be sent again although a replica may have seen it.
@@ -137,6 +139,7 @@ class SessionRoute:
         "known",
         "limit",
         "marked",
+        "max_concurrency",
         "max_in_flight",
         "message",
         "probe",
@@ -146,6 +149,7 @@ class SessionRoute:
         "rate",
         "safe_to_retry",
         "session_id",
+        "session_limit",
         "shared_limit",
         "waiting",
         "was_ready_at",
@@ -164,6 +168,8 @@ class SessionRoute:
         self.shared_limit = 0
         self.marked = False
         self.max_in_flight = 0
+        self.max_concurrency = 0
+        self.session_limit = 0
         self.safe_to_retry = False
         self.hedge_after = 0.0
         self.queue_timeout: float | None = None
@@ -248,6 +254,7 @@ class RouteTable:
         self.account_limits: dict[str, int] = {}
         """How many calls of an account run at once, over all sessions."""
         self.revision = 0
+        self._sole = True
         self.synced = False
         """Whether a snapshot has come since the start."""
 
@@ -338,10 +345,9 @@ class RouteTable:
         session.epoch = route.epoch
         session.message = route.message
         session.evidence = dict(route.evidence)
-        session.limit, session.shared_limit = self._settings.limits_of(route.max_concurrency)
-        session.max_in_flight = (
-            self._settings.divided(route.max_in_flight) if route.max_in_flight > 0 else 0
-        )
+        session.max_concurrency = max(0, route.max_concurrency)
+        session.session_limit = max(0, route.max_in_flight)
+        self._set_limits(session)
         session.safe_to_retry = route.safe_to_retry
         session.hedge_after = (
             _seconds(route.hedge_after)
@@ -359,6 +365,21 @@ class RouteTable:
         else:
             session.ended = errors_pb2.ERROR_REASON_UNSPECIFIED
             self._update_endpoints(session, route.endpoints, now)
+
+    def set_sole(self, sole: bool) -> None:
+        """Note whether other routers call the same replicas."""
+        if sole != self._sole:
+            self._sole = sole
+            for session in self._sessions.values():
+                self._set_limits(session)
+
+    def _set_limits(self, session: SessionRoute) -> None:
+        session.limit, session.shared_limit = self._settings.limits_of(
+            session.max_concurrency, sole=self._sole
+        )
+        session.max_in_flight = (
+            self._settings.divided(session.session_limit) if session.session_limit else 0
+        )
 
     def _update_endpoints(
         self, session: SessionRoute, told: Iterable[RouteEndpoint], now: float

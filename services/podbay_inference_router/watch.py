@@ -1,4 +1,4 @@
-"""Follows the session manager's routes, for ever, and tells how far it is."""
+"""Follows the routes of the session manager that leads, for ever, and tells how far it is."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from podbay.v1.session_manager_service_pb2 import (
 )
 from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceStub
 from podbay_inference_router.health import ReplicaReport
+from podbay_inference_router.leaders import Leaders, leader_of
 from podbay_kit.service_link import ServiceLink
 from podbay_kit.tls_files import LiveTls
 
 if TYPE_CHECKING:
     from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceAsyncStub
 
-__all__ = ["RouteWatcher", "pause_after"]
+__all__ = ["CHANNEL_OPTIONS", "RouteWatcher", "pause_after"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,7 +40,9 @@ _USAGE_SECONDS: Final = 1.0
 _AWAY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _MOST_REPORTS: Final = 1000
 _DETAIL_BYTES: Final = 1024
-_OPTIONS: Final = (
+# Three signs of life that did not come.
+_SILENCE_SECONDS: Final = 6.0
+CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -49,6 +52,11 @@ _OPTIONS: Final = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", int(_LAST_PAUSE * 1000)),
 )
+"""The options of channels to session managers."""
+
+
+class _PastTermError(Exception):
+    """A session manager does not know yet that another one leads."""
 
 
 def pause_after(failures: int) -> float:
@@ -60,7 +68,8 @@ class RouteWatcher:
     """Watches `WatchRoutes`, and watches again whenever the stream ends.
 
     Args:
-        endpoint: The session manager's "host:port"; with a certificate that for services.
+        endpoint: The session manager's "host:port"; with a certificate that for services. Of
+            several all, by commas.
         token: The token of the services; None where there is a certificate.
         name: Who watches, for the session manager's log.
         on_message: Takes each message.
@@ -79,7 +88,8 @@ class RouteWatcher:
         running: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._running = running
-        self._endpoint = endpoint
+        self._leaders = Leaders(endpoint)
+        self._term = 0
         self._token = token
         self._certificate = certificate
         self._metadata: tuple[tuple[str, str], ...] = ()
@@ -113,51 +123,86 @@ class RouteWatcher:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        link = ServiceLink(
-            self._endpoint,
-            SESSION_MANAGER,
-            SessionManagerServiceStub,
-            options=_OPTIONS,
-            certificate=self._certificate,
-            service_token=self._token,
-        )
-        self._metadata = link.metadata
+        while True:
+            endpoint = self._leaders.endpoint
+            link = ServiceLink(
+                endpoint,
+                SESSION_MANAGER,
+                SessionManagerServiceStub,
+                options=CHANNEL_OPTIONS,
+                certificate=self._certificate,
+                service_token=self._token,
+            )
+            self._metadata = link.metadata
+            try:
+                while self._leaders.endpoint == endpoint:
+                    await self._follow(link, endpoint)
+            finally:
+                await link.close()
+
+    async def _follow(self, link: ServiceLink, endpoint: str) -> None:
+        """Watch once, and pause after the end."""
         stub: SessionManagerServiceAsyncStub = link.stub
+        telling = [
+            asyncio.create_task(self._acknowledge(stub), name="acknowledge-routes"),
+            asyncio.create_task(self._tell_reports(stub), name="report-replicas"),
+            asyncio.create_task(self._tell_usage(stub), name="report-usage"),
+        ]
+        told = False
+        try:
+            await self._watch(stub, endpoint)
+        except grpc.aio.AioRpcError as error:
+            self.away = link.failed(error)
+            told = self._note_failure(error, endpoint)
+        except (TimeoutError, _PastTermError) as error:
+            self.away = str(error)
+            _LOG.warning("the session manager at %s is left: %s", endpoint, error)
+        finally:
+            for task in telling:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self._failures += 1
+        if not told:
+            self._leaders.failed(endpoint)
+        # Routers that lost the same session manager shall not come back all at once.
+        jitter = 1 + 0.2 * random.random()  # noqa: S311 # no secret depends on it
+        # All have their turn before the pauses grow.
+        await asyncio.sleep(jitter * pause_after(1 + self._failures // self._leaders.count))
+
+    async def _watch(self, stub: SessionManagerServiceAsyncStub, endpoint: str) -> None:
+        # One that is stopped as it is keeps its connections. With no other to go to, it is waited
+        # for.
+        patience = _SILENCE_SECONDS if self._leaders.count > 1 else None
+        messages = stub.WatchRoutes(self._request, metadata=self._metadata)
         try:
             while True:
-                telling = [
-                    asyncio.create_task(self._acknowledge(stub), name="acknowledge-routes"),
-                    asyncio.create_task(self._tell_reports(stub), name="report-replicas"),
-                    asyncio.create_task(self._tell_usage(stub), name="report-usage"),
-                ]
-                try:
-                    await self._watch(stub)
-                except grpc.aio.AioRpcError as error:
-                    self.away = link.failed(error)
-                    self._note_failure(error)
-                finally:
-                    for task in telling:
-                        task.cancel()
-                        with contextlib.suppress(asyncio.CancelledError):
-                            await task
-                self._failures += 1
-                # Routers that lost the same session manager shall not come back all at once.
-                jitter = 1 + 0.2 * random.random()  # noqa: S311 # no secret depends on it
-                await asyncio.sleep(jitter * pause_after(self._failures))
+                async with asyncio.timeout(patience):
+                    message = await messages.read()
+                if not isinstance(message, WatchRoutesResponse):
+                    # The end; a status that is an error was raised.
+                    return
+                self._take(message, endpoint)
+        except TimeoutError:
+            raise TimeoutError(f"it was silent for {_SILENCE_SECONDS:g} s") from None
         finally:
-            await link.close()
+            messages.cancel()
 
-    async def _watch(self, stub: SessionManagerServiceAsyncStub) -> None:
-        async for message in stub.WatchRoutes(self._request, metadata=self._metadata):
-            if self._failures:
-                _LOG.info("the session manager at %s is back", self._endpoint)
-                self._failures = 0
-            self.away = ""
-            self._on_message(message)
-            if message.watch_id:
-                self._watch_id = message.watch_id
-            self._applied = message.revision
-            self._news.set()
+    def _take(self, message: WatchRoutesResponse, endpoint: str) -> None:
+        if message.watch_id and message.term < self._term:
+            raise _PastTermError(
+                f"it leads in term {message.term}, and term {self._term} has begun elsewhere"
+            )
+        self._term = max(self._term, message.term)
+        if self._failures:
+            _LOG.info("the session manager at %s tells routes", endpoint)
+            self._failures = 0
+        self.away = ""
+        self._on_message(message)
+        if message.watch_id:
+            self._watch_id = message.watch_id
+        self._applied = message.revision
+        self._news.set()
 
     async def _acknowledge(self, stub: SessionManagerServiceAsyncStub) -> None:
         """Tell the newest revision, one after the other, for as long as the watch runs."""
@@ -220,12 +265,17 @@ class RouteWatcher:
             else:
                 told = now
 
-    def _note_failure(self, error: grpc.aio.AioRpcError) -> None:
+    def _note_failure(self, error: grpc.aio.AioRpcError, endpoint: str) -> bool:
+        """Log a failure; say whether it told who leads."""
+        leader = leader_of(error)
+        if leader and self._leaders.follow(leader):
+            return True
         if self._failures == 0:
             _LOG.warning(
                 "the session manager at %s does not tell routes (%s: %s): serving with those "
                 "known, and trying again",
-                self._endpoint,
+                endpoint,
                 error.code().name,
                 error.details(),
             )
+        return False

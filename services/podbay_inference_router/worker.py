@@ -6,6 +6,7 @@ import contextlib
 import functools
 import random
 import sys
+import uuid
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -14,13 +15,15 @@ from podbay.v1.inference_router_service_pb2_grpc import (
     add_InferenceRouterServiceServicer_to_server,
 )
 from podbay.v1.session_manager_service_pb2 import WatchRoutesResponse
-from podbay_inference_router.choosing import Leases
 from podbay_inference_router.dispatch import Dispatcher
 from podbay_inference_router.exposition import MetricsServer, push_numbers, write_numbers
 from podbay_inference_router.leases import LeaseFile
 from podbay_inference_router.meters import Meters, Numbers, gauges
+from podbay_inference_router.router_shares import RouterShares
 from podbay_inference_router.servicer import RouterServicer
 from podbay_inference_router.settings import Settings
+from podbay_inference_router.share_link import ShareLink, boot_seconds
+from podbay_inference_router.shares import LimitShares
 from podbay_inference_router.slots import READY_LINE
 from podbay_inference_router.table import RouteTable
 from podbay_inference_router.tokens import TokenVerifier
@@ -46,11 +49,12 @@ class Worker:
 
     Args:
         listen: The address, as "127.0.0.1:0".
-        session_manager: The session manager's "host:port".
+        session_manager: The session manager's "host:port"; of several all, by commas.
         service_token: The token of the services; None where certificates say who calls.
         settings: The limits.
         leases: Shares the replicas' limits with the other workers; None where there are none.
         tls: How it speaks TLS; None for plain text.
+        router_id: Which router this is a worker of, to those that give shares of limits.
     """
 
     def __init__(
@@ -60,8 +64,9 @@ class Worker:
         session_manager: str,
         service_token: str | None,
         settings: Settings,
-        leases: Leases | None = None,
+        leases: LeaseFile | None = None,
         tls: ServerTls | None = None,
+        router_id: str = "",
     ) -> None:
         loop = asyncio.get_running_loop()
         self._pools = ConnectionPools(settings, loop)
@@ -75,6 +80,18 @@ class Worker:
             certificate=tls.certificate if tls else None,
             running=self._running,
         )
+        self._limits = LimitShares()
+        self._shares = RouterShares(self._limits, self._table, settings, leases, boot_seconds)
+        self._link = ShareLink(
+            session_manager,
+            service_token,
+            router_id or uuid.uuid4().hex,
+            settings.workers,
+            self._limits,
+            self._shares.uses,
+            self._on_shares,
+            certificate=tls.certificate if tls else None,
+        )
         self.meters = Meters() if settings.meters else None
         self.dispatcher = Dispatcher(
             self._table,
@@ -85,6 +102,8 @@ class Worker:
             meters=self.meters,
             spans=configured_spans("podbay_inference_router"),
             leases=leases,
+            shares=self._shares,
+            on_want=self._link.want,
         )
         self._servicer = RouterServicer(
             self.dispatcher, self._verifier, away=lambda: self._watcher.away
@@ -118,9 +137,11 @@ class Worker:
                 to refuse them.
         """
         self._tasks.spawn_forever("watch-routes", self._watcher.run)
+        self._tasks.spawn("share-limits", self._link.run())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(sync_seconds):
                 await self._synced.wait()
+                await self._link.settled.wait()
         port = await self._server.start(serving=self._table.synced)
         self._listening = True
         self._server.set_serving(self._table.synced)
@@ -146,8 +167,14 @@ class Worker:
             async with asyncio.timeout(min(grace, _ABANDON_SECONDS)):
                 await self._servicer.finished()
         await self._server.stop(min(grace, _ABANDON_SECONDS))
+        await self._link.leave(_ABANDON_SECONDS)
         await self._tasks.close()
         await self._pools.close()
+
+    def _on_shares(self) -> None:
+        self._table.set_sole(self._limits.sole)
+        self._shares.note()
+        self.dispatcher.on_shares()
 
     def _running(self) -> dict[str, int]:
         return self.dispatcher.running()
@@ -174,7 +201,9 @@ async def serve(options: argparse.Namespace, settings: Settings, stop: Stop) -> 
         settings: The limits.
         stop: The wish to stop.
     """
-    transport = transport_of(options, INFERENCE_ROUTER, peers=[options.session_manager_endpoint])
+    transport = transport_of(
+        options, INFERENCE_ROUTER, peers=options.session_manager_endpoint.split(",")
+    )
     worker = Worker(
         listen=options.listen,
         session_manager=options.session_manager_endpoint,
@@ -186,6 +215,7 @@ async def serve(options: argparse.Namespace, settings: Settings, stop: Stop) -> 
             if settings.leases
             else None
         ),
+        router_id=options.router_id,
     )
     start = asyncio.ensure_future(
         worker.start(sync_seconds=None if options.replacement else _SYNC_SECONDS)

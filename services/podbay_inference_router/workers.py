@@ -87,6 +87,7 @@ async def supervise(
                 "--exit-with-parent",
                 *("--worker", str(index)),
                 *("--lease-file", str(leases.fileno())),
+                *("--router-id", options.router_id),
             ],
             index,
             options.drain_seconds,

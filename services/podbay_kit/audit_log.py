@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 import grpc
@@ -29,7 +29,9 @@ _REFUSED: Final = frozenset(
     {grpc.StatusCode.UNAUTHENTICATED.value[0], grpc.StatusCode.PERMISSION_DENIED.value[0]}
 )
 # Nothing was begun, and nothing can be written.
-_UNTOLD: Final = frozenset({errors_pb2.ERROR_REASON_SERVICE_STOPPING})
+_UNTOLD: Final = frozenset(
+    {errors_pb2.ERROR_REASON_SERVICE_STOPPING, errors_pb2.ERROR_REASON_NOT_LEADER}
+)
 
 
 class AuditLog:
@@ -47,6 +49,8 @@ class AuditLog:
         clock: Where the time comes from.
         keep: How long entries are kept.
         meter: Which refusals get an entry of their own.
+        writable: Says whether this process may write now, as one that stands by may not; what is
+            refused meanwhile is counted until it may. Always unless given.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class AuditLog:
         *,
         keep: Retention | None = None,
         meter: RefusalMeter | None = None,
+        writable: Callable[[], bool] = lambda: True,
     ) -> None:
         self.store: Final = store
         self._database = database
@@ -65,6 +70,7 @@ class AuditLog:
         self._clock = clock
         self._keep = keep or Retention()
         self._meter = meter or RefusalMeter()
+        self._writable = writable
         self._purged_at: float | None = None
 
     def begin(self, method: str, peer: str) -> AuditEntry:
@@ -105,7 +111,7 @@ class AuditLog:
             return
         record = entry.record(code=code, reason=error.reason)
         # Of a change whose call failed afterwards there is an entry; this tells the rest.
-        if entry.written or self._meter.admits(self._clock.monotonic()):
+        if self._writable() and (entry.written or self._meter.admits(self._clock.monotonic())):
             try:
                 await self._append(record)
             except ServiceError as away:

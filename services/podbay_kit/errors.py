@@ -143,6 +143,7 @@ CODES: Final[Mapping[int, grpc.StatusCode]] = {
     _R.ERROR_REASON_MODEL_FILES_ELSEWHERE: _C.FAILED_PRECONDITION,
     _R.ERROR_REASON_QUOTA_LIMIT: _C.UNAVAILABLE,
     _R.ERROR_REASON_ACCOUNT_STORAGE_FULL: _C.RESOURCE_EXHAUSTED,
+    _R.ERROR_REASON_NOT_LEADER: _C.UNAVAILABLE,
 }
 """The gRPC code of each reason, unless the error says otherwise."""
 

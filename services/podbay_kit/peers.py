@@ -30,6 +30,7 @@ CALLERS: Final[Mapping[str, frozenset[str]]] = {
     f"{_REGISTRY}DownloadModelFile": frozenset({SESSION_MANAGER}),
     f"{_SESSION_MANAGER}WatchRoutes": frozenset({INFERENCE_ROUTER}),
     f"{_SESSION_MANAGER}AcknowledgeRoutes": frozenset({INFERENCE_ROUTER}),
+    f"{_SESSION_MANAGER}ShareLimits": frozenset({INFERENCE_ROUTER}),
     f"{_SESSION_MANAGER}ReportReplica": frozenset({INFERENCE_ROUTER}),
     f"{_SESSION_MANAGER}ReportUsage": frozenset({INFERENCE_ROUTER}),
 }

@@ -215,6 +215,7 @@ _SESSION_MANAGER: Final[Mapping[str, Rule]] = {
     "ListSessionAuditRecords": _listed("audit"),
     "WatchRoutes": _SERVICES,
     "AcknowledgeRoutes": _SERVICES,
+    "ShareLimits": _SERVICES,
     "ReportReplica": _SERVICES,
     "ReportUsage": _SERVICES,
 }

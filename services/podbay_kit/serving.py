@@ -205,7 +205,8 @@ class GrpcServer:
         """Listen, and return the port.
 
         Args:
-            serving: Whether health checks are told at once that the services take calls.
+            serving: Whether health checks are told at once that the process is well and that its
+                services take calls.
 
         Raises:
             ListenError: An address cannot be had.
@@ -241,10 +242,17 @@ class GrpcServer:
             raise ListenError(f"Cannot listen on {listen}: it is not a usable address.")
         return port
 
-    def set_serving(self, serving: bool) -> None:
-        """Tell health checks whether the services take calls."""
+    def set_serving(self, serving: bool, *, well: bool | None = None) -> None:
+        """Tell health checks whether the services take calls.
+
+        Args:
+            serving: Whether they do.
+            well: Whether the process as a whole is well, as one that stands by is; as `serving`
+                unless given.
+        """
+        overall = None if well is None else _health_of(well)
         task = asyncio.get_running_loop().create_task(
-            self._set_health(_health_of(serving)), name="set-health"
+            self._set_health(_health_of(serving), overall), name="set-health"
         )
         self._health_tasks.add(task)
         task.add_done_callback(self._health_tasks.discard)
@@ -261,9 +269,10 @@ class GrpcServer:
         # somebody connects (seen with 1.78). What still runs after the grace is ended.
         await self._server.stop(min(grace, _ENDING_SECONDS))
 
-    async def _set_health(self, status: Any) -> None:
-        for name in ("", *(service.name for service in self._services)):
-            await self._health.set(name, status)
+    async def _set_health(self, status: Any, overall: Any = None) -> None:
+        await self._health.set("", status if overall is None else overall)
+        for service in self._services:
+            await self._health.set(service.name, status)
 
 
 def _health_of(serving: bool) -> Any:

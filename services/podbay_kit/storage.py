@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 import logging
 import random
 import threading
@@ -76,6 +77,21 @@ class Database:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="podbay-db-writer")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="podbay-db-reader")
         self._closing = threading.Event()
+        self._guard: Callable[[sa.Connection], None] | None = None
+
+    def guarded(self, guard: Callable[[sa.Connection], None]) -> Database:
+        """Return a view of this database that looks first in each writing transaction.
+
+        Args:
+            guard: Called with the connection before anything is written; what it raises ends the
+                transaction, and nothing is written.
+
+        Returns:
+            The view. It ends with this database, and is not to be closed itself.
+        """
+        view = copy.copy(self)
+        view._guard = guard  # noqa: SLF001 # of this class
+        return view
 
     async def read(self, function: Callable[[sa.Connection], T]) -> T:
         """Run a function in a reading transaction: all it reads is of one moment.
@@ -113,6 +129,8 @@ class Database:
         *,
         writing: bool,
     ) -> T:
+        if writing and self._guard is not None:
+            function = _behind(self._guard, function)
         # From now on: what waits behind others that are tried again does not wait anew.
         give_up = time.monotonic() + _PATIENCE_SECONDS
         entry = current_entry() if writing else None
@@ -167,6 +185,16 @@ class Database:
                         error, unknown=writing and attempt.committing and is_lost(error)
                     ) from error
                 pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _behind(
+    guard: Callable[[sa.Connection], None], function: Callable[[sa.Connection], T]
+) -> Callable[[sa.Connection], T]:
+    def guarded(connection: sa.Connection) -> T:
+        guard(connection)
+        return function(connection)
+
+    return guarded
 
 
 class _Attempt:

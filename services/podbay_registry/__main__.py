@@ -49,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
         "--session-manager-endpoint",
         default="127.0.0.1:7102",
         metavar="HOST:PORT",
-        help="the session manager's address, as clients reach it (default: %(default)s)",
+        help="the session manager's address, as clients reach it; of several all, by commas "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--inference-router-endpoint",

@@ -29,6 +29,8 @@ from podbay_session_manager.server import DRIVERS, Settings, serving
 __all__ = ["main"]
 
 _DAY: Final = 24 * 3600.0
+_LEAST_LEASE_SECONDS: Final = 1.0
+_MOST_LEASE_SECONDS: Final = 60.0
 
 
 def _days(text: str) -> float:
@@ -144,12 +146,52 @@ def _parser() -> argparse.ArgumentParser:
         "%(default)g); podbay key rotate does so at once",
     )
     parser.add_argument(
+        "--lease-seconds",
+        type=_lease_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="of several session managers on one database one leads; without a sign of life from "
+        "it for so long, another one takes over (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--advertise-address",
+        type=_address,
+        metavar="HOST:PORT",
+        help="where others reach this session manager, for those who ask one that stands by "
+        "(default: where it listens)",
+    )
+    parser.add_argument(
+        "--share-seconds",
+        type=_lease_seconds,
+        default=20.0,
+        metavar="SECONDS",
+        help="of several routers each has a share of each limit; that of one that is silent for so "
+        "long is given to the others (default: %(default)s)",
+    )
+    parser.add_argument(
         "--stop-replicas-on-exit",
         action="store_true",
         help="end all replicas when this process is asked to end; their sessions stay, and their "
         "replicas are started again with the session manager",
     )
     return parser
+
+
+def _lease_seconds(text: str) -> float:
+    value = float(text)
+    if not _LEAST_LEASE_SECONDS <= value <= _MOST_LEASE_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"must be from {_LEAST_LEASE_SECONDS:g} to {_MOST_LEASE_SECONDS:g} seconds"
+        )
+    return value
+
+
+def _address(text: str) -> str:
+    try:
+        split_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _drivers(options: argparse.Namespace) -> tuple[str, ...]:
@@ -199,6 +241,9 @@ def main() -> int:
             model_cache_bytes=options.model_cache_quota,
             copy_model_files=options.copy_model_files,
             key_age=options.signing_key_days * _DAY,
+            lease_seconds=options.lease_seconds,
+            share_seconds=options.share_seconds,
+            advertise_address=options.advertise_address or "",
             audit=retention_of(options),
         )
         async with serving(settings) as port:

@@ -10,6 +10,7 @@ from podbay_kit.tasks import TaskSet
 from podbay_session_manager.drivers.contract import (
     DriverUnreachableError,
     LaunchSpec,
+    NotPermittedError,
     ObservedReplica,
     ReplicaDriver,
     ReplicaStillRunningError,
@@ -86,6 +87,8 @@ class Actor:
     ) -> None:
         done = False
         try:
+            if not driver.permitted():
+                raise NotPermittedError
             match action:
                 case StartReplica():
                     await self._start(driver, action)

@@ -42,6 +42,7 @@ READING: Final = frozenset(
         # What routers tell of themselves all the time.
         "WatchRoutes",
         "AcknowledgeRoutes",
+        "ShareLimits",
         "ReportReplica",
         "ReportUsage",
     }

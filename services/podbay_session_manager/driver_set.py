@@ -20,13 +20,19 @@ class DriverSet(Mapping[str, ReplicaDriver]):
     Args:
         local: The drivers of this machine, in the order of preference.
         make: Makes the drivers of declared nodes; None where none can be declared.
+        permitted: Whether the drivers may start, stop and remove at a moment; always unless given.
     """
 
     def __init__(
-        self, local: Iterable[ReplicaDriver] = (), make: NodeDriverFactory | None = None
+        self,
+        local: Iterable[ReplicaDriver] = (),
+        make: NodeDriverFactory | None = None,
+        *,
+        permitted: Callable[[], bool] | None = None,
     ) -> None:
         self.make = make
-        self._drivers = {driver.name: driver for driver in local}
+        self._permitted = permitted
+        self._drivers = {driver.name: self._bound(driver) for driver in local}
         self._listeners: list[Callable[[ReplicaDriver], None]] = []
 
     def __getitem__(self, name: str) -> ReplicaDriver:
@@ -56,7 +62,7 @@ class DriverSet(Mapping[str, ReplicaDriver]):
     def put(self, driver: ReplicaDriver) -> ReplicaDriver | None:
         """Add a driver; return the one of the same name that it replaces, which is to be closed."""
         replaced = self._drivers.get(driver.name)
-        self._drivers[driver.name] = driver
+        self._drivers[driver.name] = self._bound(driver)
         for listener in self._listeners:
             listener(driver)
         return replaced
@@ -68,6 +74,11 @@ class DriverSet(Mapping[str, ReplicaDriver]):
     def holds(self, driver: ReplicaDriver) -> bool:
         """Say whether this very driver is on."""
         return self._drivers.get(driver.name) is driver
+
+    def _bound(self, driver: ReplicaDriver) -> ReplicaDriver:
+        if self._permitted is not None:
+            driver.permitted = self._permitted
+        return driver
 
     async def close(self) -> None:
         """Close all drivers."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import os
+import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from podbay_kit.clock import Clock, SystemClock
 from podbay_kit.errors import ServiceError
 from podbay_kit.model_cache import ModelCache
 from podbay_kit.process import SettingsError
-from podbay_kit.serving import GrpcServer, ServerTls, ServiceRegistration
+from podbay_kit.serving import GrpcServer, ServerTls, ServiceRegistration, split_address
 from podbay_kit.storage import Database, migrate, sqlite_url
 from podbay_kit.tasks import TaskSet
 from podbay_session_manager.announcer import Announcer
@@ -37,6 +37,10 @@ from podbay_session_manager.drivers.contract import DriverUnreachableError, Repl
 from podbay_session_manager.drivers.inprocess import InProcessDriver
 from podbay_session_manager.drivers.process import ProcessDriver
 from podbay_session_manager.key_ring import DEFAULT_KEY_AGE, KeyRing
+from podbay_session_manager.leadership import Leadership, front
+from podbay_session_manager.lease_keeper import Lease, LeaseKeeper, boot_seconds
+from podbay_session_manager.lease_marks import LifeMarks
+from podbay_session_manager.lease_store import LeaseStore
 from podbay_session_manager.live_state import LiveState
 from podbay_session_manager.model_mounts import ModelMounts, mounted_models
 from podbay_session_manager.node_book import NodeBook
@@ -48,8 +52,9 @@ from podbay_session_manager.registry_client import RegistryClient
 from podbay_session_manager.route_acks import RouteAcks
 from podbay_session_manager.routes import RouteTable
 from podbay_session_manager.runner_kinds import DEFAULT_KINDS, RunnerKind
-from podbay_session_manager.servicer import SERVICE_NAME, SessionManagerServicer
+from podbay_session_manager.servicer import SERVICE_NAME
 from podbay_session_manager.servicer_base import Parts
+from podbay_session_manager.share_desk import ShareDesk
 from podbay_session_manager.store import SessionStore
 from podbay_session_manager.tables import AUDIT
 
@@ -64,6 +69,7 @@ _DOCKER: Final = "docker"
 _MAINTENANCE_SECONDS: Final = 3600.0
 _KEPT_LOGS_SECONDS: Final = 7 * 24 * 3600.0
 _DROP_SECONDS: Final = 600.0
+_TERM_BITS: Final = 41  # room for more changes of routes than a term can have
 # What may come on top of the longest stop grace until the last replica is gone.
 _HALT_SLACK_SECONDS: Final = 15.0
 
@@ -100,6 +106,9 @@ class Settings:
         database: The URL of a PostgreSQL schema; None for a SQLite file in the data directory.
         key_age: Seconds after which a key of session tokens is followed by another.
         tls: How it speaks TLS; None for plain text.
+        lease_seconds: For how long this process leads without a sign of life from it.
+        advertise_address: Where others reach it, as "10.0.0.1:7102"; where it listens unless given.
+        share_seconds: For how long a router may use its shares of limits without a word from here.
         audit: How long entries of the audit log are kept.
     """
 
@@ -125,6 +134,9 @@ class Settings:
     database: str | None = field(default=None, repr=False)
     key_age: float = DEFAULT_KEY_AGE
     tls: ServerTls | None = None
+    lease_seconds: float = 5.0
+    advertise_address: str = ""
+    share_seconds: float = 20.0
     audit: Retention = field(default_factory=Retention)
 
 
@@ -132,42 +144,84 @@ class Settings:
 async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[int]:
     """Run a session manager, and give its port; at the end let calls finish.
 
-    Replicas go on afterwards where their driver lets them, unless the settings say otherwise.
+    Where another one leads, this one stands by. Replicas go on afterwards where their driver lets
+    them, unless the settings say otherwise.
 
     Raises:
-        SettingsError: Another session manager uses the data directory, or a node of the file is
-            declared in a way that does not fit the replicas on it.
+        SettingsError: A node of the file is declared in a way that does not fit the replicas on it.
         DatabaseUnusableError: The database is damaged or of a newer version.
         ListenError: The address cannot be had.
     """
     clock = clock or SystemClock()
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _sole_use(settings.data_dir):
-        url = settings.database or sqlite_url(settings.data_dir / "session-manager.sqlite3")
-        await asyncio.to_thread(migrate, url, "podbay_session_manager")
-        database = Database(url)
-        drivers = DriverSet(_make_drivers(settings))
-        registry = RegistryClient(
-            settings.registry_endpoint,
-            settings.service_token,
-            settings.tls.certificate if settings.tls else None,
-        )
-        cache = ModelCache(
-            settings.data_dir / "models",
-            registry.model_files,
-            quota=settings.model_cache_bytes,
-            clock=clock,
-        )
-        try:
-            await cache.start()
-            models = ModelMounts(cache)
-            async with _running(settings, clock, database, drivers, registry, models) as port:
-                yield port
-        finally:
-            await drivers.close()
-            await cache.close()
-            await registry.close()
-            await database.close()
+    url = settings.database or sqlite_url(settings.data_dir / "session-manager.sqlite3")
+    await asyncio.to_thread(migrate, url, "podbay_session_manager")
+    database = Database(url)
+    registry = RegistryClient(
+        settings.registry_endpoint,
+        settings.service_token,
+        settings.tls.certificate if settings.tls else None,
+    )
+    holder = uuid.uuid4().hex
+    marks = LifeMarks(settings.data_dir / "leaders", holder)
+    keeper = LeaseKeeper(LeaseStore(database), marks, holder, settings.lease_seconds)
+    audit = AuditLog(
+        database.guarded(lambda conn: leadership.guard(conn)),  # noqa: PLW0108 # made below
+        AuditStore(AUDIT),
+        CHANGING,
+        clock,
+        keep=settings.audit,
+        writable=lambda: leadership.parts is not None,
+    )
+    lead = partial(_leading, settings, clock, database, registry, audit)
+    leadership = Leadership(keeper, lead, lambda leads: server.set_serving(leads, well=True))
+    server = _server(settings, registry, clock, leadership, audit)
+    try:
+        port = await server.start(serving=False)
+        keeper.address = _advertised(settings, port)
+        await leadership.start()
+        server.set_serving(leadership.parts is not None, well=True)
+        yield port
+        if settings.stop_replicas_on_exit and leadership.parts is not None:
+            await _halt(leadership.parts.state, leadership.parts.reconciler)
+    finally:
+        leadership.stop_streams()
+        await server.stop(settings.drain_seconds)
+        await leadership.stop()
+        # What was refused while it stood by is told at least in its own log.
+        await audit.close()
+        marks.close(keep=not await keeper.release())
+        await registry.close()
+        await database.close()
+
+
+@asynccontextmanager
+async def _leading(
+    settings: Settings,
+    clock: Clock,
+    database: Database,
+    registry: RegistryClient,
+    audit: AuditLog,
+    lease: Lease,
+) -> AsyncIterator[Parts]:
+    """Put together what leads in one term, and take it apart again."""
+    drivers = DriverSet(_make_drivers(settings, lease.term), permitted=lambda: lease.valid)
+    cache = ModelCache(
+        settings.data_dir / "models",
+        registry.model_files,
+        quota=settings.model_cache_bytes,
+        clock=clock,
+    )
+    try:
+        await cache.start()
+        fenced = database.guarded(lease.guard)
+        models = ModelMounts(cache)
+        running = _running(settings, clock, fenced, drivers, registry, models, audit, lease)
+        async with running as parts:
+            yield parts
+    finally:
+        await drivers.close()
+        await cache.close()
 
 
 @asynccontextmanager
@@ -178,10 +232,12 @@ async def _running(
     drivers: DriverSet,
     registry: RegistryClient,
     models: ModelMounts,
-) -> AsyncIterator[int]:
+    audit: AuditLog,
+    lease: Lease,
+) -> AsyncIterator[Parts]:
     store = SessionStore(database, progress_interval=settings.progress_interval)
-    # Larger than what an earlier process gave out, as long as changes are rarer than milliseconds.
-    table = RouteTable(time.time_ns() // 1_000_000)
+    # Larger than what any earlier term gave out.
+    table = RouteTable(lease.term << _TERM_BITS)
     state = LiveState(store, Announcer(table, RouteAcks()), clock)
     await state.load()
     models.keep(mounted_models(state.sessions.values()))
@@ -206,10 +262,10 @@ async def _running(
         max_age=settings.key_age,
     )
     await keys.load()
+    shares = ShareDesk(store, state, settings.share_seconds, boot_seconds, lambda: lease.valid)
+    await shares.load()
     quotas = QuotaBook(registry, QuotaStore(database), state, clock, reconciler.hint)
     await quotas.load()
-    audit = AuditLog(database, AuditStore(AUDIT), CHANGING, clock, keep=settings.audit)
-    stopping = asyncio.Event()
     parts = Parts(
         store=store,
         state=state,
@@ -219,28 +275,25 @@ async def _running(
         registry=registry,
         keys=keys,
         clock=clock,
-        stopping=stopping,
+        stopping=asyncio.Event(),
         kinds=settings.runner_kinds,
         quotas=quotas,
         audit=audit,
         allow_egress=settings.allow_egress,
+        term=lease.term,
+        shares=shares,
     )
-    server = _server(settings, parts)
     tasks = TaskSet(clock=clock)
     try:
-        # Before the first look at what runs: that may take a while.
-        port = await server.start()
         reconciler.start()
+        tasks.spawn_forever("shares", shares.tick)
         tasks.spawn_forever("maintenance", lambda: _maintain(parts, models))
         tasks.spawn_forever("signing-keys", keys.run)
         tasks.spawn_forever("quotas", quotas.run)
         tasks.spawn_forever("audit", audit.run)
-        yield port
-        if settings.stop_replicas_on_exit:
-            await _halt(state, reconciler)
+        yield parts
     finally:
-        stopping.set()
-        await server.stop(settings.drain_seconds)
+        parts.stopping.set()
         await reconciler.close()
         await nodes.close()
         await tasks.close()
@@ -248,12 +301,22 @@ async def _running(
         await audit.close()
 
 
-def _make_drivers(settings: Settings) -> list[ReplicaDriver]:
+def _advertised(settings: Settings, port: int) -> str:
+    """Return where others reach this process."""
+    if settings.advertise_address:
+        return settings.advertise_address
+    host, _ = split_address(settings.listen)
+    if host in {"0.0.0.0", "::"}:  # compared, not listened on
+        host = socket.gethostname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _make_drivers(settings: Settings, term: int) -> list[ReplicaDriver]:
     # Each has a folder of its own: what lies there is its own.
     made: list[ReplicaDriver] = []
     for name in settings.drivers:
         if name == ProcessDriver.name:
-            made.append(ProcessDriver(settings.data_dir / "replicas"))
+            made.append(ProcessDriver(settings.data_dir / "replicas", term=term))
         elif name == InProcessDriver.name:
             made.append(InProcessDriver(settings.data_dir / "replicas-inprocess"))
         elif name == AttachedDriver.name:
@@ -295,8 +358,14 @@ def _node_drivers(
     return partial(make_docker_driver, settings=containers)
 
 
-def _server(settings: Settings, parts: Parts) -> GrpcServer:
-    servicer = SessionManagerServicer(parts)
+def _server(
+    settings: Settings,
+    registry: RegistryClient,
+    clock: Clock,
+    leadership: Leadership,
+    audit: AuditLog,
+) -> GrpcServer:
+    servicer = front(leadership.leading)
     return GrpcServer(
         listen=settings.listen,
         services=[
@@ -305,9 +374,9 @@ def _server(settings: Settings, parts: Parts) -> GrpcServer:
                 lambda server: add_SessionManagerServiceServicer_to_server(servicer, server),
             )
         ],
-        authenticator=RegistryAuthenticator(parts.registry, settings.service_token, parts.clock),
+        authenticator=RegistryAuthenticator(registry, settings.service_token, clock),
         tls=settings.tls,
-        audit=parts.audit,
+        audit=audit,
     )
 
 
@@ -339,24 +408,3 @@ async def _drop(driver: ReplicaDriver, logs: frozenset[str], data: frozenset[str
             await driver.drop_data(data)
     except (DriverUnreachableError, TimeoutError) as error:
         _LOG.warning("old logs and copies of %s are kept for now: %s", driver.name, error)
-
-
-@contextmanager
-def _sole_use(data_dir: Path) -> Iterator[None]:
-    """Keep other session managers away from a data directory.
-
-    Raises:
-        SettingsError: Another one uses it.
-    """
-    file = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SettingsError(
-                f"Another session manager uses the data directory {data_dir}. Stop it, or choose "
-                "another --data-dir."
-            ) from error
-        yield
-    finally:
-        os.close(file)

@@ -24,6 +24,7 @@ from podbay_session_manager.quota_book import QuotaBook
 from podbay_session_manager.reconciler import Reconciler
 from podbay_session_manager.registry_client import RegistryClient
 from podbay_session_manager.runner_kinds import RunnerKind
+from podbay_session_manager.share_desk import ShareDesk
 from podbay_session_manager.store import SessionStore
 
 __all__ = ["PLURAL", "Context", "Parts", "ServicerBase", "stopping_error"]
@@ -50,10 +51,14 @@ class Parts:
     """Set when the service is about to stop: long streams end."""
     kinds: Mapping[str, RunnerKind]
     """How the kinds of runners are run."""
+    shares: ShareDesk
+    """The routers' shares of limits."""
     quotas: QuotaBook
     audit: AuditLog
     allow_egress: bool
     """Whether replicas may open connections to the outside that ask for it."""
+    term: int = 0
+    """In which term of leading this is."""
 
     def rules(self) -> AdmissionRules:
         """Return what the installation can do now."""

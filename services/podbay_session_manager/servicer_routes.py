@@ -7,15 +7,42 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Final
 
 from podbay.v1 import session_manager_service_pb2 as pb
+from podbay_kit.errors import invalid
 from podbay_session_manager.servicer_base import Context, ServicerBase, stopping_error
+from podbay_session_manager.share_desk import ShareDesk
 
 __all__ = ["RouteServicer"]
 
 _LOG = logging.getLogger(__name__)
-_ALIVE_SECONDS: Final = 5.0
+_ID_LENGTH: Final = 64
+# Routers that know of several session managers take a longer silence for the end of this one.
+_ALIVE_SECONDS: Final = 2.0
+
+
+@dataclass(slots=True)
+class _Heard:
+    """Who speaks on a stream, and the number of what came last."""
+
+    router: str = ""
+    worker: str = ""
+    number: int = 0
+
+
+async def _hear(
+    requests: AsyncIterator[pb.ShareLimitsRequest], desk: ShareDesk, heard: _Heard
+) -> None:
+    async for request in requests:
+        for field, value in (("routerId", request.router_id), ("workerId", request.worker_id)):
+            if not 0 < len(value) <= _ID_LENGTH:
+                raise invalid(field, f"must be there, and have at most {_ID_LENGTH} characters")
+        heard.router, heard.worker = request.router_id, request.worker_id
+        await desk.hear(request, heard)
+        heard.number = request.number
 
 
 class RouteServicer(ServicerBase):
@@ -39,6 +66,7 @@ class RouteServicer(ServicerBase):
                     keys=changes.keys,
                     account_limits=changes.limits,
                     watch_id=watch_id,
+                    term=self._parts.term,
                 )
             )
             revision = changes.revision
@@ -112,6 +140,41 @@ class RouteServicer(ServicerBase):
         """Note how many calls of each account run at a router's worker."""
         self._parts.state.usage.report(request.watch_id, request.requests_in_flight)
         return pb.ReportUsageResponse()
+
+    async def ShareLimits(
+        self, request_iterator: AsyncIterator[pb.ShareLimitsRequest], context: Context
+    ) -> None:
+        """Take what a process of a router has and wants, and tell its shares."""
+        desk = self._parts.shares
+        heard = _Heard()
+        reading = asyncio.ensure_future(_hear(request_iterator, desk, heard))
+        stopping = asyncio.ensure_future(self._parts.stopping.wait())
+        last: pb.ShareLimitsResponse | None = None
+        try:
+            while not reading.done():
+                news = desk.news
+                if heard.number:
+                    response = desk.response(heard.router, heard.worker, heard.number, last)
+                    if response is not None:
+                        last = response
+                        await context.write(response)
+                        continue
+                waiting = asyncio.ensure_future(news.wait())
+                try:
+                    await asyncio.wait(
+                        {reading, stopping, waiting}, return_when=asyncio.FIRST_COMPLETED
+                    )
+                finally:
+                    waiting.cancel()
+                if stopping.done():
+                    raise stopping_error()
+            await reading
+        finally:
+            if heard.worker:
+                desk.lose(heard.worker, heard)
+            reading.cancel()
+            stopping.cancel()
+            await asyncio.gather(reading, stopping, return_exceptions=True)
 
     async def _wait(self, revision: int) -> None:
         """Wait for a change, or until a sign of life is due.

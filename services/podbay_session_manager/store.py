@@ -28,6 +28,7 @@ from podbay_session_manager.tables import (
     INSTALLATION,
     REPLICAS,
     RESOURCES,
+    ROUTERS,
     SESSIONS,
 )
 from podbay_session_manager.texts import whole_message
@@ -223,6 +224,27 @@ class SessionStore:
             return made
 
         return await self.database.write(write)
+
+    async def routers(self) -> set[str]:
+        """Return the routers that may have shares of limits."""
+        return await self.database.read(
+            lambda conn: {str(row.id) for row in conn.execute(sa.select(ROUTERS))}
+        )
+
+    async def add_router(self, router: str) -> None:
+        """Remember that a router may have shares of limits. Idempotent."""
+
+        def write(conn: sa.Connection) -> None:
+            conn.execute(sa.delete(ROUTERS).where(ROUTERS.c.id == router))
+            conn.execute(sa.insert(ROUTERS).values(id=router))
+
+        await self.database.write(write)
+
+    async def remove_router(self, router: str) -> None:
+        """Remember that a router has no share of any limit. Idempotent."""
+        await self.database.write(
+            lambda conn: conn.execute(sa.delete(ROUTERS).where(ROUTERS.c.id == router))
+        )
 
     async def replica_ids_since(self, since: float) -> frozenset[str]:
         """Return the replicas of sessions that live, or ended after a time: their logs are kept."""

@@ -12,10 +12,12 @@ __all__ = [
     "AUDIT",
     "GPU_LEASES",
     "INSTALLATION",
+    "LEADERSHIP",
     "METADATA",
     "NODES",
     "REPLICAS",
     "RESOURCES",
+    "ROUTERS",
     "SESSIONS",
     "SIGNING_KEYS",
 ]
@@ -106,4 +108,23 @@ INSTALLATION = sa.Table(
     sa.Column("row", sa.Integer, primary_key=True, autoincrement=False),
     # The issuer of session tokens.
     sa.Column("id", sa.String(64), nullable=False),
+)
+
+LEADERSHIP = sa.Table(
+    "leadership",
+    METADATA,
+    # One row, 1: a lease.LeaseRow.
+    sa.Column("row", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("term", sa.BigInteger, nullable=False),
+    sa.Column("holder", sa.String(64), nullable=False),
+    sa.Column("address", sa.String(300), nullable=False),
+    sa.Column("beat", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+)
+
+ROUTERS = sa.Table(
+    "routers",
+    METADATA,
+    # The routers that may have a share of a limit.
+    sa.Column("id", sa.String(64), primary_key=True),
 )

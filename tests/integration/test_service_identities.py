@@ -35,12 +35,16 @@ from tests.support.session_manager import session_manager
 ALLOWED = {
     ("RegistryService", "Authenticate", SESSION_MANAGER),
     ("RegistryService", "GetInferenceService", SESSION_MANAGER),
+    ("RegistryService", "GetAccountQuota", SESSION_MANAGER),
+    ("RegistryService", "WatchAccountQuotas", SESSION_MANAGER),
     ("RegistryService", "GetModel", SESSION_MANAGER),
     ("RegistryService", "ListModelFiles", SESSION_MANAGER),
     ("RegistryService", "DownloadModelFile", SESSION_MANAGER),
     ("SessionManagerService", "WatchRoutes", INFERENCE_ROUTER),
     ("SessionManagerService", "AcknowledgeRoutes", INFERENCE_ROUTER),
+    ("SessionManagerService", "ShareLimits", INFERENCE_ROUTER),
     ("SessionManagerService", "ReportReplica", INFERENCE_ROUTER),
+    ("SessionManagerService", "ReportUsage", INFERENCE_ROUTER),
 }
 
 

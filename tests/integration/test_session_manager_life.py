@@ -19,9 +19,7 @@ from google.protobuf import timestamp_pb2
 
 from podbay.v1 import inference_session_pb2
 from podbay.v1 import session_manager_service_pb2 as pb
-from podbay_kit.process import SettingsError
 from podbay_session_manager.drivers.process_tree import identity
-from podbay_session_manager.server import serving
 from tests.support.fake_registry import OTHER
 from tests.support.rpc import details_of
 from tests.support.session_manager import SERVICE_TOKEN, Rig, session_manager, until
@@ -133,10 +131,27 @@ async def test_replicas_can_end_with_the_manager_and_come_back(rig: Rig) -> None
     assert {r.attempt for r in status.replicas if r.phase == TOP.REPLICA_PHASE_READY} == {2}
 
 
-async def test_a_second_manager_is_kept_away(rig: Rig) -> None:
-    with pytest.raises(SettingsError, match="Another session manager"):
-        async with serving(rig.settings):
-            pass
+async def test_a_second_manager_stands_by_and_names_the_first(rig: Rig) -> None:
+    made = await rig.create(rig.registry.add())
+    second = Rig(rig.registry, rig.settings.registry_endpoint, rig.settings.data_dir)
+    await second.start()
+    try:
+        for method, request in (
+            ("GetInferenceSession", pb.GetInferenceSessionRequest(id=made.inferencesession.id)),
+            (
+                "TerminateInferenceSession",
+                pb.TerminateInferenceSessionRequest(id=made.inferencesession.id),
+            ),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await second.call(method, request)
+            info, *_ = details_of(failure.value)
+            assert info.reason == "NOT_LEADER"
+            assert info.metadata["leader"] == f"127.0.0.1:{rig.port}"
+            assert info.metadata["notStarted"] == "true"
+    finally:
+        await second.stop()
+    await rig.ready(made.inferencesession.id)
 
 
 async def test_expiry_ends_a_session(rig: Rig) -> None:

@@ -41,6 +41,7 @@ INTERNAL = {
     "/podbay.v1.RegistryService/Authenticate",
     "/podbay.v1.RegistryService/WatchAccountQuotas",
     "/podbay.v1.SessionManagerService/AcknowledgeRoutes",
+    "/podbay.v1.SessionManagerService/ShareLimits",
     "/podbay.v1.SessionManagerService/ReportReplica",
     "/podbay.v1.SessionManagerService/ReportUsage",
     "/podbay.v1.SessionManagerService/WatchRoutes",

@@ -136,7 +136,10 @@ class FakeLeases:
     def __init__(self, taken: dict[str, int]) -> None:
         self._taken = taken
 
-    def grow(self, shared: Shared, limit: int, now: float) -> bool:
+    def allowance(self, shared: Shared, limit: int, share: int) -> int:
+        return shared.allowance
+
+    def grow(self, shared: Shared, limit: int, now: float, share: int | None = None) -> bool:
         key = shared.lease_key
         if self._taken.get(key, 0) >= limit:
             return False

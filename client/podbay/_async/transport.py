@@ -20,6 +20,14 @@ from podbay._core.channels import (
     closed_error,
     is_bare_deadline,
 )
+from podbay._core.leaders import (
+    BRISK_OPTIONS,
+    LEADER_QUESTION,
+    LEADS,
+    LOOK_SECONDS,
+    PAUSE_SECONDS,
+    Leaders,
+)
 from podbay._core.operations import Operation, Page, Service, StreamOperation, UploadOperation
 from podbay._core.reading import decoded, decoded_all
 from podbay._core.retries import (
@@ -62,13 +70,17 @@ def error_of(error: grpc.aio.AioRpcError, what: str, address: str) -> PodbayErro
 class Endpoint:
     """One service and the channel to it."""
 
-    def __init__(self, service: Service, address: str, tls: TlsSettings) -> None:
+    def __init__(
+        self, service: Service, address: str, tls: TlsSettings, *, several: bool = False
+    ) -> None:
         self.service = service
         self.address = address
+        self.waits = not several
+        """Whether calls wait for a connection; where there are others, they go there instead."""
         self._tls = tls
         self._files = files_state(tls)
         credentials = channel_credentials(tls, address)
-        options = channel_options(address, tls)
+        options = [*channel_options(address, tls), *(BRISK_OPTIONS if several else ())]
         self.channel = (
             grpc.aio.insecure_channel(address, options=options)
             if credentials is None
@@ -130,6 +142,18 @@ class Endpoint:
         self._reached = True
         return True
 
+    async def leads(self, timeout: float) -> bool:
+        """Whether it is the session manager that leads, as far as it tells in so many seconds."""
+        try:
+            ask: Any = self.channel.unary_unary(HEALTH_CHECK)
+            answer = await ask(LEADER_QUESTION, timeout=timeout)
+        except grpc.aio.AioRpcError:
+            return False
+        except grpc.aio.UsageError:
+            raise closed_error() from None
+        self._reached = True
+        return bool(answer == LEADS)
+
 
 def _serialized(message: Message) -> bytes:
     return message.SerializeToString()
@@ -163,7 +187,9 @@ class Transport:
         self._metadata = authorization(settings.api_token)
         self._endpoints: dict[Service, Endpoint] = {}
         # Those with certificates that were renewed since, for what still runs on them.
-        self._former: dict[Service, Endpoint] = {}
+        self._former: dict[Service | str, Endpoint] = {}
+        self._managers: dict[str, Endpoint] = {}
+        self._leaders: Leaders | None = None
         self._installation: Installation | None = None
         self._closed = False
 
@@ -181,6 +207,8 @@ class Transport:
     async def endpoint(self, service: Service, timeout: float | None = None) -> Endpoint:
         """Return the channel to a service; the registry may have to be asked where it is."""
         self._check_open()
+        if service is Service.SESSION_MANAGER:
+            return await self._leader(check_timeout(timeout, self.settings.timeout))
         if service not in self._endpoints:
             address = (
                 self.settings.endpoint
@@ -297,7 +325,7 @@ class Transport:
                 for result in decoded_all(operation, answer):
                     yield result
         except grpc.aio.AioRpcError as error:
-            raise error_of(error, operation.what, endpoint.address) from None
+            raise self._failure(error, operation.what, endpoint) from None
         except asyncio.CancelledError:
             self._check_cancelled_by_caller()
             raise
@@ -340,7 +368,7 @@ class Transport:
                 await _send_all(call, requests, careful)
             return decoded(operation, await call)
         except grpc.aio.AioRpcError as error:
-            raise error_of(error, operation.what, endpoint.address) from None
+            raise self._failure(error, operation.what, endpoint) from None
         except asyncio.CancelledError:
             self._check_cancelled_by_caller()
             raise
@@ -383,9 +411,10 @@ class Transport:
     async def close(self) -> None:
         """Close the channels; what runs on them is cancelled."""
         self._closed = True
-        endpoints = [*self._endpoints.values(), *self._former.values()]
+        endpoints = [*self._endpoints.values(), *self._former.values(), *self._managers.values()]
         self._endpoints.clear()
         self._former.clear()
+        self._managers.clear()
         for endpoint in endpoints:
             await endpoint.channel.close()
 
@@ -402,10 +431,10 @@ class Transport:
                 operation.request,
                 timeout=max(deadline - now(), LEAST_SECONDS),
                 metadata=(*self._metadata, *trace_metadata()),
-                wait_for_ready=True,
+                wait_for_ready=endpoint.waits,
             )
         except grpc.aio.AioRpcError as error:
-            failure = error_of(error, operation.what, endpoint.address)
+            failure = self._failure(error, operation.what, endpoint)
         except grpc.aio.UsageError:
             raise closed_error() from None
         except asyncio.CancelledError:
@@ -418,6 +447,56 @@ class Transport:
         ):
             raise await endpoint.why_not(deadline - began)
         raise failure
+
+    async def _leader(self, timeout: float) -> Endpoint:
+        """Return the channel to the session manager that leads; wait where none does.
+
+        Raises:
+            UnavailableError: None was found within `timeout` seconds.
+        """
+        deadline = now() + timeout
+        if self._leaders is None:
+            told = address_of(Service.SESSION_MANAGER, await self.installation(timeout))
+            self._leaders = Leaders(told)
+        while not (address := self._leaders.current(now())):
+            for known in self._leaders.addresses:
+                left = max(deadline - now(), LEAST_SECONDS)
+                if await (await self._manager(known)).leads(min(LOOK_SECONDS, left)):
+                    self._leaders.choose(known, now())
+                    break
+            else:
+                if now() + PAUSE_SECONDS >= deadline:
+                    where = ", ".join(self._leaders.addresses)
+                    raise unreachable(f"{Service.SESSION_MANAGER.value} that leads", where, timeout)
+                await asyncio.sleep(PAUSE_SECONDS)
+        return await self._manager(address)
+
+    async def _manager(self, address: str) -> Endpoint:
+        self._check_open()
+        found = self._managers.get(address)
+        if found is not None and not found.is_outdated():
+            return found
+        several = self._leaders is not None and self._leaders.several
+        try:
+            new = Endpoint(Service.SESSION_MANAGER, address, self.settings.tls, several=several)
+        except PodbayError:
+            if found is None:
+                raise
+            return found
+        self._managers[address] = new
+        if found is not None:
+            oldest = self._former.pop(address, None)
+            self._former[address] = found
+            if oldest is not None:
+                await oldest.channel.close()
+        return new
+
+    def _failure(self, error: grpc.aio.AioRpcError, what: str, endpoint: Endpoint) -> PodbayError:
+        """Return the client's error for one of gRPC's, and learn from it who leads."""
+        failure = error_of(error, what, endpoint.address)
+        if self._leaders is not None and endpoint.service is Service.SESSION_MANAGER:
+            self._leaders.failed(endpoint.address, failure)
+        return failure
 
     def _check_open(self) -> None:
         if self._closed:

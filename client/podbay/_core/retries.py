@@ -31,6 +31,7 @@ _TRANSIENT: Final = frozenset(
     {
         "CONNECTION_LOST",
         "SERVICE_STOPPING",
+        "NOT_LEADER",
         "STORE_UNAVAILABLE",
         "DEPENDENCY_UNAVAILABLE",
         "ROUTER_NOT_SYNCED",

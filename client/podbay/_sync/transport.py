@@ -21,6 +21,14 @@ from podbay._core.channels import (
     closed_error,
     is_bare_deadline,
 )
+from podbay._core.leaders import (
+    BRISK_OPTIONS,
+    LEADER_QUESTION,
+    LEADS,
+    LOOK_SECONDS,
+    PAUSE_SECONDS,
+    Leaders,
+)
 from podbay._core.operations import Operation, Page, Service, StreamOperation, UploadOperation
 from podbay._core.reading import decoded, decoded_all
 from podbay._core.retries import (
@@ -68,13 +76,17 @@ def _code_of(error: Any) -> grpc.StatusCode | None:
 class Endpoint:
     """One service and the channel to it."""
 
-    def __init__(self, service: Service, address: str, tls: TlsSettings) -> None:
+    def __init__(
+        self, service: Service, address: str, tls: TlsSettings, *, several: bool = False
+    ) -> None:
         self.service = service
         self.address = address
+        self.waits = not several
+        """Whether calls wait for a connection; where there are others, they go there instead."""
         self._tls = tls
         self._files = files_state(tls)
         credentials = channel_credentials(tls, address)
-        options = channel_options(address, tls)
+        options = [*channel_options(address, tls), *(BRISK_OPTIONS if several else ())]
         self.channel = (
             grpc.insecure_channel(address, options=options)
             if credentials is None
@@ -144,6 +156,19 @@ class Endpoint:
         self._reached = True
         return True
 
+    def leads(self, timeout: float) -> bool:
+        """Whether it is the session manager that leads, as far as it tells in so many seconds."""
+        ask: Any = self.channel.unary_unary(HEALTH_CHECK)
+        try:
+            # A connection that failed is tried again at once, and not at gRPC's own time.
+            answer = ask(LEADER_QUESTION, timeout=timeout, wait_for_ready=False)
+        except grpc.RpcError:
+            return False
+        except ValueError:
+            raise closed_error() from None
+        self._reached = True
+        return bool(answer == LEADS)
+
     def _check_open(self) -> None:
         """Return where the channel is open.
 
@@ -179,7 +204,9 @@ class Transport:
         self._lock = threading.Lock()
         self._endpoints: dict[Service, Endpoint] = {}
         # Those with certificates that were renewed since, for what still runs on them.
-        self._former: dict[Service, Endpoint] = {}
+        self._former: dict[Service | str, Endpoint] = {}
+        self._managers: dict[str, Endpoint] = {}
+        self._leaders: Leaders | None = None
         self._installation: Installation | None = None
         self._closed = False
 
@@ -191,6 +218,8 @@ class Transport:
 
     def endpoint(self, service: Service, timeout: float | None = None) -> Endpoint:
         """Return the channel to a service; the registry may have to be asked where it is."""
+        if service is Service.SESSION_MANAGER:
+            return self._leader(check_timeout(timeout, self.settings.timeout))
         with self._lock:
             self._check_open()
             found = self._endpoints.get(service)
@@ -310,7 +339,7 @@ class Transport:
             for answer in answers:
                 yield from decoded_all(operation, answer)
         except grpc.RpcError as error:
-            raise error_of(error, operation.what, endpoint.address) from None
+            raise self._failure(error, operation.what, endpoint) from None
         finally:
             answers.cancel()
 
@@ -335,7 +364,7 @@ class Transport:
         except grpc.RpcError as error:
             if failed:
                 raise failed[0] from None
-            raise error_of(error, operation.what, endpoint.address) from None
+            raise self._failure(error, operation.what, endpoint) from None
         except ValueError:
             raise closed_error() from None
         return decoded(operation, answer)
@@ -378,9 +407,14 @@ class Transport:
         """Close the channels; what runs on them is cancelled."""
         with self._lock:
             self._closed = True
-            endpoints = [*self._endpoints.values(), *self._former.values()]
+            endpoints = [
+                *self._endpoints.values(),
+                *self._former.values(),
+                *self._managers.values(),
+            ]
             self._endpoints.clear()
             self._former.clear()
+            self._managers.clear()
         for endpoint in endpoints:
             endpoint.channel.close()
 
@@ -403,15 +437,66 @@ class Transport:
                 operation.request,
                 timeout=left,
                 metadata=(*self._metadata, *trace_metadata()),
-                wait_for_ready=True,
+                wait_for_ready=endpoint.waits,
             )
         except grpc.RpcError as error:
-            failure = error_of(error, operation.what, endpoint.address)
+            failure = self._failure(error, operation.what, endpoint)
         except ValueError:
             raise closed_error() from None
         if is_bare_deadline(failure) and not self._closed and not endpoint.is_ready(_LOOK_SECONDS):
             raise endpoint.why_not(deadline - began)
         raise failure
+
+    def _leader(self, timeout: float) -> Endpoint:
+        """Return the channel to the session manager that leads; wait where none does.
+
+        Raises:
+            UnavailableError: None was found within `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        if self._leaders is None:
+            told = address_of(Service.SESSION_MANAGER, self.installation(timeout))
+            self._leaders = Leaders(told)
+        while not (address := self._leaders.current(time.monotonic())):
+            for known in self._leaders.addresses:
+                left = deadline - time.monotonic()
+                if self._manager(known).leads(min(LOOK_SECONDS, max(left, LEAST_SECONDS))):
+                    self._leaders.choose(known, time.monotonic())
+                    break
+            else:
+                if time.monotonic() + PAUSE_SECONDS >= deadline:
+                    where = ", ".join(self._leaders.addresses)
+                    raise unreachable(f"{Service.SESSION_MANAGER.value} that leads", where, timeout)
+                time.sleep(PAUSE_SECONDS)
+        return self._manager(address)
+
+    def _manager(self, address: str) -> Endpoint:
+        several = self._leaders is not None and self._leaders.several
+        with self._lock:
+            self._check_open()
+            found = self._managers.get(address)
+            if found is not None and not found.is_outdated():
+                return found
+            try:
+                new = Endpoint(Service.SESSION_MANAGER, address, self.settings.tls, several=several)
+            except PodbayError:
+                if found is None:
+                    raise
+                return found
+            if found is not None:
+                oldest = self._former.pop(address, None)
+                if oldest is not None:
+                    oldest.channel.close()
+                self._former[address] = found
+            self._managers[address] = new
+            return new
+
+    def _failure(self, error: grpc.RpcError, what: str, endpoint: Endpoint) -> PodbayError:
+        """Return the client's error for one of gRPC's, and learn from it who leads."""
+        failure = error_of(error, what, endpoint.address)
+        if self._leaders is not None and endpoint.service is Service.SESSION_MANAGER:
+            self._leaders.failed(endpoint.address, failure)
+        return failure
 
     def _check_open(self) -> None:
         if self._closed:

@@ -223,6 +223,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The session waits because its account's quota has no room for it."""
     ERROR_REASON_ACCOUNT_STORAGE_FULL: _ErrorReason.ValueType  # 181
     """The account's quota for the files of models has no room for what comes."""
+    ERROR_REASON_NOT_LEADER: _ErrorReason.ValueType  # 190
+    """This session manager stands by, and has done nothing; the metadata tell which one leads."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is why something failed, for programs. docs/errors.md says for each what it means,
@@ -423,6 +425,8 @@ ERROR_REASON_QUOTA_LIMIT: ErrorReason.ValueType  # 180
 """The session waits because its account's quota has no room for it."""
 ERROR_REASON_ACCOUNT_STORAGE_FULL: ErrorReason.ValueType  # 181
 """The account's quota for the files of models has no room for what comes."""
+ERROR_REASON_NOT_LEADER: ErrorReason.ValueType  # 190
+"""This session manager stands by, and has done nothing; the metadata tell which one leads."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -57,7 +57,9 @@ class GetInstallationResponse(_message.Message):
     version: _builtins.str
     """The version of the registry."""
     session_manager_endpoint: _builtins.str
-    """The session manager's address, as "127.0.0.1:7102"."""
+    """The session manager's address, as "127.0.0.1:7102"; of several all, by commas. One of them
+    leads, and health checks tell which: only there the service SessionManagerService serves.
+    """
     inference_router_endpoint: _builtins.str
     """The inference router's address, as "127.0.0.1:7103"."""
     account: _builtins.str

@@ -1344,12 +1344,17 @@ class WatchRoutesResponse(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     WATCH_ID_FIELD_NUMBER: _builtins.int
     ACCOUNT_LIMITS_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The number of this message's state; grows with every change."""
     snapshot: _builtins.bool
     """True where `routes` is all there is: what is not in it is gone."""
     watch_id: _builtins.str
     """The id of this watch, for AcknowledgeRoutes; in the first message."""
+    term: _builtins.int
+    """Grows with each change of the session manager that leads; in the first message. A router that
+    has followed a later one takes nothing from an earlier one.
+    """
     @_builtins.property
     def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Route]:
         """The routes that are new or changed."""
@@ -1376,10 +1381,11 @@ class WatchRoutesResponse(_message.Message):
         keys: _abc.Iterable[Global___VerificationKey] | None = ...,
         watch_id: _builtins.str = ...,
         account_limits: _abc.Iterable[Global___AccountLimit] | None = ...,
+        term: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_limits", b"account_limits", "keys", b"keys", "removed_sessions", b"removed_sessions", "revision", b"revision", "routes", b"routes", "snapshot", b"snapshot", "watch_id", b"watch_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_limits", b"account_limits", "keys", b"keys", "removed_sessions", b"removed_sessions", "revision", b"revision", "routes", b"routes", "snapshot", b"snapshot", "term", b"term", "watch_id", b"watch_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1455,6 +1461,156 @@ class AcknowledgeRoutesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AcknowledgeRoutesResponse: _TypeAlias = AcknowledgeRoutesResponse  # noqa: Y015
+
+@_typing.final
+class ShareLimitsRequest(_message.Message):
+    """ShareLimitsRequest tells what a process of a router has and wants."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTER_ID_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
+    SOLE_FIELD_NUMBER: _builtins.int
+    router_id: _builtins.str
+    """Required. The router; all its processes say the same, and those of no other router."""
+    worker_id: _builtins.str
+    """Required. The process."""
+    workers: _builtins.int
+    """How many processes the router has."""
+    number: _builtins.int
+    """The number of this message, from 1."""
+    kept: _builtins.int
+    """The number of the last response that it has taken."""
+    leaving: _builtins.bool
+    """True where the process ends, and uses nothing any more."""
+    sole: _builtins.bool
+    """True where it holds every limit as a whole, as it was told last."""
+    @_builtins.property
+    def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitUse]:
+        """What it has and wants; limits that are not in it are not used at all."""
+
+    def __init__(
+        self,
+        *,
+        router_id: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
+        workers: _builtins.int = ...,
+        number: _builtins.int = ...,
+        kept: _builtins.int = ...,
+        uses: _abc.Iterable[Global___LimitUse] | None = ...,
+        leaving: _builtins.bool = ...,
+        sole: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "leaving", b"leaving", "number", b"number", "router_id", b"router_id", "sole", b"sole", "uses", b"uses", "worker_id", b"worker_id", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareLimitsRequest: _TypeAlias = ShareLimitsRequest  # noqa: Y015
+
+@_typing.final
+class LimitUse(_message.Message):
+    """LimitUse is what a process of a router has and wants of a limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The replica; or the session, for how many of its calls run at once."""
+    held: _builtins.int
+    """The most calls that all processes of the router may have running by what this one holds."""
+    wanted: _builtins.int
+    """How many calls this process has that run or wait."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        held: _builtins.int = ...,
+        wanted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "id", b"id", "wanted", b"wanted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitUse: _TypeAlias = LimitUse  # noqa: Y015
+
+@_typing.final
+class ShareLimitsResponse(_message.Message):
+    """ShareLimitsResponse gives shares, or answers a sign of life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    SOLE_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """The number of this response, from 1."""
+    answered: _builtins.int
+    """The number of the last request that came."""
+    sole: _builtins.bool
+    """True where there is no other router: every limit is this router's as a whole."""
+    @_builtins.property
+    def lease(self) -> _duration_pb2.Duration:
+        """How long the shares hold without a further answer."""
+
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitShare]:
+        """The shares of the router: all of them, where `sole` is false."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        answered: _builtins.int = ...,
+        lease: _duration_pb2.Duration | None = ...,
+        sole: _builtins.bool = ...,
+        shares: _abc.Iterable[Global___LimitShare] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "lease", b"lease", "number", b"number", "shares", b"shares", "sole", b"sole"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareLimitsResponse: _TypeAlias = ShareLimitsResponse  # noqa: Y015
+
+@_typing.final
+class LimitShare(_message.Message):
+    """LimitShare is how much of a limit a router has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The replica; or the session, for how many of its calls run at once."""
+    calls: _builtins.int
+    """The most calls that all processes of the router together may have running."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        calls: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitShare: _TypeAlias = LimitShare  # noqa: Y015
 
 @_typing.final
 class ReportReplicaRequest(_message.Message):

@@ -31,7 +31,9 @@ class SessionManagerServiceStub(object):
     Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
     each comment, "Grant: …", says what the token must grant, as in RegistryService. Failures of all
     calls are those of RegistryService, and UNAVAILABLE (DEPENDENCY_UNAVAILABLE) while a token that
-    was not seen before cannot be checked.
+    was not seen before cannot be checked. Of several session managers one leads; the others refuse
+    every call with UNAVAILABLE (NOT_LEADER), with the address of the one that leads in the metadata
+    "leader", and tell health checks of this service that they do not serve.
     """
 
     def __init__(self, channel):
@@ -180,6 +182,11 @@ class SessionManagerServiceStub(object):
                 request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.AcknowledgeRoutesRequest.SerializeToString,
                 response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.AcknowledgeRoutesResponse.FromString,
                 _registered_method=True)
+        self.ShareLimits = channel.stream_stream(
+                '/podbay.v1.SessionManagerService/ShareLimits',
+                request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ShareLimitsRequest.SerializeToString,
+                response_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ShareLimitsResponse.FromString,
+                _registered_method=True)
         self.ReportReplica = channel.unary_unary(
                 '/podbay.v1.SessionManagerService/ReportReplica',
                 request_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ReportReplicaRequest.SerializeToString,
@@ -198,7 +205,9 @@ class SessionManagerServiceServicer(object):
     Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
     each comment, "Grant: …", says what the token must grant, as in RegistryService. Failures of all
     calls are those of RegistryService, and UNAVAILABLE (DEPENDENCY_UNAVAILABLE) while a token that
-    was not seen before cannot be checked.
+    was not seen before cannot be checked. Of several session managers one leads; the others refuse
+    every call with UNAVAILABLE (NOT_LEADER), with the address of the one that leads in the metadata
+    "leader", and tell health checks of this service that they do not serve.
     """
 
     def CreateInferenceSession(self, request, context):
@@ -457,6 +466,19 @@ class SessionManagerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShareLimits(self, request_iterator, context):
+        """ShareLimits gives the processes of several routers their shares of limits: of how many calls a
+        replica works on at once, and of how many of a session run at once. The process tells what it
+        has and wants, whenever that changes and as a sign of life; each message is answered at once,
+        and the shares are sent whenever they change. What was given holds for the length of the lease
+        from the moment at which the last answered message was sent. It ends by cancel or with
+        UNAVAILABLE (SERVICE_STOPPING).
+        Grant: services only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportReplica(self, request, context):
         """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
         it has recovered. The evidence shows in the session's status; one of which that is told again
@@ -621,6 +643,11 @@ def add_SessionManagerServiceServicer_to_server(servicer, server):
                     request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.AcknowledgeRoutesRequest.FromString,
                     response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.AcknowledgeRoutesResponse.SerializeToString,
             ),
+            'ShareLimits': grpc.stream_stream_rpc_method_handler(
+                    servicer.ShareLimits,
+                    request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ShareLimitsRequest.FromString,
+                    response_serializer=podbay_dot_v1_dot_session__manager__service__pb2.ShareLimitsResponse.SerializeToString,
+            ),
             'ReportReplica': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportReplica,
                     request_deserializer=podbay_dot_v1_dot_session__manager__service__pb2.ReportReplicaRequest.FromString,
@@ -645,7 +672,9 @@ class SessionManagerService(object):
     Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
     each comment, "Grant: …", says what the token must grant, as in RegistryService. Failures of all
     calls are those of RegistryService, and UNAVAILABLE (DEPENDENCY_UNAVAILABLE) while a token that
-    was not seen before cannot be checked.
+    was not seen before cannot be checked. Of several session managers one leads; the others refuse
+    every call with UNAVAILABLE (NOT_LEADER), with the address of the one that leads in the metadata
+    "leader", and tell health checks of this service that they do not serve.
     """
 
     @staticmethod
@@ -1394,6 +1423,33 @@ class SessionManagerService(object):
             '/podbay.v1.SessionManagerService/AcknowledgeRoutes',
             podbay_dot_v1_dot_session__manager__service__pb2.AcknowledgeRoutesRequest.SerializeToString,
             podbay_dot_v1_dot_session__manager__service__pb2.AcknowledgeRoutesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShareLimits(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/podbay.v1.SessionManagerService/ShareLimits',
+            podbay_dot_v1_dot_session__manager__service__pb2.ShareLimitsRequest.SerializeToString,
+            podbay_dot_v1_dot_session__manager__service__pb2.ShareLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,7 +32,9 @@ class SessionManagerServiceStub:
     Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
     each comment, "Grant: …", says what the token must grant, as in RegistryService. Failures of all
     calls are those of RegistryService, and UNAVAILABLE (DEPENDENCY_UNAVAILABLE) while a token that
-    was not seen before cannot be checked.
+    was not seen before cannot be checked. Of several session managers one leads; the others refuse
+    every call with UNAVAILABLE (NOT_LEADER), with the address of the one that leads in the metadata
+    "leader", and tell health checks of this service that they do not serve.
     """
 
     @_typing.overload
@@ -183,6 +185,15 @@ class SessionManagerServiceStub:
     succeeds. Idempotent. An unknown watch is ignored: it ended.
     Grant: services only.
     """
+    ShareLimits: _grpc.StreamStreamMultiCallable[_session_manager_service_pb2.ShareLimitsRequest, _session_manager_service_pb2.ShareLimitsResponse]
+    """ShareLimits gives the processes of several routers their shares of limits: of how many calls a
+    replica works on at once, and of how many of a session run at once. The process tells what it
+    has and wants, whenever that changes and as a sign of life; each message is answered at once,
+    and the shares are sent whenever they change. What was given holds for the length of the lease
+    from the moment at which the last answered message was sent. It ends by cancel or with
+    UNAVAILABLE (SERVICE_STOPPING).
+    Grant: services only.
+    """
     ReportReplica: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.ReportReplicaRequest, _session_manager_service_pb2.ReportReplicaResponse]
     """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
     it has recovered. The evidence shows in the session's status; one of which that is told again
@@ -204,7 +215,9 @@ class SessionManagerServiceAsyncStub(SessionManagerServiceStub):
     Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
     each comment, "Grant: …", says what the token must grant, as in RegistryService. Failures of all
     calls are those of RegistryService, and UNAVAILABLE (DEPENDENCY_UNAVAILABLE) while a token that
-    was not seen before cannot be checked.
+    was not seen before cannot be checked. Of several session managers one leads; the others refuse
+    every call with UNAVAILABLE (NOT_LEADER), with the address of the one that leads in the metadata
+    "leader", and tell health checks of this service that they do not serve.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -352,6 +365,15 @@ class SessionManagerServiceAsyncStub(SessionManagerServiceStub):
     succeeds. Idempotent. An unknown watch is ignored: it ended.
     Grant: services only.
     """
+    ShareLimits: _aio.StreamStreamMultiCallable[_session_manager_service_pb2.ShareLimitsRequest, _session_manager_service_pb2.ShareLimitsResponse]  # type: ignore[assignment]
+    """ShareLimits gives the processes of several routers their shares of limits: of how many calls a
+    replica works on at once, and of how many of a session run at once. The process tells what it
+    has and wants, whenever that changes and as a sign of life; each message is answered at once,
+    and the shares are sent whenever they change. What was given holds for the length of the lease
+    from the moment at which the last answered message was sent. It ends by cancel or with
+    UNAVAILABLE (SERVICE_STOPPING).
+    Grant: services only.
+    """
     ReportReplica: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.ReportReplicaRequest, _session_manager_service_pb2.ReportReplicaResponse]  # type: ignore[assignment]
     """ReportReplica tells that a replica fails every call, although it may answer its probe, or that
     it has recovered. The evidence shows in the session's status; one of which that is told again
@@ -372,7 +394,9 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
     Every call needs an API token in the metadata: `authorization: Bearer TOKEN`. The last line of
     each comment, "Grant: …", says what the token must grant, as in RegistryService. Failures of all
     calls are those of RegistryService, and UNAVAILABLE (DEPENDENCY_UNAVAILABLE) while a token that
-    was not seen before cannot be checked.
+    was not seen before cannot be checked. Of several session managers one leads; the others refuse
+    every call with UNAVAILABLE (NOT_LEADER), with the address of the one that leads in the metadata
+    "leader", and tell health checks of this service that they do not serve.
     """
 
     @_abc_1.abstractmethod
@@ -684,6 +708,21 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         """AcknowledgeRoutes tells that a router serves by a revision of its watch. A session is reported
         as ready only when the routers that watch have acknowledged its routes, so that the next call
         succeeds. Idempotent. An unknown watch is ignored: it ended.
+        Grant: services only.
+        """
+
+    @_abc_1.abstractmethod
+    def ShareLimits(
+        self,
+        request_iterator: _MaybeAsyncIterator[_session_manager_service_pb2.ShareLimitsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_manager_service_pb2.ShareLimitsResponse], _abc.AsyncIterator[_session_manager_service_pb2.ShareLimitsResponse]]:
+        """ShareLimits gives the processes of several routers their shares of limits: of how many calls a
+        replica works on at once, and of how many of a session run at once. The process tells what it
+        has and wants, whenever that changes and as a sign of life; each message is answered at once,
+        and the shares are sent whenever they change. What was given holds for the length of the lease
+        from the moment at which the last answered message was sent. It ends by cancel or with
+        UNAVAILABLE (SERVICE_STOPPING).
         Grant: services only.
         """
 

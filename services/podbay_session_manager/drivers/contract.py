@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from podbay_session_manager.records import Reason, ServiceSpec, Serving
@@ -23,6 +23,7 @@ __all__ = [
     "LaunchSpec",
     "LogChunk",
     "NodeFacts",
+    "NotPermittedError",
     "ObservedReplica",
     "ReplicaDriver",
     "ReplicaStillRunningError",
@@ -34,6 +35,17 @@ __all__ = [
 
 class DriverUnreachableError(Exception):
     """The engine cannot be reached: what it runs is unknown, never gone. The text says more."""
+
+
+class NotPermittedError(DriverUnreachableError):
+    """Nothing was done, as the session manager does not lead; see `ReplicaDriver.permitted`."""
+
+    def __init__(self) -> None:
+        super().__init__("this session manager does not lead at this moment, and has done nothing")
+
+
+def _always() -> bool:
+    return True
 
 
 class StartFailedError(Exception):
@@ -158,6 +170,9 @@ class ReplicaDriver(abc.ABC):
             cls.kind = cls.name
 
     def __init__(self) -> None:
+        self.permitted: Callable[[], bool] = _always
+        """Whether the session manager leads: without that nothing is started, stopped or removed.
+        May be asked in any thread."""
         self.changed = asyncio.Event()
         """Set whenever something may have changed. A hint: it can come too often and can be
         missed; what `list` says is the truth. Whoever waits clears it."""

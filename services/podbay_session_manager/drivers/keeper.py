@@ -1,8 +1,9 @@
 """Keeps one replica: runs its command, keeps its log within bounds, and writes down how it ended.
 
-Run as a script by the process driver, `python -I -S keeper.py FOLDER WORKDIR EXECUTABLE ARGV...`,
-in a session and process group of its own, so that it and its command outlive the session manager.
-It imports nothing but what Python has loaded anyway: it starts in some 10 ms.
+Run as a script by the process driver,
+`python -I -S keeper.py FOLDER TERM WORKDIR EXECUTABLE ARGV...`, in a session and process group of
+its own, so that it and its command outlive the session manager. It imports nothing but what Python
+has loaded anyway: it starts in some 10 ms.
 
 In FOLDER it writes:
 - `log/`: what the command writes to stdout and stderr, in files named by the position of their
@@ -13,6 +14,9 @@ In FOLDER it writes:
 - `exit.new`: room for `exit`, so that a full disk does not hide how the command ended.
 - `exit`: once the command has ended, its exit code (128 and the signal's number where a signal
   killed it), and on a second line the name of the error where it could not be executed.
+
+Where the file `term` beside FOLDER names a later term of leading than TERM, it runs and writes
+nothing: a session manager that leads no more, and did not know, has started it.
 
 A SIGTERM to the group reaches the command; the keeper lives on to write down the end. Whatever
 else is left of the group then goes with it.
@@ -228,16 +232,31 @@ def _drain(source: int, log: _Log) -> None:
         taken += len(data)
 
 
-def main(folder: str, working_dir: str, executable: str, argv: list[str]) -> None:
+def _is_past(folder: str, term: int) -> bool:
+    """Say whether another session manager leads since."""
+    try:
+        file = os.open(f"{os.path.dirname(folder)}/term", os.O_RDONLY | os.O_CLOEXEC)  # see _unlink
+    except OSError:
+        return False
+    try:
+        return int(os.read(file, 32)) > term
+    finally:
+        os.close(file)
+
+
+def main(folder: str, term: int, working_dir: str, executable: str, argv: list[str]) -> None:
     """Run a command to its end.
 
     Args:
         folder: Where to write.
+        term: In which term of leading it was started.
         working_dir: Where the command runs; empty for where this process does.
         executable: The path of the program.
         argv: Its arguments, its own name first.
     """
     os.closerange(_FIRST_FD, _LAST_FD)
+    if _is_past(folder, term):
+        return
     asked: list[int] = []
     # Handlers, not SIG_IGN, which the command would inherit.
     signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
@@ -273,4 +292,4 @@ def main(folder: str, working_dir: str, executable: str, argv: list[str]) -> Non
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5:])

@@ -26,6 +26,7 @@ from podbay_session_manager.drivers.contract import (
     LaunchSpec,
     LogChunk,
     NodeFacts,
+    NotPermittedError,
     ObservedReplica,
     ReplicaDriver,
     ReplicaStillRunningError,
@@ -40,6 +41,8 @@ from podbay_session_manager.drivers.process_files import (
     KeeperRecord,
     LaunchRecord,
     ReplicaFolder,
+    begin_term,
+    present_term,
     replica_folders,
 )
 from podbay_session_manager.drivers.process_launch import (
@@ -65,13 +68,18 @@ class ProcessDriver(ReplicaDriver):
     Args:
         folder: Where replicas and their logs are kept; only one driver may use it at a time.
         environment: What replicas inherit; that of this process unless given.
+        term: The session manager's term. What a driver of an earlier one begins afterwards, as a
+            process that was stopped and goes on, does not run.
     """
 
     name = "process"
 
-    def __init__(self, folder: Path, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, environment: Mapping[str, str] | None = None, term: int = 0
+    ) -> None:
         super().__init__()
         self._root = folder.absolute()
+        self._term = term
         self._environment = dict(os.environ if environment is None else environment)
         self._held: dict[str, KeptProcess] = {}
         self._starts: dict[str, asyncio.Task[None]] = {}
@@ -157,6 +165,9 @@ class ProcessDriver(ReplicaDriver):
         await asyncio.shield(self._adopted)
 
     async def _scan(self) -> None:
+        if self._term:
+            # Before the look: a keeper that this does not stop is seen by the look.
+            await asyncio.to_thread(begin_term, self._root, self._term)
         found = await asyncio.to_thread(_find_replicas, self._root)
         for folder, launch, pid, pid_identity in found:
             self._hold(folder, launch, pid, pid_identity, own=False)
@@ -193,9 +204,11 @@ class ProcessDriver(ReplicaDriver):
         command = prepare(spec.service, environment)
         arguments = [
             sys.executable, "-I", "-S", _KEEPER,
-            str(folder.path), command.folder, command.executable, *command.argv,
+            str(folder.path), str(self._term),
+            command.folder, command.executable, *command.argv,
         ]  # fmt: skip
         pid = 0
+        self._check_permitted()
         try:
             folder.begin(launch)
             pid = os.posix_spawn(
@@ -210,6 +223,8 @@ class ProcessDriver(ReplicaDriver):
                 setsid=True,
             )
             record = KeeperRecord(pid, identity(pid) or "")
+            # Of a later term, the replica's folder is another driver's.
+            self._check_permitted()
             folder.keep(record)
         except OSError as error:
             if pid:
@@ -226,6 +241,10 @@ class ProcessDriver(ReplicaDriver):
                 "NUL character. Mend the service.",
             ) from error
         return record
+
+    def _check_permitted(self) -> None:
+        if not self.permitted() or present_term(self._root) > self._term:
+            raise NotPermittedError
 
     def _hold(
         self,

@@ -13,7 +13,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ExitRecord", "KeeperRecord", "LaunchRecord", "ReplicaFolder", "replica_folders"]
+__all__ = [
+    "ExitRecord",
+    "KeeperRecord",
+    "LaunchRecord",
+    "ReplicaFolder",
+    "begin_term",
+    "present_term",
+    "replica_folders",
+]
+
+# Beside the replicas' folders; keepers read it, too.
+_TERM = "term"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +139,24 @@ def replica_folders(root: Path) -> list[ReplicaFolder]:
     if not root.is_dir():
         return []
     return [ReplicaFolder(path) for path in sorted(root.iterdir()) if path.is_dir()]
+
+
+def begin_term(root: Path, term: int) -> None:
+    """Write down which term of leading the folder belongs to. No term ends a later one.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if present_term(root) < term:
+        new = root / f"{_TERM}.{term}.new"
+        new.write_text(f"{term}\n")
+        new.replace(root / _TERM)
+
+
+def present_term(root: Path) -> int:
+    """Return which term the folder belongs to; 0 where that was never written down."""
+    try:
+        return int((root / _TERM).read_text())
+    except FileNotFoundError:
+        return 0

@@ -15,7 +15,7 @@ from podbay_kit.replica_server.threads import ThreadPool
 from podbay_kit.tasks import TaskSet
 from podbay_session_manager.declared_nodes import EngineTls
 from podbay_session_manager.drivers.containers.engine import EngineClient
-from podbay_session_manager.drivers.contract import DriverUnreachableError
+from podbay_session_manager.drivers.contract import DriverUnreachableError, NotPermittedError
 
 __all__ = ["EngineCalls"]
 
@@ -45,6 +45,7 @@ class EngineCalls:
         on_hint: Called in the loop when something may have changed.
         quick: How long a call may take that only asks, in seconds.
         connect: Makes the way to the engine where there is none; None where none is needed.
+        permitted: Whether anything may be changed at a moment; asked in the calls' threads.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class EngineCalls:
         *,
         quick: float = _QUICK_SECONDS,
         connect: Callable[[], Awaitable[None]] | None = None,
+        permitted: Callable[[], bool] = lambda: True,
     ) -> None:
         self._connect = connect
+        self._permitted = permitted
         self._name = name
         self._address = address
         self._tls = tls
@@ -95,10 +98,18 @@ class EngineCalls:
         """Make a call that does something, which may take a while.
 
         Raises:
-            DriverUnreachableError: The engine cannot be reached, or was lost meanwhile.
+            DriverUnreachableError: The engine cannot be reached, or was lost meanwhile; or the
+                session manager does not lead.
             EngineError: It refused.
         """
-        return await self._bounded(self._threads, work, self._slow, 2 * _SLOW_SECONDS)
+
+        def permitted(engine: EngineClient) -> T:
+            # At the last moment: a process that was stopped on the way here goes on here.
+            if not self._permitted():
+                raise NotPermittedError
+            return work(engine)
+
+        return await self._bounded(self._threads, permitted, self._slow, 2 * _SLOW_SECONDS)
 
     async def stream(
         self,
@@ -163,6 +174,8 @@ class EngineCalls:
                 if self._connect is not None:
                     await self._connect()
                 return await pool.run(work, client)
+        except NotPermittedError:
+            raise
         except DriverUnreachableError as error:
             self._lost(str(error))
             raise

@@ -101,6 +101,7 @@ class DockerDriver(ReplicaDriver):
             self.changed.set,
             quick=settings.call_seconds,
             connect=self._tunnel.ensure if self._tunnel is not None else None,
+            permitted=lambda: self.permitted(),  # noqa: PLW0108 # it is set later
         )
         helpers: set[str] = set()
         self._images = Images(

@@ -1,0 +1,169 @@
+"""Tells routers their shares of limits, as their words come and time passes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from google.protobuf import duration_pb2
+
+from podbay.v1 import session_manager_service_pb2 as pb
+from podbay_session_manager.live_state import LiveState
+from podbay_session_manager.shares import TURN_SECONDS, ShareBook, Word
+from podbay_session_manager.store import SessionStore
+
+__all__ = ["ShareDesk", "limits_of"]
+
+_LOG = logging.getLogger(__name__)
+_TICK_SECONDS: Final = 1.0
+_LATE_SECONDS: Final = 2.0
+
+
+def limits_of(state: LiveState) -> dict[str, int]:
+    """Return all limits that routers share: of replicas, and of sessions as a whole."""
+    limits: dict[str, int] = {}
+    for session_id, session in state.sessions.items():
+        if session.serving.max_in_flight > 0:
+            limits[session_id] = session.serving.max_in_flight
+        if session.serving.max_concurrency > 0:
+            for replica in state.replicas[session_id].values():
+                if not replica.phase.ended:
+                    limits[replica.id] = session.serving.max_concurrency
+    return limits
+
+
+class ShareDesk:
+    """Keeps the book, and says when there is news.
+
+    Args:
+        store: Remembers which routers may have shares.
+        state: The sessions.
+        lease: For how long shares hold without a further word, in seconds.
+        now: A clock that only grows.
+        leads: Whether this process leads at this moment: without that nobody gets anything.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        state: LiveState,
+        lease: float,
+        now: Callable[[], float],
+        leads: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._state = state
+        self._now = now
+        self._leads = leads
+        self._lease = duration_pb2.Duration()
+        self._lease.FromMilliseconds(round(lease * 1000))
+        self._book = ShareBook(lease, now())
+        self._known: set[str] = set()
+        self._numbers: dict[str, int] = {}
+        self._streams: dict[str, object] = {}
+        self._plan: tuple[dict[str, dict[str, int]], bool] | None = None
+        self.news = asyncio.Event()
+        """Set when a share may have changed, and then replaced by another one."""
+
+    async def load(self) -> None:
+        """Read which routers an earlier session manager gave shares."""
+        self._known = await self._store.routers()
+        self._book = ShareBook(
+            self._book.lease, self._now(), self._known, limits_of(self._state).keys()
+        )
+
+    async def hear(self, request: pb.ShareLimitsRequest, stream: object) -> None:
+        """Take a process's word.
+
+        Args:
+            request: The word.
+            stream: On which stream it came.
+
+        Raises:
+            ServiceError: STORE_UNAVAILABLE or NOT_LEADER; the word was not taken.
+        """
+        if request.leaving:
+            self._book.leave(request.worker_id)
+        else:
+            if request.router_id not in self._known:
+                # Before it gets anything: a later session manager must know that it may have.
+                await self._store.add_router(request.router_id)
+                self._known.add(request.router_id)
+                _LOG.info("router %.64s shares the limits", request.router_id)
+            word = Word(
+                router=request.router_id,
+                worker=request.worker_id,
+                workers=request.workers,
+                kept=request.kept,
+                held={use.id: use.held for use in request.uses},
+                wanted={use.id: use.wanted for use in request.uses},
+                sole=request.sole,
+            )
+            self._streams[request.worker_id] = stream
+            self._book.hear(word, self._now())
+        self._wake()
+
+    def lose(self, worker: str, stream: object) -> None:
+        """Note that a stream has ended; a process may have opened another one before."""
+        if self._streams.get(worker) is stream:
+            del self._streams[worker]
+            self._book.lose(worker)
+            self._wake()
+
+    def response(
+        self, router: str, worker: str, answered: int, last: pb.ShareLimitsResponse | None
+    ) -> pb.ShareLimitsResponse | None:
+        """Return what a process is to be told now; None where that is nothing new.
+
+        Args:
+            router: The router.
+            worker: The process.
+            answered: The number of its last request.
+            last: What it was told last.
+        """
+        # Looked at before the plan: what is decided while this process leads may arrive late.
+        if not self._leads() or router not in self._book.routers:
+            return None
+        sole = self._book.is_sole(router)
+        shares: Mapping[str, int] = {} if sole else self._shares().get(router, {})
+        made = pb.ShareLimitsResponse(
+            number=0 if last is None else last.number,
+            answered=answered,
+            lease=self._lease,
+            sole=sole,
+            shares=[pb.LimitShare(id=key, calls=calls) for key, calls in sorted(shares.items())],
+        )
+        if made == last:
+            return None
+        # Numbers go on where an earlier stream of the process has ended.
+        made.number = self._numbers[worker] = self._numbers.get(worker, 0) + 1
+        self._book.tell(worker, made.number, shares, sole=sole)
+        return made
+
+    async def tick(self) -> None:
+        """Wait until time alone may have changed something, and say so."""
+        turns = self._plan is not None and self._plan[1]
+        began = self._now()
+        await asyncio.sleep(TURN_SECONDS if turns else _TICK_SECONDS)
+        before, now = self._book.routers, self._now()
+        if now - began > _LATE_SECONDS:
+            # What routers said meanwhile may not have been read yet.
+            self._book.forgive(now)
+        self._book.expire(now)
+        for router in self._known - self._book.routers:
+            await self._store.remove_router(router)
+            self._known.discard(router)
+        if turns or before != self._book.routers or len(before) > 1:
+            self._wake()
+
+    def _shares(self) -> dict[str, dict[str, int]]:
+        if self._plan is None:
+            self._plan = self._book.plan(limits_of(self._state), self._now())
+        return self._plan[0]
+
+    def _wake(self) -> None:
+        self._plan = None
+        self.news.set()
+        self.news = asyncio.Event()
