@@ -152,8 +152,9 @@ class RouteWatcher:
         try:
             await self._watch(stub, endpoint)
         except grpc.aio.AioRpcError as error:
-            self.away = link.failed(error)
+            why = link.failed(error)
             told = self._note_failure(error, endpoint)
+            self.away = "" if told else why
         except (TimeoutError, _PastTermError) as error:
             self.away = str(error)
             _LOG.warning("the session manager at %s is left: %s", endpoint, error)

@@ -50,6 +50,7 @@ class Leadership:
         self._keeper = keeper
         self._lead = lead
         self._on_change = on_change
+        # The last one: whether its term is over, the database tells.
         self._lease: Lease | None = None
         self._term: Term | None = None
         self._stop = asyncio.Event()
@@ -159,7 +160,7 @@ class Leadership:
                         # At an end that was asked for, the calls that run are waited for first.
                         self._term = None
         finally:
-            self._term = self._lease = None
+            self._term = None
             lost = lease.lost.is_set()
             holding.cancel()
             await asyncio.gather(holding, return_exceptions=True)

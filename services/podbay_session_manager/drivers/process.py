@@ -207,8 +207,8 @@ class ProcessDriver(ReplicaDriver):
             str(folder.path), str(self._term),
             command.folder, command.executable, *command.argv,
         ]  # fmt: skip
-        pid = 0
         self._check_permitted()
+        pid = 0
         try:
             folder.begin(launch)
             pid = os.posix_spawn(
