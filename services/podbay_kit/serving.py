@@ -266,7 +266,9 @@ class GrpcServer:
             async with asyncio.timeout(grace):
                 await self._interceptor.idle()
         # Only now: a gRPC server that is told to stop while calls run can crash the process when
-        # somebody connects (seen with 1.78). What still runs after the grace is ended.
+        # somebody connects (seen with 1.78). What still runs after the grace is ended. With TLS it
+        # can also crash where a handshake is under way at this moment, with static and with
+        # changing certificates: by then all calls have been answered, and all data are written.
         await self._server.stop(min(grace, _ENDING_SECONDS))
 
     async def _set_health(self, status: Any, overall: Any = None) -> None:

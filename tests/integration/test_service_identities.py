@@ -323,19 +323,26 @@ async def test_a_service_speaks_to_no_other_than_it_means(tmp_path: Path) -> Non
     tls = server_tls(made, SESSION_MANAGER)
     server = GrpcServer(listen="127.0.0.1:0", services=[], authenticator=None, tls=tls)
     await server.start()
-    link = ServiceLink(
-        f"127.0.0.1:{tls.service_port}",
-        REGISTRY,
-        RegistryServiceStub,
-        certificate=LiveTls(made.folder_of(INFERENCE_ROUTER), INFERENCE_ROUTER),
-    )
+    certificate = LiveTls(made.folder_of(INFERENCE_ROUTER), INFERENCE_ROUTER)
+    links = {
+        meant: ServiceLink(
+            f"127.0.0.1:{tls.service_port}", meant, RegistryServiceStub, certificate=certificate
+        )
+        for meant in (REGISTRY, SESSION_MANAGER)
+    }
+    failures = {}
     try:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await link.stub.Authenticate(registry_service_pb2.AuthenticateRequest(), timeout=20)
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert "Hostname Verification Check failed" in (caught.value.details() or "")
+        for meant, link in links.items():
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await link.stub.Authenticate(registry_service_pb2.AuthenticateRequest(), timeout=20)
+            failures[meant] = caught.value
+        assert failures[REGISTRY].code() is grpc.StatusCode.UNAVAILABLE
+        assert "Hostname Verification Check failed" in (failures[REGISTRY].details() or "")
+        # It is the name alone: who means the session manager gets through, to what it has not.
+        assert failures[SESSION_MANAGER].code() is grpc.StatusCode.UNIMPLEMENTED
     finally:
-        await link.close()
+        for link in links.values():
+            await link.close()
         await server.stop(0)
 
 
