@@ -40,6 +40,7 @@ __all__ = [
     "unreachable",
 ]
 
+_NEW_SESSION: Final = "Create a new session"
 _ENDED_WORDS: Final[Mapping[int, str]] = {
     errors_pb2.ERROR_REASON_SESSION_TERMINATED: "was terminated",
     errors_pb2.ERROR_REASON_SESSION_EXPIRED: "has expired",
@@ -184,9 +185,12 @@ def session_ended(
     text = f"Session {session_id} {_ENDED_WORDS[reason]}"
     if message:
         text += f": {message.rstrip('.')}"
+    # The session manager's own words may end with the way out.
+    if not text.lower().endswith(_NEW_SESSION.lower()):
+        text += f". {_NEW_SESSION}"
     return failure(
         reason,
-        f"{text}. Create a new session.",
+        f"{text}.",
         metadata={**evidence, "session": session_id},
         not_started=not_started,
     )

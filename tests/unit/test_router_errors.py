@@ -150,3 +150,12 @@ def test_a_failure_keeps_its_facts_as_a_status() -> None:
 def test_an_end_without_a_known_reason_is_a_termination() -> None:
     error = failures.session_ended("s", errors_pb2.ERROR_REASON_UNSPECIFIED, "", {})
     assert error.reason == errors_pb2.ERROR_REASON_SESSION_TERMINATED
+
+
+def test_the_way_out_of_an_end_is_told_once() -> None:
+    reason = errors_pb2.ERROR_REASON_SESSION_FAILED
+    told = failures.session_ended("s", reason, "Mend it, and create a new session.", {}).message
+    assert told.lower().count("create a new session") == 1
+    assert told.endswith("session.")
+    told = failures.session_ended("s", reason, "exit code 3.", {}).message
+    assert told.endswith("exit code 3. Create a new session.")

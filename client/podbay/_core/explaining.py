@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from podbay.schema.platform import is_status_terminal
 from podbay.types import ReplicaStatus, SessionExplanation, SessionStatus
 
 __all__ = ["explained", "explanation"]
@@ -34,10 +35,10 @@ def explanation(status: SessionStatus, now: datetime) -> Iterator[str]:
         yield from (f"  {line}" for line in status.explanation.splitlines())
     for replica in status.replicas:
         yield ""
-        yield from _replica(replica, now)
+        yield from _replica(replica, now, tried_again=not is_status_terminal(status.status))
 
 
-def _replica(replica: ReplicaStatus, now: datetime) -> Iterator[str]:
+def _replica(replica: ReplicaStatus, now: datetime, *, tried_again: bool) -> Iterator[str]:
     place = f" on {replica.node}" if replica.node else ""
     yield f"replica {replica.index}, try {replica.attempt} ({replica.id}){place}: {replica.phase}"
     if replica.reason:
@@ -48,7 +49,7 @@ def _replica(replica: ReplicaStatus, now: datetime) -> Iterator[str]:
     if replica.exit_code is not None:
         signal = f" (signal {replica.exit_code - 128})" if replica.exit_code > 128 else ""
         yield f"  exit code {replica.exit_code}{signal}"
-    if replica.retry_time is not None:
+    if replica.retry_time is not None and tried_again:
         wait = (replica.retry_time - now).total_seconds()
         yield f"  tried again in {max(0.0, wait):.1f} s"
     if replica.log_tail:

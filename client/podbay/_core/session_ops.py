@@ -127,7 +127,10 @@ def not_ready_in_time(session_id: str, status: SessionStatus | None, timeout: fl
             f"{head}; the session manager told nothing of it.", reason="DEADLINE_EXCEEDED"
         )
     counts = f"{status.ready_replicas} of {status.desired_replicas} replicas are ready"
-    why = status.explanation or status.message
+    why = (status.explanation or status.message or "").rstrip(".")
+    # The explanation of the session manager begins with the counts.
+    if why.startswith(counts):
+        counts, why = why, ""
     phases = ", ".join(f"replica {r.index}: {r.phase}" for r in status.replicas)
     return error_for(
         "DEADLINE_EXCEEDED",
