@@ -21,6 +21,8 @@ __all__ = ["Leadership", "Term", "front"]
 
 _LOG = logging.getLogger(__name__)
 _PAUSE_SECONDS: Final = 2.0
+# How long a call waits for a term that is about to begin here.
+_BEGIN_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class Leadership:
         # The last one: whether its term is over, the database tells.
         self._lease: Lease | None = None
         self._term: Term | None = None
+        # Not set while it is not known yet whether this process leads, or while a term begins.
+        self._decided = asyncio.Event()
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -94,11 +98,15 @@ class Leadership:
         lease.guard(conn)
 
     async def leading(self) -> SessionManagerServicer:
-        """Return what serves callers.
+        """Return what serves callers; where a term is about to begin here, that is waited for.
 
         Raises:
             ServiceError: NOT_LEADER.
         """
+        if not self._decided.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_BEGIN_SECONDS):
+                    await self._decided.wait()
         term = self._term
         if term is None or not (term.lease.valid or await term.lease.settled()):
             raise not_leader("" if term is not None else self._keeper.leader)
@@ -128,8 +136,10 @@ class Leadership:
         except Exception as error:  # noqa: BLE001 # told to the one who starts this
             self._settled.set_exception(error)
             self._stop.set()
+            self._decided.set()
             return None
         if lease is None:
+            self._decided.set()
             _LOG.info("standing by: %s leads", self._keeper.leader or "another session manager")
             self._settled.set_result(None)
         return lease
@@ -145,10 +155,12 @@ class Leadership:
 
     async def _serve_term(self, lease: Lease) -> None:
         self._lease = lease
+        self._decided.clear()
         holding = asyncio.create_task(self._keeper.hold(lease), name="hold-lease")
         try:
             async with self._lead(lease) as parts:
                 self._term = Term(lease, parts, SessionManagerServicer(parts))
+                self._decided.set()
                 self._on_change(True)
                 if not self._settled.done():
                     self._settled.set_result(None)
@@ -161,6 +173,7 @@ class Leadership:
                         self._term = None
         finally:
             self._term = None
+            self._decided.set()
             lost = lease.lost.is_set()
             holding.cancel()
             await asyncio.gather(holding, return_exceptions=True)

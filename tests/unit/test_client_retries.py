@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from podbay._core.retries import Attempts, Reconnects, backoff, call_slack
+from podbay._core.retries import TAKEOVER_SECONDS, Attempts, Reconnects, backoff, call_slack
 from podbay.errors import PodbayError, error_for
 
 BUSY = error_for("STORE_UNAVAILABLE", "Busy.")
@@ -70,3 +70,17 @@ def test_a_stream_is_not_opened_again_for_other_errors() -> None:
     assert reconnects.next_delay(unreachable, 0.0, 1.0) is None
     assert reconnects.next_delay(LOST, 0.0, 1.0) == 0.1
     assert reconnects.next_delay(unreachable, 0.0, 1.0) == 0.2
+
+
+def test_whoever_leads_next_is_waited_for_without_using_up_tries() -> None:
+    nobody = error_for("NOT_LEADER", "stands by", retry_after=0.2, not_started=True)
+    attempts = Attempts(retries=1, safe=False, deadline=100.0)
+    now = 0.0
+    while (delay := attempts.next_delay(nobody, now, 0.5)) is not None:
+        assert 0.2 <= delay <= 2.0
+        now += delay
+    assert TAKEOVER_SECONDS <= now <= TAKEOVER_SECONDS + 4
+    assert attempts.made == 0
+    # One that was told to send nothing again does not, and no wait goes past the deadline.
+    assert Attempts(0, True, 100.0).next_delay(nobody, 0.0, 0.5) is None
+    assert Attempts(3, True, 0.1).next_delay(nobody, 0.0, 0.5) is None

@@ -10,6 +10,7 @@ from podbay.errors import PodbayError
 __all__ = [
     "FIRST_CONTACT_SECONDS",
     "FIRST_LOOK_SECONDS",
+    "TAKEOVER_SECONDS",
     "Attempts",
     "Reconnects",
     "backoff",
@@ -23,6 +24,9 @@ likely not there, or elsewhere, than about to come back."""
 
 FIRST_LOOK_SECONDS: Final = 1.0
 """After how long of these it is looked whether TLS is what is in the way."""
+
+TAKEOVER_SECONDS: Final = 15.0
+"""How long it may take until one of the session managers leads, also one that starts anew."""
 
 _FIRST_BACKOFF: Final = 0.1
 _LONGEST_BACKOFF: Final = 2.0
@@ -73,13 +77,17 @@ class Attempts:
         retries: How often it may be sent again.
         safe: Whether it does no harm to run it twice.
         deadline: When all tries end, on the caller's clock.
-        made: How many tries have failed.
+        made: How many tries have failed, but for those that met nobody who leads.
+        leaderless: How many met nobody who leads.
+        leaderless_since: When the first of these ended, on the caller's clock.
     """
 
     retries: int
     safe: bool
     deadline: float
     made: int = 0
+    leaderless: int = 0
+    leaderless_since: float | None = None
 
     def next_delay(self, error: PodbayError, now: float, chance: float) -> float | None:
         """Return after how many seconds to try again; None to give up with the error.
@@ -89,12 +97,26 @@ class Attempts:
             now: The time on the clock of `deadline`.
             chance: A random number from 0 up to 1.
         """
+        if error.reason == "NOT_LEADER" and self.retries:
+            return self._until_one_leads(error, now, chance)
         self.made += 1
         if self.made > self.retries or not is_transient(error):
             return None
         if not (self.safe or error.not_started):
             return None
-        delay = max(backoff(self.made, chance), error.retry_after or 0.0)
+        return self._delay(self.made, error, now, chance)
+
+    def _until_one_leads(self, error: PodbayError, now: float, chance: float) -> float | None:
+        """Wait for the next one: nothing was done, and the tries are kept for what may happen."""
+        self.leaderless += 1
+        if self.leaderless_since is None:
+            self.leaderless_since = now
+        if now - self.leaderless_since > TAKEOVER_SECONDS:
+            return None
+        return self._delay(self.leaderless, error, now, chance)
+
+    def _delay(self, tries: int, error: PodbayError, now: float, chance: float) -> float | None:
+        delay = max(backoff(tries, chance), error.retry_after or 0.0)
         return delay if now + delay < self.deadline else None
 
 
