@@ -182,6 +182,12 @@ class Caller:
             await self._read_a_little(call)
         except grpc.aio.AioRpcError as error:
             return error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # The call was cancelled, not this task: grpc.aio does that where the service has ended
+            # a stream to which requests were still to be sent.
         return None
 
     async def _read_a_little(self, call: Any) -> None:
