@@ -72,7 +72,7 @@ class RouterShares:
         """Return what this worker has and wants of each limit."""
         # Also of what the routes do not tell yet: it may be used as soon as they do.
         given = self._shares.given(self._now())
-        found = {key: Use(share, 0) for key, share in given.items()}
+        found = {key: Use(share, 0, usable=share) for key, share in given.items()}
         for session in self._table.sessions():
             if session.session_limit:
                 found[session.session_id] = self._of_session(session)
@@ -90,7 +90,7 @@ class RouterShares:
             held = self._leases.bound(endpoint, limit, share)
         count = max(1, len(session.endpoints))
         waiting = -(-len(session.waiting) // count)
-        return Use(held, min(limit, endpoint.outstanding + waiting), held > share)
+        return Use(held, min(limit, endpoint.outstanding + waiting), held > share, share)
 
     def _of_session(self, session: SessionRoute) -> Use:
         limit = session.session_limit
@@ -100,4 +100,4 @@ class RouterShares:
             held = max(share, self._before.get(session.session_id, limit))
         self._before[session.session_id] = held
         wanted = min(limit, session.running + len(session.waiting))
-        return Use(held, wanted, held > share)
+        return Use(held, wanted, held > share, share)

@@ -54,6 +54,8 @@ class Use(NamedTuple):
     """How many calls it has that run or wait."""
     more: bool = False
     """Whether it holds more than it was given last, as calls run that were begun before."""
+    usable: int = 0
+    """What all processes of the router may begin to have by what it was given."""
 
 
 class ShareLink:
@@ -182,12 +184,12 @@ class ShareLink:
             self._on_change()
 
     async def _requests(self) -> AsyncIterator[ShareLimitsRequest]:
-        told: dict[str, tuple[int, int]] | None = None
+        told: dict[str, tuple[int, int, int]] | None = None
         kept = -1
         while True:
             self._wake.clear()
             uses = self._uses()
-            now = {key: (use.held, use.wanted) for key, use in uses.items()}
+            now = {key: (use.held, use.wanted, use.usable) for key, use in uses.items()}
             due = told is None or now != told or kept != self._shares.kept
             if due or self._leaving or self._is_quiet():
                 told, kept = now, self._shares.kept
@@ -221,7 +223,10 @@ class ShareLink:
             kept=self._shares.kept,
             leaving=self._leaving,
             sole=self._shares.sole,
-            uses=[LimitUse(id=key, held=use.held, wanted=use.wanted) for key, use in uses.items()],
+            uses=[
+                LimitUse(id=key, held=use.held, wanted=use.wanted, usable=use.usable)
+                for key, use in uses.items()
+            ],
         )
 
     def _note_failure(self, error: grpc.aio.AioRpcError, endpoint: str, began: float) -> None:

@@ -100,6 +100,7 @@ class ShareDesk:
                 held={use.id: use.held for use in request.uses},
                 wanted={use.id: use.wanted for use in request.uses},
                 sole=request.sole,
+                usable={use.id: use.usable for use in request.uses},
             )
             self._streams[request.worker_id] = stream
             self._book.hear(word, self._now())

@@ -69,6 +69,8 @@ class _Worker:
     """What its router may have running by what it holds, by its last word."""
     sole: bool = False
     """Whether that was all of every limit."""
+    usable: dict[str, int] = field(default_factory=dict)
+    """What of that its router was given."""
     wanted: dict[str, int] = field(default_factory=dict)
     told: list[tuple[int, bool, Mapping[str, int]]] = field(default_factory=list)
     """What it was told since: the number, whether it is the sole router, and the shares."""
@@ -91,6 +93,8 @@ class Word:
     """How many calls it has that run or wait, by limit."""
     sole: bool = False
     """Whether it holds every limit as a whole."""
+    usable: Mapping[str, int] = field(default_factory=dict)
+    """What its router may begin to use by what it was given, by limit."""
 
 
 class ShareBook:
@@ -126,6 +130,7 @@ class ShareBook:
         worker.heard_at = now
         worker.connected = True
         worker.held = dict(word.held)
+        worker.usable = dict(word.usable)
         worker.sole = word.sole
         worker.wanted = dict(word.wanted)
         worker.told = [item for item in worker.told if item[0] > word.kept]
@@ -188,7 +193,9 @@ class ShareBook:
                 # that by now.
                 share = max(0, min(targets[router], limit - sum(bounds.values()) + bounds[router]))
                 if unsure:
-                    share = min(share, bounds[router])
+                    # What it was given, and not what it holds: others may have been given that
+                    # since, where calls go on that it began before its share ran out.
+                    share = min(share, self._given(router, key, limit))
                 shares[router][key] = share
                 bounds[router] = max(bounds[router], share)
         return shares, turns
@@ -205,6 +212,16 @@ class ShareBook:
                 return limit
             given = [shares.get(key, 0) for _, _, shares in worker.told]
             most = max(most, worker.held.get(key, 0), *given)
+        return most
+
+    def _given(self, router: str, key: str, limit: int) -> int:
+        """Return the most of a limit that a router was given, by its own words and since."""
+        most = 0
+        for worker in self._of(router):
+            if worker.sole or any(sole for _, sole, _ in worker.told):
+                return limit
+            given = [shares.get(key, 0) for _, _, shares in worker.told]
+            most = max(most, worker.usable.get(key, 0), *given)
         return most
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from podbay_inference_router.shares import LimitShares
@@ -98,6 +98,7 @@ class SharedLimit:
             held={KEY: max(router.running, self.usable(router))},
             wanted={KEY: router.wanted},
             sole=router.shares.sole,
+            usable={KEY: self.usable(router)},
         )
         router.up.append((router.number, word))
 
@@ -212,6 +213,7 @@ class SharedLimit:
         assert held <= self.limit
 
 
+@example(limit=2, seed=1439)  # a call that outlives its share, and a new session manager
 @given(limit=st.integers(1, 9), seed=st.integers(0, 2**32))
 @settings(max_examples=40, deadline=None)
 def test_no_more_than_the_limit_runs_or_may_run(limit: int, seed: int) -> None:

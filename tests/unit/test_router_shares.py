@@ -46,7 +46,7 @@ class _Upstream:
 def test_a_share_counts_as_held_before_its_route_is_known() -> None:
     world = World()
     world.give(s_r0=3)
-    assert world.shares.uses() == {"s-r0": Use(3, 0)}
+    assert world.shares.uses() == {"s-r0": Use(3, 0, usable=3)}
     world.tell_route(max_concurrency=LIMIT)
     (endpoint,) = world.table.sessions()[0].endpoints
     assert world.shares.of_replica(endpoint, LIMIT) == 3
@@ -60,16 +60,16 @@ def test_calls_from_before_are_held_until_they_end() -> None:
     assert world.shares.of_replica(endpoint, LIMIT) == LIMIT
     endpoint.outstanding = 6
     world.give(s_r0=2)
-    assert world.shares.uses()["s-r0"] == Use(6, 6, more=True)
+    assert world.shares.uses()["s-r0"] == Use(6, 6, more=True, usable=2)
     endpoint.outstanding = 1
-    assert world.shares.uses()["s-r0"] == Use(2, 1)
+    assert world.shares.uses()["s-r0"] == Use(2, 1, usable=2)
 
 
 def test_calls_of_a_session_are_held_by_a_share_that_nobody_was_told_of() -> None:
     world = World()
     world.tell_route(max_in_flight=6)
     world.give(s=2)
-    assert world.shares.uses()["s"] == Use(2, 0)
+    assert world.shares.uses()["s"] == Use(2, 0, usable=2)
     world.give(s=5)
     (session,) = world.table.sessions()
     assert world.shares.of_session(session) == 5
@@ -77,9 +77,9 @@ def test_calls_of_a_session_are_held_by_a_share_that_nobody_was_told_of() -> Non
     account.running = 5
     # Before it was told that the five run.
     world.give(s=3)
-    assert world.shares.uses()["s"] == Use(5, 5, more=True)
+    assert world.shares.uses()["s"] == Use(5, 5, more=True, usable=3)
     account.running = 3
-    assert world.shares.uses()["s"] == Use(3, 3)
+    assert world.shares.uses()["s"] == Use(3, 3, usable=3)
 
 
 def test_nothing_is_used_past_its_time_before_somebody_was_asked() -> None:

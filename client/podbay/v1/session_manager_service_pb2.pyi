@@ -1523,22 +1523,28 @@ class LimitUse(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     WANTED_FIELD_NUMBER: _builtins.int
+    USABLE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The replica; or the session, for how many of its calls run at once."""
     held: _builtins.int
     """The most calls that all processes of the router may have running by what this one holds."""
     wanted: _builtins.int
     """How many calls this process has that run or wait."""
+    usable: _builtins.int
+    """How many calls the router may begin to have by what it was given: `held` without those that it
+    began before it had less, or before that ran out.
+    """
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         held: _builtins.int = ...,
         wanted: _builtins.int = ...,
+        usable: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "id", b"id", "wanted", b"wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "id", b"id", "usable", b"usable", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
