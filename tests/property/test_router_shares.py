@@ -171,6 +171,8 @@ class SharedLimit:
 
     def nobody_answers(self, index: int) -> None:
         if self.book is None:
+            # What was said on the stream that has failed reaches nobody any more.
+            self.routers[index].begin_stream(self.now)
             self.routers[index].shares.unreachable(self.now)
 
     def exchange(self, index: int) -> None:
