@@ -1,6 +1,6 @@
 """Attack a whole installation, and see that it answers well, stays as it was, and serves others.
 
-`make fuzz` runs it; `tests/e2e/test_fuzz.py` is its short form. Good calls run all the time: alone
+`make fuzz` runs it. Good calls run all the time: alone
 at first, then beside the attack. The ratio of their p99 is part of the report.
 """
 

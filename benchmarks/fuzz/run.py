@@ -295,11 +295,13 @@ async def _settled(services: dict[str, psutil.Process], before: dict[str, Use]) 
 
 
 def _signs(up: psutil.Process) -> list[str]:
-    """Return the lines of the services' logs that speak of a defect."""
+    """Return the lines of the services' logs that speak of a defect, with what is around them."""
     logs = Path(up.environ()["PODBAY_DATA_DIR"]) / "logs"
-    return [
-        f"{log.name}: {line.strip()[:300]}"
-        for log in sorted(logs.glob("*.log"))
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if any(sign in line for sign in _SIGNS)
-    ][:20]
+    found = []
+    for log in sorted(logs.glob("*.log")):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        for at, line in enumerate(lines):
+            if any(sign in line for sign in _SIGNS):
+                around = " | ".join(each.strip()[:200] for each in lines[max(0, at - 2) : at + 40])
+                found.append(f"{log.name}: {around}")
+    return found[:20]
