@@ -8,7 +8,7 @@ above a limit, whatever is lost or late.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -206,22 +206,22 @@ class ShareBook:
 
     def bound(self, router: str, key: str, limit: int) -> int:
         """Return the most of a limit that a router may use; its processes share what it has."""
-        most = 0
-        for worker in self._of(router):
-            if worker.sole or any(sole for _, sole, _ in worker.told):
-                return limit
-            given = [shares.get(key, 0) for _, _, shares in worker.told]
-            most = max(most, worker.held.get(key, 0), *given)
-        return most
+        return self._most(router, key, limit, lambda worker: worker.held)
 
     def _given(self, router: str, key: str, limit: int) -> int:
         """Return the most of a limit that a router was given, by its own words and since."""
+        return self._most(router, key, limit, lambda worker: worker.usable)
+
+    def _most(
+        self, router: str, key: str, limit: int, said: Callable[[_Worker], Mapping[str, int]]
+    ) -> int:
+        """Return the most of a limit by what a router's processes said and were told since."""
         most = 0
         for worker in self._of(router):
             if worker.sole or any(sole for _, sole, _ in worker.told):
                 return limit
             given = [shares.get(key, 0) for _, _, shares in worker.told]
-            most = max(most, worker.usable.get(key, 0), *given)
+            most = max(most, said(worker).get(key, 0), *given)
         return most
 
     @property
