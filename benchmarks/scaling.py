@@ -2,7 +2,9 @@
 
 `python -m benchmarks.scaling` prints the figures. On two cores that the load and the replica need,
 too, requests per second say nothing of that. What can be seen is the CPU time a call: as long as
-it is the same, twice the workers on twice the cores take twice the calls.
+it is the same, twice the workers on twice the cores take twice the calls. The workers share one
+core, and the load and the replica the other, so that the router is what limits: a worker that waits
+for its load puts fewer results into a message, and that would be measured instead.
 """
 
 from __future__ import annotations
@@ -17,15 +19,17 @@ from typing import NamedTuple
 
 import psutil
 
-from benchmarks.cores import cpu_seconds
+from benchmarks.cores import cpu_seconds, pin
 from benchmarks.installation import ECHO_REPLICA, installation, processes, session
 from benchmarks.load_exchange import WARM_UP
+from benchmarks.pinned import OTHER_CORE, PROXY_CORE
 from podbay import Client
 
 __all__ = ["Scaling", "measure"]
 
 _STREAMS = 8
-_IN_FLIGHT = 16
+# So many that no worker ever waits for calls.
+_IN_FLIGHT = 64
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -51,7 +55,7 @@ def _workers(up: psutil.Process, count: int) -> list[psutil.Process]:
     return [process for process in found if count == 1 or "--worker" in process.cmdline()]
 
 
-def measure(rounds: int = 3, requests: int = 2000) -> Scaling:
+def measure(rounds: int = 5, requests: int = 6000) -> Scaling:
     """Load one worker and two workers in turn.
 
     Args:
@@ -63,9 +67,12 @@ def measure(rounds: int = 3, requests: int = 2000) -> Scaling:
         for count in (1, 2):
             up = stack.enter_context(installation(count))
             client = stack.enter_context(Client())
-            session_id, token, _ = session(client, ECHO_REPLICA, "echo")
+            session_id, token, replica = session(client, ECHO_REPLICA, "echo")
             target = f"{client.installation().inference_router_endpoint} {session_id} {token}"
-            sides.append((target, _workers(up, count)))
+            workers = _workers(up, count)
+            pin(workers, PROXY_CORE)
+            pin([psutil.Process(replica.process_id)], OTHER_CORE)
+            sides.append((target, workers))
         spent: list[list[float]] = [[], []]
         least = []
         for _ in range(rounds):
@@ -84,7 +91,8 @@ def measure(rounds: int = 3, requests: int = 2000) -> Scaling:
 
 
 def _load(target: str, requests: int) -> None:
-    command = [sys.executable, "-m", "benchmarks.load_exchange", target]
+    pinned = ["taskset", "-c", str(OTHER_CORE)]
+    command = [*pinned, sys.executable, "-m", "benchmarks.load_exchange", target]
     result = subprocess.run(
         [*command, str(_IN_FLIGHT), str(requests), str(_STREAMS)],
         cwd=_ROOT,
