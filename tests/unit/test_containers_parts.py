@@ -107,10 +107,12 @@ class TestConfig:
     def test_limits(self) -> None:
         host = config(replace(SERVICE, cpus=1.5, memory_bytes=1 << 30))["HostConfig"]
         assert (host["Memory"], host["MemorySwap"]) == (1 << 30, 1 << 30)
-        assert host["NanoCpus"] == 1_500_000_000
+        assert (host["CpuQuota"], host["CpuPeriod"]) == (150_000, 100_000)
         host = config()["HostConfig"]
         assert host["Memory"] == SETTINGS.default_memory_bytes
-        assert "NanoCpus" not in host
+        assert "CpuQuota" not in host
+        # The engine takes no less.
+        assert config(replace(SERVICE, cpus=0.001))["HostConfig"]["CpuQuota"] == 1_000
 
     def test_ports_are_published_at_the_nodes_address_only(self) -> None:
         assert "PortBindings" not in config()["HostConfig"]

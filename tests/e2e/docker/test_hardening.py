@@ -40,7 +40,7 @@ async def test_its_bounds_are_those_of_the_service(docker: Docker, driver: Docke
     client.close()
     host = details["HostConfig"]
     assert (host["Memory"], host["MemorySwap"]) == (128 << 20, 128 << 20)
-    assert host["NanoCpus"] == 500_000_000
+    assert (host["CpuQuota"], host["CpuPeriod"]) == (50_000, 100_000)
     assert host["PidsLimit"] == 2048
     assert host["RestartPolicy"]["Name"] == "no"
     assert host["CapDrop"] == ["ALL"]

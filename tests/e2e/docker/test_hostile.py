@@ -90,3 +90,25 @@ async def test_a_fork_bomb_stays_within_its_number(docker: Docker, make_driver: 
     client.close()
     await driver.stop(spec.replica_id, 0.2)
     await ended(driver, spec)
+
+
+async def test_a_fork_bomb_is_given_the_cpu_time_that_it_needs_to_end(
+    docker: Docker, make_driver: MakeDriver
+) -> None:
+    driver = make_driver(pids_limit=128)
+    spec = launch(docker.service("python3", "/opt/replica.py", "bomb", cpus=0.05))
+    await driver.start(spec)
+    client = docker.engine.client()
+    name = docker.left()["containers"][0].lstrip("/")
+
+    def full() -> bool:
+        return len(client.top(name)["Processes"]) >= 128
+
+    await eventually(lambda: asyncio.to_thread(full), "it has as many processes as it may")
+    assert client.inspect_container(name)["HostConfig"]["CpuQuota"] == 5_000
+    await driver.stop(spec.replica_id, 0.2)
+    # Six times as long otherwise, and minutes where its processes also fight for memory.
+    await ended(driver, spec)
+    assert client.inspect_container(name)["HostConfig"]["CpuQuota"] == -1
+    client.close()
+    await driver.remove(spec.replica_id)

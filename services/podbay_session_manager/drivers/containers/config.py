@@ -17,7 +17,9 @@ __all__ = ["MountedFolder", "container_config", "memory_of", "port_of", "probe_c
 
 _DEFAULT_PORT: Final = 8000
 _GPUS_VARIABLE: Final = "NVIDIA_VISIBLE_DEVICES"
-_NANO: Final = 10**9
+# The engine's own period, in microseconds, and the least that it takes of one.
+_PERIOD_MICROS: Final = 100_000
+_LEAST_QUOTA_MICROS: Final = 1_000
 # Within the container, where none is: the engine's own resolver would carry questions out of a
 # network that has no way out.
 _NO_NAME_SERVER: Final = "127.0.0.1"
@@ -176,7 +178,9 @@ def _limits(service: ServiceSpec, settings: DockerSettings) -> dict[str, Any]:
         "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
     }
     if service.cpus:
-        limits["NanoCpus"] = round(service.cpus * _NANO)
+        # Not as NanoCpus: what is given so cannot be lifted any more.
+        limits["CpuPeriod"] = _PERIOD_MICROS
+        limits["CpuQuota"] = max(_LEAST_QUOTA_MICROS, round(service.cpus * _PERIOD_MICROS))
     return limits
 
 

@@ -133,6 +133,11 @@ class EngineClient:
         with self._translated() as api:
             api.kill(container, signal)
 
+    def lift_cpu_limit(self, container: str) -> None:
+        """Let a container use as much CPU time as there is."""
+        with self._translated() as api:
+            api.update_container(container, cpu_quota=-1)
+
     def wait(self, container: str) -> int:
         """Return the exit code of a container once it has ended."""
         with self._translated() as api:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from podbay_kit.tasks import TaskSet
 from podbay_session_manager.drivers.containers.calls import EngineCalls
 from podbay_session_manager.drivers.containers.engine import (
+    EngineClient,
     EngineConflictError,
     EngineError,
     EngineNotFoundError,
@@ -55,7 +57,9 @@ class Stops:
                 stop.deadline = deadline
                 stop.sooner.set()
             return
-        if grace > 0 and not await self._send(container, signal):
+        if grace > 0 and not await self._tell(
+            container, signal, lambda engine: engine.kill(container, signal)
+        ):
             return
         if container not in self._running:
             stop = self._running[container] = _Stop(deadline)
@@ -80,7 +84,9 @@ class Stops:
                     pass
                 continue
             try:
-                if not await self._send(container, "SIGKILL"):
+                if not await self._tell(
+                    container, "SIGKILL", lambda engine: _kill(engine, container)
+                ):
                     break
             except DriverUnreachableError as error:
                 _LOG.debug("%s is not killed yet: %s", container, error)
@@ -89,12 +95,28 @@ class Stops:
         if self._running.get(container) is stop:
             del self._running[container]
 
-    async def _send(self, container: str, signal: str) -> bool:
+    async def _tell(self, container: str, what: str, work: Callable[[EngineClient], None]) -> bool:
         """Send a signal; return whether there was something to send it to."""
         try:
-            await self._calls.tell(lambda engine: engine.kill(container, signal))
+            await self._calls.tell(work)
         except (EngineNotFoundError, EngineConflictError):
             return False
         except EngineError as error:
-            _LOG.warning("%s to %s: %s", signal, container, error)
+            _LOG.warning("%s to %s: %s", what, container, error)
         return True
+
+
+def _kill(engine: EngineClient, container: str) -> None:
+    """Kill a container: its first process, and the others with that.
+
+    A process needs some CPU time to end. Where a hundred others of its container want the share of
+    a core that they have together, as those of a fork bomb do, it gets that after minutes only. So
+    the limit is lifted before.
+    """
+    try:
+        engine.lift_cpu_limit(container)
+    except EngineNotFoundError:
+        raise
+    except EngineError as error:
+        _LOG.debug("the CPU limit of %s is not lifted: %s", container, error)
+    engine.kill(container, "SIGKILL")
