@@ -40,26 +40,29 @@ the machine changes least.
 
 ## Where the microseconds of a call go
 
-`Exchange`, 32 in flight, one worker on one core. The router's own parts are timed alone, without
-sockets (`python -m benchmarks.inside`); the rest is what its process uses beyond them.
+`Exchange`, one worker on one core. The router's own parts are timed alone, without sockets
+(`python -m benchmarks.inside`); the rest is what its process uses beyond them.
 
 {breakdown}
 
 - **The kernel** is the largest part: about four tenths of what `perf` sees, most of it in the one
   `write` that sends a request to the replica and, on loopback, also delivers it there. Envoy does
   the same. The router makes one `write` and one `read` a call, and neither can be left out.
-- **gRPC** costs about 150 µs a *message*, a read and a write with the wake-ups between its poller
-  thread and the event loop, whatever the message carries: with one call in flight that is most of
-  the call. So results that come one after the other share one: the writer gives the event loop up
-  to three turns while more come. At 32 in flight that made of 12 results a message some 25, and
-  took a fifth off the CPU time a call; alone, a call does not wait.
+- **gRPC** costs that much a *message*, a read and a write with the wake-ups between its threads and
+  the event loop, whatever the message carries: with one call in flight that is most of the call. So
+  results that come one after the other share one: the writer gives the event loop up to three turns
+  while more come; alone, a call does not wait. More turns, up to sixteen, put hardly more into one,
+  as the client has its answers in two halves by then and sends the next calls in two as well. Other
+  pollers of gRPC (its experiments with and without its event engine) cost the same. That is what is
+  between 32 in flight and the aim: were all 32 in one message, it would just be missed.
 - **The router's Python** is flat: no line takes more than 0.7 µs of it. Replicas send few different
   heads, so an answer that comes at once, with a head that the parser has seen before, goes past the
   parser and the steps of an answer in pieces: that took it from 12.5 to 9.7 µs a call. The timer of
   a call's deadline is 0.7 µs; buckets of deadlines with one timer for all were tried, and cost as
   much. Fewer accesses to the messages of results gained 0.1 µs. Neither was kept.
 - **unary Infer**: grpc.aio is the limit, with no router behind it (the last line of the table
-  above; about half of such a call). A unary call is several operations on its completion queue,
+  above; half to two thirds of such a call). Where that line alone is below the aim, nothing that
+  serves with grpc.aio reaches it. A unary call is several operations on its completion queue,
   each with a switch between threads; reading the metadata adds 20 to 30 µs, the hop as much, the
   interceptor and the channel options 10 each. Of what py-spy sees of the event loop's thread, the
   Python of the router and its interceptor is an eighth, a third of that the write to the replica.
