@@ -401,6 +401,12 @@ REASONS: Final[Mapping[str, _Reason]] = {
     ),
     "REPLICA_FAILING": _Reason(ReplicaError, "UNAVAILABLE", 502, _SEE_LOGS),
     "ROUTER_OUT_OF_FILES": _Reason(BusyError, "UNAVAILABLE", 503, _LATER),
+    "ADAPTER_FAILED": _Reason(
+        InvalidRequestError,
+        "INVALID_ARGUMENT",
+        422,
+        "Mend the item, or the pipeline of the service's interface.",
+    ),
     "CONNECTION_LOST": _Reason(
         ConnectionLostError,
         "UNAVAILABLE",

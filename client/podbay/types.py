@@ -14,6 +14,7 @@ __all__ = [
     "ApiToken",
     "ApiTokenAndSecret",
     "AuditRecord",
+    "CallFailure",
     "Change",
     "Grant",
     "InferResult",
@@ -108,6 +109,27 @@ class ReplicaStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class CallFailure:
+    """Calls of a session that failed for one reason.
+
+    Attributes:
+        reason: Why, out of the catalogue, as "QUEUE_FULL".
+        count: How many calls.
+        first_time: When the first of them failed.
+        last_time: When the last of them failed.
+        message: What the last of them was told. It holds no body.
+        metadata: The evidence of the last of them, as "httpStatus".
+    """
+
+    reason: str
+    count: int
+    first_time: datetime | None
+    last_time: datetime | None
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SessionStatus:
     """Whether a session takes calls, and if not, why.
 
@@ -122,6 +144,8 @@ class SessionStatus:
         replicas: All that live, and the last that ended at each index.
         explanation: What the session waits for or fails by; empty where all is well.
         revision: The revision of the store that this shows.
+        call_failures: The calls that failed within the last hour, by reason, the last one first,
+            as routers have told.
     """
 
     session_id: str
@@ -134,6 +158,7 @@ class SessionStatus:
     replicas: tuple[ReplicaStatus, ...]
     explanation: str
     revision: int
+    call_failures: tuple[CallFailure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +169,7 @@ class SessionExplanation:
         status: The status that is explained.
         text: The explanation, in lines for people: what the session waits for or fails by, then
             each replica with its reason, its exit code, when it is tried again, and the last
-            lines of its log.
+            lines of its log, then the calls that failed lately, by reason.
     """
 
     status: SessionStatus

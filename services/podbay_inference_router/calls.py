@@ -469,6 +469,8 @@ class Call:
             self._drop_hedge()
         ran = self._leave_endpoint()
         dispatcher.count_done(self.session)
+        if error is not None:
+            dispatcher.failed_calls.note(self.session.session_id, error)
         if dispatcher.meters is not None:
             dispatcher.meters.done(self, error, dispatcher.scheduler.time())
         if self.trace.span is not None:

@@ -11,6 +11,7 @@ from podbay_inference_router import failures, health
 from podbay_inference_router.balancing import backoff_after
 from podbay_inference_router.calls import Call
 from podbay_inference_router.choosing import Chooser, Leases, Shares
+from podbay_inference_router.failed_calls import FailedCalls
 from podbay_inference_router.hedging import Hedge
 from podbay_inference_router.holding import Holding
 from podbay_inference_router.leases import RETRY_SECONDS
@@ -48,6 +49,7 @@ class Dispatcher:
         leases: Shares replicas' limits with other workers; None where there are no others.
         shares: Tells this router's shares of limits; None where it has all of them.
         on_want: Called where calls wait for what other routers may have.
+        failed_calls: Counts the calls that fail, for the session manager.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class Dispatcher:
         leases: Leases | None = None,
         shares: Shares | None = None,
         on_want: Callable[[], None] = _want_nothing,
+        failed_calls: FailedCalls | None = None,
     ) -> None:
+        self.failed_calls = failed_calls or FailedCalls(scheduler.time)
         self._on_want = on_want
         self.table = table
         self.settings = settings

@@ -10,12 +10,14 @@ from podbay.v1.errors_pb2 import CallError
 from podbay.v1.inference_router_service_pb2 import Call as CallMessage
 from podbay.v1.inference_router_service_pb2 import (
     CallResult,
+    ClientFailure,
     ExchangeRequest,
     ExchangeResponse,
 )
 from podbay_inference_router import failures
 from podbay_inference_router.calls import Call
 from podbay_inference_router.dispatch import Dispatcher
+from podbay_inference_router.failed_calls import client_failure_fault
 from podbay_inference_router.framing import Piece
 from podbay_inference_router.requests import RequestError, check_key, prepare
 from podbay_inference_router.tokens import Claims
@@ -125,7 +127,11 @@ class ExchangeStream:
             if affinity:
                 check_key(affinity)
         except RequestError as error:
-            self._refuse(call_id, error.failure)
+            # What has no body to be sent may tell of a failure instead.
+            if item.HasField("client_failure"):
+                self._take_client_failure(call_id, item.client_failure)
+            else:
+                self._refuse(call_id, error.failure)
             return
         timeout = settings.call_timeout
         if item.HasField("timeout"):
@@ -151,7 +157,17 @@ class ExchangeStream:
         )
         dispatcher.submit(call, timeout)
 
+    def _take_client_failure(self, call_id: int, told: ClientFailure) -> None:
+        fault = client_failure_fault(told)
+        if fault is not None:
+            self._refuse(call_id, failures.invalid(*fault))
+            return
+        self._dispatcher.failed_calls.note_client(self._claims.session_id, told)
+        self._batch.results.add(id=call_id, done=True)
+        self._count(_ITEM_OVERHEAD)
+
     def _refuse(self, call_id: int, error: CallError) -> None:
+        self._dispatcher.failed_calls.note(self._claims.session_id, error)
         result = self._batch.results.add(id=call_id, done=True)
         result.error.CopyFrom(error)
         self._count(len(error.message) + _ITEM_OVERHEAD)

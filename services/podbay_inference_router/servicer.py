@@ -17,6 +17,7 @@ from podbay_inference_router import failures
 from podbay_inference_router.calls import Call, Sink
 from podbay_inference_router.exchange import ExchangeStream
 from podbay_inference_router.requests import RequestError, check_key, prepare
+from podbay_inference_router.tokens import ExpiredTokenError
 from podbay_inference_router.tracing import begin_trace
 from podbay_inference_router.unary import PieceSink, WholeSink
 from podbay_inference_router.values import ValueFormError, from_json
@@ -177,13 +178,34 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
         token = bearer_token(context.invocation_metadata() or ())
         try:
             return self._verifier.verify(token, self._wall_clock())
+        except ExpiredTokenError as error:
+            raise self._failed(error.session_id, error.failure) from error
         except RequestError as error:
+            # Whoever made this token may have written any session into it.
             raise to_service_error(error.failure) from error
 
     def _check_epoch(self, claims: Claims) -> None:
         session = self._dispatcher.table.find(claims.session_id)
         if session is not None and claims.epoch < session.epoch:
-            raise to_service_error(failures.token_revoked(claims.session_id))
+            raise self._failed(claims.session_id, failures.token_revoked(claims.session_id))
+
+    def _failed(self, session_id: str, error: CallError) -> ServiceError:
+        """Count a failure of a session, and return it as an RPC raises it."""
+        self._dispatcher.failed_calls.note(session_id, error)
+        return to_service_error(error)
+
+    def _mistaken(self, session_id: str, claims: Claims) -> ServiceError:
+        """Return the failure of a call to another session than the token's.
+
+        It shows with the session that was called where that is the same account's; nobody shall
+        write into what another account sees.
+        """
+        called = self._dispatcher.table.find(session_id)
+        ours = called is not None and called.account == claims.account
+        return self._failed(
+            session_id if ours else claims.session_id,
+            failures.token_for_other_session(session_id),
+        )
 
     def _begin(
         self,
@@ -195,15 +217,15 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
     ) -> Call:
         claims = self._authenticate(context)
         if not request.session_id:
-            raise to_service_error(failures.invalid("sessionId", "is required"))
+            raise self._failed(claims.session_id, failures.invalid("sessionId", "is required"))
         if request.session_id != claims.session_id:
-            raise to_service_error(failures.token_for_other_session(request.session_id))
+            raise self._mistaken(request.session_id, claims)
         dispatcher = self._dispatcher
         try:
             prepared = prepare(request, dispatcher.settings.max_body_bytes)
             affinity = check_key(request.affinity_key)
         except RequestError as error:
-            raise to_service_error(error.failure) from error
+            raise self._failed(claims.session_id, error.failure) from error
         trace = begin_trace(
             dispatcher.spans, *_trace_of(context), claims.session_id, request.endpoint
         )
@@ -238,8 +260,9 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
         try:
             return [pb.Item(value=from_json(text), event=event) for text, event in pieces]
         except ValueFormError as error:
-            raise to_service_error(
-                failures.bad_answer(call.session.session_id, call.replica_id, str(error))
+            session_id = call.session.session_id
+            raise self._failed(
+                session_id, failures.bad_answer(session_id, call.replica_id, str(error))
             ) from error
 
 

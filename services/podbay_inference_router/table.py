@@ -98,6 +98,7 @@ class SessionRoute:
     Attributes:
         session_id: The session.
         known: False for a session that the session manager has not told of (yet).
+        account: The account that owns it; "" where it is not known.
         ended: Why it ended, as an ErrorReason; 0 while it lives.
         epoch: Tokens of earlier epochs are refused.
         expires: When it ends by itself, in seconds since 1970; 0 for never.
@@ -128,6 +129,7 @@ class SessionRoute:
     __slots__ = (
         "_ring",
         "_tenants",
+        "account",
         "budget",
         "calls",
         "ended",
@@ -158,6 +160,7 @@ class SessionRoute:
     def __init__(self, session_id: str, retry_ratio: float = 0.1) -> None:
         self.session_id = session_id
         self.known = False
+        self.account = ""
         self.ended: errors_pb2.ErrorReason.ValueType = errors_pb2.ERROR_REASON_UNSPECIFIED
         self.epoch = 0
         self.expires = 0.0
@@ -342,6 +345,7 @@ class RouteTable:
 
     def _update(self, session: SessionRoute, route: Route, now: float) -> None:
         session.known = True
+        session.account = route.account
         session.epoch = route.epoch
         session.message = route.message
         session.evidence = dict(route.evidence)

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from podbay_inference_router import failures
 from podbay_inference_router.requests import RequestError
 
-__all__ = ["AUDIENCE", "Claims", "TokenVerifier"]
+__all__ = ["AUDIENCE", "Claims", "ExpiredTokenError", "TokenVerifier"]
 
 AUDIENCE: Final = "podbay-inference-router"
 
@@ -27,6 +27,18 @@ class Claims(NamedTuple):
     epoch: int
     expires: float
     """Seconds since 1970."""
+
+
+class ExpiredTokenError(RequestError):
+    """A token has ended; its signature is good, so that what it says of its session holds.
+
+    Attributes:
+        session_id: The session that it was for.
+    """
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(failures.token_expired())
+        self.session_id = session_id
 
 
 class TokenVerifier:
@@ -65,7 +77,7 @@ class TokenVerifier:
             What it says.
 
         Raises:
-            RequestError: TOKEN_INVALID or TOKEN_EXPIRED.
+            RequestError: TOKEN_INVALID; or TOKEN_EXPIRED, as an `ExpiredTokenError`.
         """
         claims = self._good.get(token)
         if claims is None:
@@ -76,7 +88,7 @@ class TokenVerifier:
                 self._good[token] = claims
         if not claims.expires > now:  # also where it is not a number
             self._good.pop(token, None)
-            raise RequestError(failures.token_expired())
+            raise ExpiredTokenError(claims.session_id)
         return claims
 
     def _check(self, token: str) -> Claims:

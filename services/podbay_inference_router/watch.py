@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -20,6 +20,7 @@ from podbay.v1.session_manager_service_pb2 import (
     WatchRoutesResponse,
 )
 from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceStub
+from podbay_inference_router.failed_calls import FailedCalls, Row, message_of
 from podbay_inference_router.health import ReplicaReport
 from podbay_inference_router.leaders import Leaders, leader_of
 from podbay_kit.service_link import ServiceLink
@@ -75,6 +76,8 @@ class RouteWatcher:
         on_message: Takes each message.
         certificate: The router's certificate; None for plain text.
         running: Gives how many calls of each account run here.
+        failed_calls: Has the calls that failed here and were not told of yet, by the loop's clock;
+            None where nobody counts them.
     """
 
     def __init__(
@@ -86,7 +89,12 @@ class RouteWatcher:
         *,
         certificate: LiveTls | None = None,
         running: Callable[[], Mapping[str, int]] = dict,
+        failed_calls: FailedCalls | None = None,
     ) -> None:
+        self._failed_calls = failed_calls
+        # Those that are being told, under the number of the list.
+        self._failed: Sequence[Row] = ()
+        self._failed_number = 0
         self._running = running
         self._leaders = Leaders(endpoint)
         self._term = 0
@@ -249,22 +257,36 @@ class RouteWatcher:
             await self._reported.wait()
 
     async def _tell_usage(self, stub: SessionManagerServiceAsyncStub) -> None:
-        """Tell how many calls run where that has changed, for as long as the watch runs."""
+        """Tell how many calls run, and which failed, for as long as the watch runs."""
         told: tuple[str, Mapping[str, int]] = ("", {})
         while True:
             await asyncio.sleep(_USAGE_SECONDS)
             now = (self._watch_id, self._running())
-            if now == told or not now[0] or (not now[1] and not told[1]):
+            if self._failed_calls is not None and self._failed_calls.any and not self._failed:
+                self._failed = self._failed_calls.take()
+                self._failed_number += 1
+            unchanged = now == told or (not now[1] and not told[1])
+            if not now[0] or (unchanged and not self._failed):
                 continue
-            request = ReportUsageRequest(watch_id=now[0], requests_in_flight=now[1])
+            time = asyncio.get_running_loop().time()
+            request = ReportUsageRequest(
+                watch_id=now[0],
+                requests_in_flight=now[1],
+                failed_calls=[message_of(row, time) for row in self._failed],
+                failed_calls_number=self._failed_number if self._failed else 0,
+            )
             try:
                 await stub.ReportUsage(
                     request, metadata=self._metadata, timeout=_ACKNOWLEDGE_SECONDS
                 )
             except grpc.aio.AioRpcError as error:
                 _LOG.debug("the usage cannot be told (%s)", error.code().name)
+                if error.code() not in _AWAY:
+                    # It would not be taken the next time either.
+                    self._failed = ()
             else:
                 told = now
+                self._failed = ()
 
     def _note_failure(self, error: grpc.aio.AioRpcError, endpoint: str) -> bool:
         """Log a failure; say whether it told who leads."""

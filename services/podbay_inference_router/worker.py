@@ -17,6 +17,7 @@ from podbay.v1.inference_router_service_pb2_grpc import (
 from podbay.v1.session_manager_service_pb2 import WatchRoutesResponse
 from podbay_inference_router.dispatch import Dispatcher
 from podbay_inference_router.exposition import MetricsServer, push_numbers, write_numbers
+from podbay_inference_router.failed_calls import FailedCalls
 from podbay_inference_router.leases import LeaseFile
 from podbay_inference_router.meters import Meters, Numbers, gauges
 from podbay_inference_router.router_shares import RouterShares
@@ -72,6 +73,7 @@ class Worker:
         self._pools = ConnectionPools(settings, loop)
         self._table = RouteTable(self._pools.connect, settings)
         self._verifier = TokenVerifier()
+        failed_calls = FailedCalls(loop.time)
         self._watcher = RouteWatcher(
             session_manager,
             service_token,
@@ -79,6 +81,7 @@ class Worker:
             self._on_routes,
             certificate=tls.certificate if tls else None,
             running=self._running,
+            failed_calls=failed_calls,
         )
         self._limits = LimitShares()
         self._shares = RouterShares(self._limits, self._table, settings, leases, boot_seconds)
@@ -104,6 +107,7 @@ class Worker:
             leases=leases,
             shares=self._shares,
             on_want=self._link.want,
+            failed_calls=failed_calls,
         )
         self._servicer = RouterServicer(
             self.dispatcher, self._verifier, away=lambda: self._watcher.away

@@ -16,6 +16,7 @@ from podbay.v1 import session_manager_service_pb2 as manager_pb2
 from podbay_kit.clock import Clock
 from podbay_kit.resources import RequestKey
 from podbay_session_manager.announcer import Announcer
+from podbay_session_manager.call_failures import CallFailures
 from podbay_session_manager.machine import SessionState
 from podbay_session_manager.records import ReplicaRecord, SessionRecord
 from podbay_session_manager.replica_reports import ReplicaReports
@@ -51,6 +52,8 @@ class LiveState:
         """What routers tell of replicas whose calls fail."""
         self.usage = RouterUsage()
         """What routers tell of the calls that run."""
+        self.call_failures = CallFailures()
+        """What routers tell of the calls that failed."""
         self._sessions: dict[str, SessionRecord] = {}
         self._replicas: dict[str, dict[str, ReplicaRecord]] = {}
         self._watchers: dict[str, set[asyncio.Event]] = {}

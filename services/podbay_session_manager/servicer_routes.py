@@ -137,8 +137,15 @@ class RouteServicer(ServicerBase):
     async def ReportUsage(
         self, request: pb.ReportUsageRequest, context: Context
     ) -> pb.ReportUsageResponse:
-        """Note how many calls of each account run at a router's worker."""
-        self._parts.state.usage.report(request.watch_id, request.requests_in_flight)
+        """Note how many calls of each account run at a router's worker, and which failed."""
+        state = self._parts.state
+        state.usage.report(request.watch_id, request.requests_in_flight)
+        if state.usage.is_new(request.watch_id, request.failed_calls_number):
+            now, monotonic = state.clock.now().timestamp(), state.clock.monotonic()
+            for told in request.failed_calls:
+                state.call_failures.take(told, now, monotonic)
+            for session_id in {told.session_id for told in request.failed_calls}:
+                state.notify(session_id)
         return pb.ReportUsageResponse()
 
     async def ShareLimits(

@@ -99,6 +99,7 @@ class StatusServicer(ServicerBase):
             revision=state.revision,
             failing=state.reports.failing,
             doing=self._doing,
+            call_failures=state.call_failures.of(session_id, state.clock.monotonic()),
         )
         return status, session.state is SessionState.ENDED
 

@@ -9,6 +9,7 @@ from typing import Final
 from google.protobuf import timestamp_pb2
 
 from podbay.v1 import common_pb2, inference_session_pb2
+from podbay_session_manager.call_failures import FailedCall
 from podbay_session_manager.machine import ReplicaPhase
 from podbay_session_manager.records import Reason, ReplicaRecord, SessionRecord
 from podbay_session_manager.routes import reason_number
@@ -27,6 +28,7 @@ def session_status(
     revision: int,
     failing: Callable[[str], str] = lambda _: "",
     doing: Callable[[ReplicaRecord], str] = lambda _: "",
+    call_failures: Sequence[FailedCall] = (),
 ) -> inference_session_pb2.InferenceSessionStatus:
     """Return the status of a session.
 
@@ -37,6 +39,7 @@ def session_status(
         revision: The revision that this shows.
         failing: How the calls of a replica fail although it is ready; "" where they do not.
         doing: How far the start of a replica is; "" where that is not known.
+        call_failures: Which of its calls failed lately.
     """
     known = list(replicas)
     # While one moves to another node, two of an index may be ready.
@@ -59,6 +62,17 @@ def session_status(
         ],
         explanation=explanation(session, known, doing),
         revision=revision,
+        call_failures=[
+            inference_session_pb2.CallFailure(
+                reason=one.reason,
+                count=one.count,
+                first_time=_timestamp(one.first),
+                last_time=_timestamp(one.last),
+                message=one.message,
+                metadata=one.metadata,
+            )
+            for one in call_failures
+        ],
     )
 
 

@@ -21,6 +21,8 @@ from podbay.v1.session_manager_service_pb2 import (
     AcknowledgeRoutesResponse,
     ReportReplicaRequest,
     ReportReplicaResponse,
+    ReportUsageRequest,
+    ReportUsageResponse,
     Route,
     RouteEndpoint,
     VerificationKey,
@@ -91,6 +93,9 @@ class FakeSessionManager:
         self.acknowledged: dict[str, int] = {}
         self.tokens: list[str] = []
         self.reports: list[ReportReplicaRequest] = []
+        self.usages: list[ReportUsageRequest] = []
+        self.refuses_usage = grpc.StatusCode.OK
+        """With what it ends reports of usage, after it has taken them."""
 
     @property
     def address(self) -> str:
@@ -120,6 +125,11 @@ class FakeSessionManager:
                 self.report_replica,
                 ReportReplicaRequest.FromString,
                 ReportReplicaResponse.SerializeToString,
+            ),
+            "ReportUsage": grpc.unary_unary_rpc_method_handler(
+                self.report_usage,
+                ReportUsageRequest.FromString,
+                ReportUsageResponse.SerializeToString,
             ),
         }
         self._server.add_generic_rpc_handlers(
@@ -172,6 +182,12 @@ class FakeSessionManager:
     ) -> ReportReplicaResponse:
         self.reports.append(request)
         return ReportReplicaResponse()
+
+    async def report_usage(self, request: ReportUsageRequest, context: Any) -> ReportUsageResponse:
+        self.usages.append(request)
+        if self.refuses_usage is not grpc.StatusCode.OK:
+            await context.abort(self.refuses_usage, "not now")
+        return ReportUsageResponse()
 
     async def watch_routes(self, request: WatchRoutesRequest, context: Any) -> None:
         self.watches += 1

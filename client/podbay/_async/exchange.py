@@ -18,10 +18,11 @@ import grpc
 from podbay._async.transport import Endpoint, Transport, error_of, now
 from podbay._async.write_failures import keep_status
 from podbay._core.channels import authorization, closed_error, is_accepted
+from podbay._core.client_failures import TELL_SECONDS, ClientFailures
 from podbay._core.exchange import Call, CallState, Delivery, ExchangeCore, Stream
 from podbay._core.operations import Service
 from podbay._core.retries import FIRST_CONTACT_SECONDS
-from podbay.errors import PodbayError, error_for
+from podbay.errors import AuthenticationError, PermissionDeniedError, PodbayError, error_for
 from podbay.v1 import inference_router_service_pb2 as wire
 
 __all__ = ["Exchange"]
@@ -35,7 +36,7 @@ _LOOK_SECONDS = 0.25
 class Exchange:
     """All calls of one session client, in one event loop.
 
-    A call's `sink` is a `Mailbox`.
+    A call's `sink` is a `Mailbox`, or has its `put`.
 
     Args:
         transport: The channels of the client.
@@ -57,6 +58,62 @@ class Exchange:
         self._driver: _Driver | None = None  # the one that takes new calls
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None  # where the drivers run
+        self._failures = ClientFailures()
+        self._telling: Call | None = None
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def report(self, error: Exception) -> None:
+        """Tell the router of what failed at the client, where that is for it; returns at once.
+
+        Outside of an event loop it is told with what fails next.
+        """
+        if not self._failures.note(error):
+            return
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self._tell()
+
+    async def settle(self, seconds: float) -> None:
+        """Wait until the router was told, at most some seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._quiet.wait()
+
+    def _tell(self) -> None:
+        """Tell the router what it is to be told, one after the other."""
+        if self._closed or self.transport.closed:
+            return
+        failure = self._failures.next()
+        if failure is None:
+            return
+        self._quiet.clear()
+        self._telling = Call("", failure, False, now() + TELL_SECONDS, _Told(self))
+        self.core.submit(self._telling)
+        self.notice()
+
+    def give_up_telling(self) -> None:
+        """Tell nobody where that has taken too long: no caller waits for it."""
+        call = self._telling
+        if call is not None and now() >= call.deadline:
+            self.core.cancel(call)
+            self._end_telling(told=False)
+
+    def told(self, delivery: Delivery) -> None:
+        """Take the answer to what the router was told."""
+        call, _, _, error = delivery
+        if self._telling is call:
+            self._end_telling(told=error is None)
+
+    def _end_telling(self, *, told: bool) -> None:
+        self._telling = None
+        self._failures.done(told=told)
+        if told:
+            self._tell()
+        if self._telling is None:
+            self._quiet.set()
 
     def submit(self, call: Call) -> None:
         """Send a call as soon as there is room for it.
@@ -150,6 +207,13 @@ class Exchange:
         self.leave(driver)
 
 
+class _Told:
+    """The sink of what the router is told."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.put = exchange.told
+
+
 class _Driver:
     """Opens streams while calls wait, and reads what comes."""
 
@@ -198,6 +262,7 @@ class _Driver:
     def _goes_on(self) -> bool:
         if self._stopped or not self._exchange.takes_calls(self):
             return False
+        self._exchange.give_up_telling()
         if self._core.wants_stream:
             return True
         self._exchange.leave(self)
@@ -215,7 +280,10 @@ class _Driver:
         if delay:
             await asyncio.sleep(delay)
         if self._core.needs_token and exchange.refresh is not None:
-            exchange.token = await exchange.refresh()
+            try:
+                exchange.token = await exchange.refresh()
+            except (AuthenticationError, PermissionDeniedError) as refusal:
+                raise self._core.not_replaced(refusal) from refusal
             self._core.token_replaced()
         began = now()
         never_reached = not endpoint.reached

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Sequence,
+)
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from podbay._async.adapting import in_thread
 from podbay._async.exchange import Exchange
@@ -20,12 +27,16 @@ from podbay._core.retries import call_slack
 from podbay._core.timeouts import check_timeout
 from podbay._core.tracing import current_trace
 from podbay.errors import SessionNotReadyError
+from podbay.schema.adapters import AdapterError
 from podbay.types import InferResult, SessionStatus
+from podbay.v1 import inference_router_service_pb2 as wire
 
 __all__ = ["AsyncInferenceSessionClient"]
 
 _Progress = Callable[[SessionStatus], None] | None
 _WaitReady = Callable[..., Awaitable[SessionStatus]]
+
+_SETTLE_SECONDS: Final = 1.0
 
 _END: Any = object()
 
@@ -87,7 +98,7 @@ class AsyncInferenceSessionClient:
             AdapterError: The body or the answer does not fit a pipeline.
             PodbayError: The call failed; the class and the reason say how.
         """
-        prepared = self._shape.prepare(body)
+        prepared = self._prepare(body)
         allowed = check_timeout(timeout, self._timeout)
         until = now() + allowed if timeout is not None else None
         while True:
@@ -101,7 +112,7 @@ class AsyncInferenceSessionClient:
                 await self._wait_ready(timeout=left)
                 if until is not None:
                     allowed = max(until - now(), 0.001)
-        return self._shape.results(items)
+        return self._results(items)
 
     def stream(
         self, body: Any, *, timeout: float | None = None, affinity: str = ""
@@ -122,7 +133,7 @@ class AsyncInferenceSessionClient:
             InvalidRequestError: The body makes no valid request.
             PodbayError: The call failed; items that came before it have been yielded.
         """
-        prepared = self._shape.prepare(body)
+        prepared = self._prepare(body)
         allowed = check_timeout(timeout, self._timeout)
         return self._stream(prepared, allowed, affinity)
 
@@ -152,7 +163,7 @@ class AsyncInferenceSessionClient:
             InvalidRequestError: `max_in_flight`, `timeout` or `affinity` is not valid.
             CancelledCallError: The client is closed.
         """
-        many = Many(max_in_flight, ordered=ordered, decode=self._shape.results, affinity=affinity)
+        many = Many(max_in_flight, ordered=ordered, decode=self._results, affinity=affinity)
         return self._many(bodies, many, check_timeout(timeout, self._timeout))
 
     async def wait_ready(
@@ -164,7 +175,11 @@ class AsyncInferenceSessionClient:
         return await self._wait_ready(timeout=timeout, progress=progress)
 
     async def close(self) -> None:
-        """Cancel what runs and end the stream. May be called more than once."""
+        """Cancel what runs and end the stream. May be called more than once.
+
+        The router is told before of what failed here, which takes a second at most.
+        """
+        await self._exchange.settle(_SETTLE_SECONDS)
         await self._exchange.close()
 
     async def __aenter__(self) -> Self:
@@ -179,6 +194,22 @@ class AsyncInferenceSessionClient:
         await self.close()
 
     # The inside.
+
+    def _prepare(self, body: Any) -> Any:
+        """Return what is sent for a body; where there is nothing, the router is told why."""
+        try:
+            return self._shape.prepare(body)
+        except Exception as error:
+            self._exchange.report(error)
+            raise
+
+    def _results(self, items: Sequence[wire.Item]) -> list[Any]:
+        """Return the user's items; where the answer does not fit, the router is told."""
+        try:
+            return self._shape.results(items)
+        except Exception as error:
+            self._exchange.report(error)
+            raise
 
     def _submit(
         self,
@@ -225,15 +256,19 @@ class AsyncInferenceSessionClient:
     async def _stream(
         self, prepared: Any, allowed: float, affinity: str
     ) -> AsyncGenerator[Any, None]:
-        async with aclosing(self._stream_parts(prepared, allowed, affinity)) as parts:
-            if self._shape.adapts_by_item:
-                async for part in parts:
-                    for result in self._shape.adapted(self._shape.values(part)):
+        try:
+            async with aclosing(self._stream_parts(prepared, allowed, affinity)) as parts:
+                if self._shape.adapts_by_item:
+                    async for part in parts:
+                        for result in self._shape.adapted(self._shape.values(part)):
+                            yield result
+                    return
+                async with aclosing(in_thread(self._shape.adapted, self._values(parts))) as made:
+                    async for result in made:
                         yield result
-                return
-            async with aclosing(in_thread(self._shape.adapted, self._values(parts))) as results:
-                async for result in results:
-                    yield result
+        except AdapterError as error:
+            self._exchange.report(error)
+            raise
 
     async def _values(self, parts: AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
         async for part in parts:
@@ -286,7 +321,7 @@ class AsyncInferenceSessionClient:
 
     async def _start(self, body: Any, many: Many, sink: Mailbox, allowed: float) -> None:
         try:
-            prepared, key = self._shape.prepare(body), many.key_of(body)
+            prepared, key = self._prepare(body), many.key_of(body)
         except Exception as error:  # noqa: BLE001 # adapters raise what they like; it is this item's
             many.refused(error)
             await asyncio.sleep(0)  # an endless row of these must not stop the loop

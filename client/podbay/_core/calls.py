@@ -36,7 +36,7 @@ class Call:
 
     Attributes:
         endpoint: The path at the replica.
-        body: JSON text, or a file.
+        body: JSON text, or a file; or what failed at the client, which no replica gets.
         stream: Whether pieces are wanted as they come.
         deadline: When the router shall give up, on the clock of `next_batch`.
         sink: The face's: where deliveries go.
@@ -50,7 +50,7 @@ class Call:
     """
 
     endpoint: str
-    body: bytes | wire.FileUpload
+    body: bytes | wire.FileUpload | wire.ClientFailure
     stream: bool
     deadline: float
     sink: Any = None

@@ -68,6 +68,7 @@ class ExchangeCore:
         self._next_id = 1
         self._token_number = 0
         self._refreshed = False  # since a call was last answered
+        self._expiry: PodbayError | None = None  # why a new token is needed
         self._failures = 0  # streams in a row on which no call was answered
 
     # What the callers do.
@@ -149,6 +150,18 @@ class ExchangeCore:
             chance: A random number from 0 up to 1.
         """
         return backoff(self._failures, chance) if self._failures else 0.0
+
+    def not_replaced(self, refusal: PodbayError) -> PodbayError:
+        """Return the error of calls whose token has expired, where a new one is refused.
+
+        Args:
+            refusal: Why there is no new one.
+        """
+        if self._expiry is None:
+            return refusal
+        expiry = copy.copy(self._expiry)
+        expiry.metadata["renewal"] = refusal.message
+        return expiry
 
     def token_replaced(self) -> None:
         """Note that streams are opened with another token from now on."""
@@ -311,6 +324,8 @@ class ExchangeCore:
         message = batch.calls.add(id=call.id, endpoint=call.endpoint, stream=call.stream)
         if isinstance(call.body, bytes):
             message.json = call.body
+        elif isinstance(call.body, wire.ClientFailure):
+            message.client_failure.CopyFrom(call.body)
         else:
             message.file_upload.CopyFrom(call.body)
         if call.affinity:
@@ -346,6 +361,7 @@ class ExchangeCore:
             if self._refreshed:
                 return False  # a fresh token that has expired: the clocks disagree
             self.needs_token = True
+            self._expiry = error
         stream.retired = True
         if self.current is stream:
             self.current = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from podbay.errors import error_for
 from podbay.schema.platform import is_status_terminal
-from podbay.types import ReplicaStatus, SessionExplanation, SessionStatus
+from podbay.types import CallFailure, ReplicaStatus, SessionExplanation, SessionStatus
 
 __all__ = ["explained", "explanation"]
 
@@ -36,6 +37,23 @@ def explanation(status: SessionStatus, now: datetime) -> Iterator[str]:
     for replica in status.replicas:
         yield ""
         yield from _replica(replica, now, tried_again=not is_status_terminal(status.status))
+    if status.call_failures:
+        yield ""
+        yield "calls that failed lately:"
+    for failure in status.call_failures:
+        yield from _call_failure(failure, now)
+
+
+def _call_failure(failure: CallFailure, now: datetime) -> Iterator[str]:
+    yield f"  {failure.reason}"
+    calls = "1 call" if failure.count == 1 else f"{failure.count} calls, the last one"
+    if failure.last_time is None:
+        yield f"    {calls}"
+    else:
+        yield f"    {calls} {max(0.0, (now - failure.last_time).total_seconds()):.1f} s ago"
+    # In the words of the error that the caller has.
+    error = error_for(failure.reason, failure.message, metadata=failure.metadata)
+    yield from (f"    {line}" for line in error.report().splitlines())
 
 
 def _replica(replica: ReplicaStatus, now: datetime, *, tried_again: bool) -> Iterator[str]:

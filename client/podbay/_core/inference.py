@@ -152,8 +152,13 @@ def _json(item: Any) -> bytes:
     except TypeError:
         why = "holds an object that is not JSON: only null, booleans, numbers, texts, lists, dicts"
     except RecursionError:
-        why = "is nested too deeply"
-    raise invalid("body", why, "The body")
+        raise invalid("body", "is nested too deeply", "The body") from None
+    raise error_for(
+        "MALFORMED_JSON",
+        f"The body is not JSON: it {why}.",
+        violations=[("body", f"not JSON: it {why}")],
+        not_started=True,
+    )
 
 
 def _too_large(size: int) -> PodbayError:

@@ -11,7 +11,7 @@ from podbay._core.times import optional_time
 from podbay._core.wire_errors import reason_name
 from podbay.errors import NoAnswerError, PodbayError, error_for
 from podbay.schema import convert, platform, requests
-from podbay.types import ReplicaStatus, RevokedTokens, SessionStatus
+from podbay.types import CallFailure, ReplicaStatus, RevokedTokens, SessionStatus
 from podbay.v1 import inference_session_pb2
 from podbay.v1 import session_manager_service_pb2 as sessions
 
@@ -178,6 +178,18 @@ def _status(status: inference_session_pb2.InferenceSessionStatus) -> SessionStat
         replicas=tuple(_replica(replica) for replica in status.replicas),
         explanation=status.explanation,
         revision=status.revision,
+        call_failures=tuple(_call_failure(failure) for failure in status.call_failures),
+    )
+
+
+def _call_failure(failure: inference_session_pb2.CallFailure) -> CallFailure:
+    return CallFailure(
+        reason=reason_name(failure.reason),
+        count=failure.count,
+        first_time=optional_time(failure, "first_time"),
+        last_time=optional_time(failure, "last_time"),
+        message=failure.message,
+        metadata=dict(failure.metadata),
     )
 
 

@@ -18,11 +18,12 @@ from typing import Any
 import grpc
 
 from podbay._core.channels import authorization, closed_error, is_accepted
+from podbay._core.client_failures import TELL_SECONDS, ClientFailures
 from podbay._core.exchange import Call, CallState, Delivery, ExchangeCore, Stream
 from podbay._core.operations import Service
 from podbay._core.retries import FIRST_CONTACT_SECONDS
 from podbay._sync.transport import Endpoint, Transport, error_of
-from podbay.errors import PodbayError, error_for
+from podbay.errors import AuthenticationError, PermissionDeniedError, PodbayError, error_for
 from podbay.v1 import inference_router_service_pb2 as wire
 
 __all__ = ["Exchange"]
@@ -39,7 +40,7 @@ _JOIN_SECONDS = 5.0
 class Exchange:
     """All calls of one session client.
 
-    A call's `sink` is a `queue.SimpleQueue`; what is put into it are `Delivery` tuples.
+    A call's `sink` is a `queue.SimpleQueue`, or has its `put`; what is put are `Delivery` tuples.
 
     Args:
         transport: The channels of the client.
@@ -58,6 +59,20 @@ class Exchange:
         self._drivers: set[_Driver] = set()
         self._driver: _Driver | None = None  # the one that takes new calls
         self._closed = False
+        self._failures = ClientFailures()
+        self._telling: Call | None = None
+        self._quiet = threading.Event()
+        self._quiet.set()
+
+    def report(self, error: Exception) -> None:
+        """Tell the router of what failed at the client, where that is for it; returns at once."""
+        with self._lock:
+            if self._failures.note(error):
+                self._tell()
+
+    def settle(self, seconds: float) -> None:
+        """Wait until the router was told, at most some seconds."""
+        self._quiet.wait(seconds)
 
     def submit(self, call: Call) -> None:
         """Send a call as soon as there is room for it.
@@ -122,6 +137,34 @@ class Exchange:
 
     # The inside; called with the lock held.
 
+    def _tell(self) -> None:
+        """Tell the router what it is to be told, one after the other."""
+        if self._closed or self._transport.closed:
+            return
+        failure = self._failures.next()
+        if failure is None:
+            return
+        self._quiet.clear()
+        deadline = time.monotonic() + TELL_SECONDS
+        self._telling = Call("", failure, False, deadline, _Told(self))
+        self._core.submit(self._telling)
+        self._notice()
+
+    def _give_up_telling(self) -> None:
+        """Tell nobody where that has taken too long: no caller waits for it."""
+        call = self._telling
+        if call is not None and time.monotonic() >= call.deadline:
+            self._core.cancel(call)
+            self._end_telling(told=False)
+
+    def _end_telling(self, *, told: bool) -> None:
+        self._telling = None
+        self._failures.done(told=told)
+        if told:
+            self._tell()
+        if self._telling is None:
+            self._quiet.set()
+
     def _notice(self) -> None:
         """See to it that queued calls are sent."""
         if self._driver is None:
@@ -130,6 +173,21 @@ class Exchange:
             self._driver.start()
         else:
             self._driver.wake()
+
+
+class _Told:
+    """The sink of what the router is told."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def put(self, delivery: Delivery) -> None:
+        """Take the answer."""
+        call, _, _, error = delivery
+        exchange = self._exchange
+        with exchange._lock:  # noqa: SLF001 # one unit
+            if exchange._telling is call:  # noqa: SLF001
+                exchange._end_telling(told=error is None)  # noqa: SLF001
 
 
 class _Driver(threading.Thread):
@@ -194,6 +252,7 @@ class _Driver(threading.Thread):
         with self._lock:
             if self._stopped.is_set() or self._exchange._driver is not self:  # noqa: SLF001
                 return False
+            self._exchange._give_up_telling()  # noqa: SLF001
             if self._core.wants_stream:
                 return True
             self._leave()
@@ -227,7 +286,10 @@ class _Driver(threading.Thread):
         if delay:
             self._stopped.wait(delay)
         if needs_token and exchange._refresh is not None:  # noqa: SLF001
-            token = exchange._refresh()  # noqa: SLF001
+            try:
+                token = exchange._refresh()  # noqa: SLF001
+            except (AuthenticationError, PermissionDeniedError) as refusal:
+                raise self._core.not_replaced(refusal) from refusal
             with self._lock:
                 exchange._token = token  # noqa: SLF001
                 self._core.token_replaced()

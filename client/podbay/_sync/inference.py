@@ -5,10 +5,10 @@ from __future__ import annotations
 import queue
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from podbay._core.exchange import Call, Delivery
 from podbay._core.inference import CallShape
@@ -18,9 +18,13 @@ from podbay._core.timeouts import check_timeout
 from podbay._core.tracing import current_trace
 from podbay._sync.exchange import Exchange
 from podbay.errors import SessionNotReadyError
+from podbay.schema.adapters import AdapterError
 from podbay.types import InferResult, SessionStatus
+from podbay.v1 import inference_router_service_pb2 as wire
 
 __all__ = ["InferenceSessionClient"]
+
+_SETTLE_SECONDS: Final = 1.0
 
 _Sink = queue.SimpleQueue[Delivery]
 _WaitReady = Callable[..., SessionStatus]
@@ -83,7 +87,7 @@ class InferenceSessionClient:
             AdapterError: The body or the answer does not fit a pipeline.
             PodbayError: The call failed; the class and the reason say how.
         """
-        prepared = self._shape.prepare(body)
+        prepared = self._prepare(body)
         allowed = check_timeout(timeout, self._timeout)
         until = time.monotonic() + allowed if timeout is not None else None
         while True:
@@ -97,7 +101,7 @@ class InferenceSessionClient:
                 self._wait_ready(timeout=left)
                 if until is not None:
                     allowed = max(until - time.monotonic(), 0.001)
-        return self._shape.results(items)
+        return self._results(items)
 
     def stream(
         self, body: Any, *, timeout: float | None = None, affinity: str = ""
@@ -117,7 +121,7 @@ class InferenceSessionClient:
             InvalidRequestError: The body makes no valid request.
             PodbayError: The call failed; items that came before it have been yielded.
         """
-        prepared = self._shape.prepare(body)
+        prepared = self._prepare(body)
         allowed = check_timeout(timeout, self._timeout)
         return self._stream(prepared, allowed, affinity)
 
@@ -147,7 +151,7 @@ class InferenceSessionClient:
             InvalidRequestError: `max_in_flight`, `timeout` or `affinity` is not valid.
             CancelledCallError: The client is closed.
         """
-        many = Many(max_in_flight, ordered=ordered, decode=self._shape.results, affinity=affinity)
+        many = Many(max_in_flight, ordered=ordered, decode=self._results, affinity=affinity)
         return self._many(bodies, many, check_timeout(timeout, self._timeout))
 
     def wait_ready(
@@ -159,7 +163,11 @@ class InferenceSessionClient:
         return self._wait_ready(timeout=timeout, progress=progress)
 
     def close(self) -> None:
-        """Cancel what runs and end the stream. May be called more than once."""
+        """Cancel what runs and end the stream. May be called more than once.
+
+        The router is told before of what failed here, which takes a second at most.
+        """
+        self._exchange.settle(_SETTLE_SECONDS)
         self._finalizer()
 
     def __enter__(self) -> Self:
@@ -174,6 +182,22 @@ class InferenceSessionClient:
         self.close()
 
     # The inside.
+
+    def _prepare(self, body: Any) -> Any:
+        """Return what is sent for a body; where there is nothing, the router is told why."""
+        try:
+            return self._shape.prepare(body)
+        except Exception as error:
+            self._exchange.report(error)
+            raise
+
+    def _results(self, items: Sequence[wire.Item]) -> list[Any]:
+        """Return the user's items; where the answer does not fit, the router is told."""
+        try:
+            return self._shape.results(items)
+        except Exception as error:
+            self._exchange.report(error)
+            raise
 
     def _submit(
         self,
@@ -217,8 +241,12 @@ class InferenceSessionClient:
             self._exchange.cancel(call)
 
     def _stream(self, prepared: Any, allowed: float, affinity: str) -> Generator[Any, None, None]:
-        with closing(self._stream_values(prepared, allowed, affinity)) as values:
-            yield from self._shape.adapted(values)
+        try:
+            with closing(self._stream_values(prepared, allowed, affinity)) as values:
+                yield from self._shape.adapted(values)
+        except AdapterError as error:
+            self._exchange.report(error)
+            raise
 
     def _stream_values(
         self, prepared: Any, allowed: float, affinity: str
@@ -266,7 +294,7 @@ class InferenceSessionClient:
         except StopIteration:
             return False
         try:
-            prepared, key = self._shape.prepare(body), many.key_of(body)
+            prepared, key = self._prepare(body), many.key_of(body)
         except Exception as error:  # noqa: BLE001 # adapters raise what they like; it is this item's
             many.refused(error)
         else:

@@ -14,6 +14,7 @@ from podbay.cli.invocation import Invocation
 if TYPE_CHECKING:
     from podbay.errors import PodbayError
     from podbay.local.faults import LocalError
+    from podbay.schema.adapters import AdapterError
 
 __all__ = [
     "EXIT_DENIED",
@@ -74,10 +75,8 @@ def _report(ctx: click.Context, error: Exception) -> None:
         )
     elif isinstance(error, AdapterError):
         # Pipelines run here: no service has a word in it.
-        place = {"step": error.step, "kind": error.kind, "path": error.path}
-        given = {key: str(value) for key, value in place.items() if value not in (None, "")}
-        text = str(error)
-        body, code = {"reason": "ADAPTER", "message": text, "metadata": given}, EXIT_ERROR
+        body, code = adapter_error(error), EXIT_ERROR
+        text = f"{error} ({error.reason})\n  {error.hint}"
     else:
         return
     if ctx.ensure_object(Invocation).json:
@@ -130,6 +129,16 @@ def podbay_error(error: PodbayError) -> dict[str, Any]:
     if error.hint:
         body["wayOut"] = error.hint
     return body
+
+
+def adapter_error(error: AdapterError) -> dict[str, Any]:
+    """Return the error of an adapter in its JSON form."""
+    return {
+        "reason": error.reason,
+        "message": str(error),
+        "metadata": error.metadata,
+        "wayOut": error.hint,
+    }
 
 
 def local_error(error: LocalError) -> dict[str, Any]:

@@ -139,6 +139,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The replica is ready by its probe, and calls to it fail, one after the other."""
     ERROR_REASON_ROUTER_OUT_OF_FILES: _ErrorReason.ValueType  # 195
     """The router may open no more files, so that no connection to a replica can be made."""
+    ERROR_REASON_ADAPTER_FAILED: _ErrorReason.ValueType  # 196
+    """A step of a pipeline of adapters failed at the client, on the body or the answer of a call."""
     ERROR_REASON_CONNECTION_LOST: _ErrorReason.ValueType  # 120
     """The connection to the service was lost after the call was sent. Raised by clients."""
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 121
@@ -341,6 +343,8 @@ ERROR_REASON_REPLICA_FAILING: ErrorReason.ValueType  # 111
 """The replica is ready by its probe, and calls to it fail, one after the other."""
 ERROR_REASON_ROUTER_OUT_OF_FILES: ErrorReason.ValueType  # 195
 """The router may open no more files, so that no connection to a replica can be made."""
+ERROR_REASON_ADAPTER_FAILED: ErrorReason.ValueType  # 196
+"""A step of a pipeline of adapters failed at the client, on the body or the answer of a call."""
 ERROR_REASON_CONNECTION_LOST: ErrorReason.ValueType  # 120
 """The connection to the service was lost after the call was sent. Raised by clients."""
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 121

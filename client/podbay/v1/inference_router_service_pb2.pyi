@@ -335,6 +335,7 @@ class Call(_message.Message):
     ENDPOINT_FIELD_NUMBER: _builtins.int
     JSON_FIELD_NUMBER: _builtins.int
     FILE_UPLOAD_FIELD_NUMBER: _builtins.int
+    CLIENT_FAILURE_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
     AFFINITY_KEY_FIELD_NUMBER: _builtins.int
@@ -363,6 +364,12 @@ class Call(_message.Message):
         """A file."""
 
     @_builtins.property
+    def client_failure(self) -> Global___ClientFailure:
+        """In place of a body: calls that failed at the client. It goes to no replica, needs no
+        endpoint, and is answered at once without items. The session's status tells of it.
+        """
+
+    @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """How long the call may take, queue and work together; absent for the router's own limit."""
 
@@ -373,21 +380,80 @@ class Call(_message.Message):
         endpoint: _builtins.str = ...,
         json: _builtins.bytes = ...,
         file_upload: Global___FileUpload | None = ...,
+        client_failure: Global___ClientFailure | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         stream: _builtins.bool = ...,
         affinity_key: _builtins.str = ...,
         traceparent: _builtins.str = ...,
         tracestate: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "file_upload", b"file_upload", "json", b"json", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "client_failure", b"client_failure", "file_upload", b"file_upload", "json", b"json", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_key", b"affinity_key", "body", b"body", "endpoint", b"endpoint", "file_upload", b"file_upload", "id", b"id", "json", b"json", "stream", b"stream", "timeout", b"timeout", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_key", b"affinity_key", "body", b"body", "client_failure", b"client_failure", "endpoint", b"endpoint", "file_upload", b"file_upload", "id", b"id", "json", b"json", "stream", b"stream", "timeout", b"timeout", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["json", "file_upload"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["json", "file_upload", "client_failure"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
 Global___Call: _TypeAlias = Call  # noqa: Y015
+
+@_typing.final
+class ClientFailure(_message.Message):
+    """ClientFailure tells of calls that failed at the client for one reason: before they were sent, or
+    when their answer was there.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    reason: _errors_pb2.ErrorReason.ValueType
+    """Required. Why: ADAPTER_FAILED, INVALID_REQUEST, MALFORMED_JSON or BODY_TOO_LARGE."""
+    message: _builtins.str
+    """Required. Why, for people, without anything of a body or an answer; at most 1 KiB."""
+    count: _builtins.int
+    """How many calls; from 1 to 1,000,000."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The evidence of the last one, as "step" and "kind"; at most 16 entries, each of at most 1 KiB."""
+
+    def __init__(
+        self,
+        *,
+        reason: _errors_pb2.ErrorReason.ValueType = ...,
+        message: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "message", b"message", "metadata", b"metadata", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientFailure: _TypeAlias = ClientFailure  # noqa: Y015
 
 @_typing.final
 class ExchangeResponse(_message.Message):

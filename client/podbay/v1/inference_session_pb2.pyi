@@ -538,6 +538,7 @@ class InferenceSessionStatus(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    CALL_FAILURES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     ready: _builtins.bool
@@ -558,6 +559,12 @@ class InferenceSessionStatus(_message.Message):
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]:
         """The replicas: all that live, and the last that ended at each index."""
 
+    @_builtins.property
+    def call_failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallFailure]:
+        """The calls that failed lately, by reason, the last one first: what routers have told since this
+        session manager leads, and none for which nothing failed for an hour.
+        """
+
     def __init__(
         self,
         *,
@@ -569,14 +576,85 @@ class InferenceSessionStatus(_message.Message):
         replicas: _abc.Iterable[Global___Replica] | None = ...,
         explanation: _builtins.str = ...,
         revision: _builtins.int = ...,
+        call_failures: _abc.Iterable[Global___CallFailure] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired_replicas", b"desired_replicas", "explanation", b"explanation", "ready", b"ready", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "revision", b"revision", "session_id", b"session_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_failures", b"call_failures", "desired_replicas", b"desired_replicas", "explanation", b"explanation", "ready", b"ready", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "revision", b"revision", "session_id", b"session_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InferenceSessionStatus: _TypeAlias = InferenceSessionStatus  # noqa: Y015
+
+@_typing.final
+class CallFailure(_message.Message):
+    """CallFailure tells of calls of a session that failed for one reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_TIME_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    reason: _errors_pb2.ErrorReason.ValueType
+    """Why."""
+    count: _builtins.int
+    """How many calls."""
+    message: _builtins.str
+    """What the last of them was told, for people: what happened, the evidence, the way out. Never a
+    body, nor what a replica said of one that it refused.
+    """
+    @_builtins.property
+    def first_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first of them failed."""
+
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last of them failed."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The evidence of the last of them."""
+
+    def __init__(
+        self,
+        *,
+        reason: _errors_pb2.ErrorReason.ValueType = ...,
+        count: _builtins.int = ...,
+        first_time: _timestamp_pb2.Timestamp | None = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
+        message: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_time", b"first_time", "last_time", b"last_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_time", b"first_time", "last_time", b"last_time", "message", b"message", "metadata", b"metadata", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallFailure: _TypeAlias = CallFailure  # noqa: Y015
 
 @_typing.final
 class LogLine(_message.Message):

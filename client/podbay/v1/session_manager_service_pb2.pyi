@@ -1890,25 +1890,109 @@ class ReportUsageRequest(_message.Message):
 
     WATCH_ID_FIELD_NUMBER: _builtins.int
     REQUESTS_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    FAILED_CALLS_FIELD_NUMBER: _builtins.int
+    FAILED_CALLS_NUMBER_FIELD_NUMBER: _builtins.int
     watch_id: _builtins.str
     """Required. The watch, as the first message told it."""
+    failed_calls_number: _builtins.int
+    """The number of this list of failed calls, greater with each: one that came in this watch before
+    is not counted again.
+    """
     @_builtins.property
     def requests_in_flight(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """How many calls run, by account; accounts without any are left out."""
+
+    @_builtins.property
+    def failed_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedCalls]:
+        """The calls that have failed since what was told before, by session and reason."""
 
     def __init__(
         self,
         *,
         watch_id: _builtins.str = ...,
         requests_in_flight: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        failed_calls: _abc.Iterable[Global___FailedCalls] | None = ...,
+        failed_calls_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests_in_flight", b"requests_in_flight", "watch_id", b"watch_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_calls", b"failed_calls", "failed_calls_number", b"failed_calls_number", "requests_in_flight", b"requests_in_flight", "watch_id", b"watch_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportUsageRequest: _TypeAlias = ReportUsageRequest  # noqa: Y015
+
+@_typing.final
+class FailedCalls(_message.Message):
+    """FailedCalls tells of calls of one session that failed for one reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_AGE_FIELD_NUMBER: _builtins.int
+    LAST_AGE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Required. The session."""
+    reason: _errors_pb2.ErrorReason.ValueType
+    """Required. Why."""
+    count: _builtins.int
+    """How many calls."""
+    message: _builtins.str
+    """What the last of them was told, without anything of a body; at most 1 KiB."""
+    @_builtins.property
+    def first_age(self) -> _duration_pb2.Duration:
+        """How long ago the first of them failed."""
+
+    @_builtins.property
+    def last_age(self) -> _duration_pb2.Duration:
+        """How long ago the last of them failed."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The evidence of the last of them; at most 16 entries, each of at most 1 KiB."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        reason: _errors_pb2.ErrorReason.ValueType = ...,
+        count: _builtins.int = ...,
+        first_age: _duration_pb2.Duration | None = ...,
+        last_age: _duration_pb2.Duration | None = ...,
+        message: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_age", b"first_age", "last_age", b"last_age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_age", b"first_age", "last_age", b"last_age", "message", b"message", "metadata", b"metadata", "reason", b"reason", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailedCalls: _TypeAlias = FailedCalls  # noqa: Y015
 
 @_typing.final
 class ReportUsageResponse(_message.Message):

@@ -491,9 +491,10 @@ class SessionManagerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReportUsage(self, request, context):
-        """ReportUsage tells how many calls of each account run at a router's worker. It replaces what the
-        same watch told before, and is forgotten with the watch. Idempotent. An unknown watch is
-        ignored: it ended.
+        """ReportUsage tells how many calls of each account run at a router's worker, and which calls have
+        failed. The former replaces what the same watch told before, and is forgotten with the watch;
+        the latter show in the status of their sessions. Idempotent. An unknown watch is ignored: it
+        ended.
         Grant: services only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -202,9 +202,10 @@ class SessionManagerServiceStub:
     Grant: services only.
     """
     ReportUsage: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.ReportUsageRequest, _session_manager_service_pb2.ReportUsageResponse]
-    """ReportUsage tells how many calls of each account run at a router's worker. It replaces what the
-    same watch told before, and is forgotten with the watch. Idempotent. An unknown watch is
-    ignored: it ended.
+    """ReportUsage tells how many calls of each account run at a router's worker, and which calls have
+    failed. The former replaces what the same watch told before, and is forgotten with the watch;
+    the latter show in the status of their sessions. Idempotent. An unknown watch is ignored: it
+    ended.
     Grant: services only.
     """
 
@@ -382,9 +383,10 @@ class SessionManagerServiceAsyncStub(SessionManagerServiceStub):
     Grant: services only.
     """
     ReportUsage: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.ReportUsageRequest, _session_manager_service_pb2.ReportUsageResponse]  # type: ignore[assignment]
-    """ReportUsage tells how many calls of each account run at a router's worker. It replaces what the
-    same watch told before, and is forgotten with the watch. Idempotent. An unknown watch is
-    ignored: it ended.
+    """ReportUsage tells how many calls of each account run at a router's worker, and which calls have
+    failed. The former replaces what the same watch told before, and is forgotten with the watch;
+    the latter show in the status of their sessions. Idempotent. An unknown watch is ignored: it
+    ended.
     Grant: services only.
     """
 
@@ -745,9 +747,10 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_manager_service_pb2.ReportUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.ReportUsageResponse, _abc.Awaitable[_session_manager_service_pb2.ReportUsageResponse]]:
-        """ReportUsage tells how many calls of each account run at a router's worker. It replaces what the
-        same watch told before, and is forgotten with the watch. Idempotent. An unknown watch is
-        ignored: it ended.
+        """ReportUsage tells how many calls of each account run at a router's worker, and which calls have
+        failed. The former replaces what the same watch told before, and is forgotten with the watch;
+        the latter show in the status of their sessions. Idempotent. An unknown watch is ignored: it
+        ended.
         Grant: services only.
         """
 

@@ -1,13 +1,15 @@
 """Sessions that fail for real, told alike to Python, to grpcurl and by `podbay session explain`.
 
-The failures of calls are in ../test_explained_calls.py.
+Each entry of `SCENARIOS` lets a session fail, or wait, in one way, and returns what all three were
+told. The failures of calls are in ../test_explained_calls.py.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
 import pytest
 
@@ -17,7 +19,7 @@ from tests.e2e.docker.platform import DockerPlatform, NodeOptions, docker_platfo
 from tests.support.docker.faulty_socket import FaultySocket
 from tests.support.docker.fixtures import Docker
 from tests.support.eventually import eventually_sync
-from tests.support.told import assert_alike, assert_in_catalogue
+from tests.support.told import CATALOGUE, Refusal, assert_alike, assert_in_catalogue
 from tests.support.told import infer_with_grpcurl as by_grpcurl
 from tests.support.up_command import Podbay
 
@@ -60,6 +62,23 @@ def running(
 
 
 @dataclass(frozen=True)
+class Told:
+    """What each of the three was told of one failure, with the same evidence and way out.
+
+    Attributes:
+        reason: The reason of the failure.
+        python: The exception of a call.
+        grpcurl: What grpcurl printed of a call.
+        explained: What `podbay session explain` printed.
+    """
+
+    reason: str
+    python: PodbayError
+    grpcurl: Refusal
+    explained: str
+
+
+@dataclass(frozen=True)
 class Watched:
     """A session, and who looks at it."""
 
@@ -72,8 +91,8 @@ class Watched:
         status = self.running.client.inferencesessions.status(self.id)
         return {replica.reason for replica in status.replicas if replica.reason}
 
-    def tells(self, reason: str, *parts: str, ended: bool = True) -> None:
-        """Check that everybody is told a reason, with evidence and way out.
+    def tells(self, reason: str, *parts: str, ended: bool = True) -> Told:
+        """Check that everybody is told a reason, with evidence and way out, and return what.
 
         Args:
             reason: The reason of the catalogue.
@@ -117,6 +136,24 @@ class Watched:
         for where, text in texts.items():
             for part in parts:
                 assert part in text, f"{part!r} is not in {where}: {text}"
+        self.shows(called.value)
+        return Told(reason, called.value, refusal, explained)
+
+    def shows(self, error: PodbayError) -> None:
+        """Check that the session tells of its calls that failed, too."""
+        podbay = Podbay(self.running.platform.data_dir)
+        # Of a long message routers tell the beginning.
+        lines = [line.strip() for line in error.message[:500].splitlines()]
+
+        def of_calls() -> str:
+            explained = podbay.ok("session", "explain", self.id)
+            return explained.partition("calls that failed lately:\n")[2]
+
+        # Routers tell once a second.
+        eventually_sync(lambda: f"  {error.reason}\n" in of_calls(), f"it tells of {error.reason}")
+        told = of_calls()
+        for line in lines:
+            assert line in told, f"{line!r} is not in {told}"
 
 
 def start(running: DockerPlatform, service: InferenceService, gpu: str | None = None) -> Watched:
@@ -124,28 +161,78 @@ def start(running: DockerPlatform, service: InferenceService, gpu: str | None = 
     return Watched(running, session, running.client.inferencesessions.token(session))
 
 
-def test_failures_of_images_and_of_what_runs_in_them(running: DockerPlatform) -> None:
-    """Six at once: they fail beside each other."""
-    host = running.docker.registry.host
+@dataclass
+class Stage:
+    """Where the scenarios play.
 
-    def python(what: str, **serving: object) -> Watched:
-        command = ("python3", "/opt/replica.py", what)
-        return start(running, running.service(*command, serving={**HASTY, **serving}))
+    Attributes:
+        running: The platform.
+        cut: What is between the session manager and the engine of the node n1.
+        begun: Sessions that fail beside each other, by scenario; started together.
+    """
 
-    missing = start(running, running.service(image=f"{host}/test/no-such-image{NOWHERE}"))
-    wrong = start(running, running.service(image=f"{host}/test/replica{NOWHERE}"))
-    broken = start(running, running.service("python3", "/opt/replica.py", "broken"))
-    hungry = start(running, running.service("python3", "/opt/replica.py", "hog"))
-    sick, deaf = python("sick", readiness_path="/ready"), python("deaf")
-    missing.tells("IMAGE_NOT_FOUND", "test/no-such-image", "Push it, or mend")
-    wrong.tells("IMAGE_DIGEST_NOT_FOUND", NOWHERE[1:])
-    broken.tells("REPLICA_EXITED", "No module named 'no_such_module_here'")
-    hungry.tells("OUT_OF_MEMORY", "64 MiB", "runner.resources.memory")
-    sick.tells("NEVER_READY", "500", "/ready", "start_timeout")
-    deaf.tells("PORT_NOT_OPENED", "0.0.0.0", "start_timeout")
+    running: DockerPlatform
+    cut: FaultySocket
+    begun: dict[str, Watched] = field(default_factory=dict)
+
+    def failing(self, scenario: str) -> Watched:
+        """Return the session that fails by itself in this way."""
+        if not self.begun:
+            running, host = self.running, self.running.docker.registry.host
+
+            def python(what: str, **serving: object) -> InferenceService:
+                command = ("python3", "/opt/replica.py", what)
+                return running.service(*command, serving={**HASTY, **serving})
+
+            services = {
+                "missing image": running.service(image=f"{host}/test/no-such-image{NOWHERE}"),
+                "wrong digest": running.service(image=f"{host}/test/replica{NOWHERE}"),
+                "crash at import": running.service("python3", "/opt/replica.py", "broken"),
+                "out of memory": running.service("python3", "/opt/replica.py", "hog"),
+                "never ready": python("sick", readiness_path="/ready", start_timeout=10),
+                "port closed": python("deaf"),
+            }
+            self.begun = {name: start(running, service) for name, service in services.items()}
+        return self.begun[scenario]
 
 
-def test_a_model_that_cannot_be_fetched(running: DockerPlatform) -> None:
+@pytest.fixture(scope="module")
+def stage(running: DockerPlatform, cut: FaultySocket) -> Stage:
+    return Stage(running, cut)
+
+
+def missing_image(stage: Stage) -> Told:
+    return stage.failing("missing image").tells(
+        "IMAGE_NOT_FOUND", "test/no-such-image", "Push it, or mend"
+    )
+
+
+def wrong_digest(stage: Stage) -> Told:
+    return stage.failing("wrong digest").tells("IMAGE_DIGEST_NOT_FOUND", NOWHERE[1:])
+
+
+def crash_at_import(stage: Stage) -> Told:
+    return stage.failing("crash at import").tells(
+        "REPLICA_EXITED", "No module named 'no_such_module_here'"
+    )
+
+
+def out_of_memory(stage: Stage) -> Told:
+    return stage.failing("out of memory").tells(
+        "OUT_OF_MEMORY", "64 MiB", "runner.resources.memory"
+    )
+
+
+def never_ready(stage: Stage) -> Told:
+    return stage.failing("never ready").tells("NEVER_READY", "500", "/ready", "start_timeout")
+
+
+def port_closed(stage: Stage) -> Told:
+    return stage.failing("port closed").tells("PORT_NOT_OPENED", "0.0.0.0", "start_timeout")
+
+
+def model_fetch_failed(stage: Stage) -> Told:
+    running = stage.running
     model = running.client.models.create(
         {
             "account": running.account,
@@ -162,37 +249,78 @@ def test_a_model_that_cannot_be_fetched(running: DockerPlatform) -> None:
         "data": {"source": {"kind": "Model", "id": model.id}},
     }
     service = running.service(mounts=[mount], serving=SERVING)
-    start(running, service).tells("FETCH_FAILED", f"podbay model logs {model.id}")
+    return start(running, service).tells("FETCH_FAILED", f"podbay model logs {model.id}")
 
 
-def test_gpus_that_are_busy_or_of_another_type(running: DockerPlatform) -> None:
+def gpus_busy(stage: Stage) -> Told:
+    running = stage.running
     service = running.service(serving=SERVING)
     holder = start(running, service, T4)
     eventually_sync(lambda: running.full(holder.id), "it has the GPU", timeout=60)
-    start(running, service, T4).tells(
+    told = start(running, service, T4).tells(
         "INSUFFICIENT_CAPACITY", "n0: 0 of 1 such GPU free, 1 needed", ended=False
     )
-    start(running, service, "nvidia.com/gpu-none").tells(
+    running.end_all()
+    return told
+
+
+def no_gpu_of_the_type(stage: Stage) -> Told:
+    service = stage.running.service(serving=SERVING)
+    told = start(stage.running, service, "nvidia.com/gpu-none").tells(
         "NO_SUCH_GPU_TYPE", "nvidia.com/gpu-none", T4, ended=False
     )
-    running.end_all()
+    stage.running.end_all()
+    return told
 
 
-def test_a_node_that_is_lost_and_an_engine_that_is_down(
-    running: DockerPlatform, cut: FaultySocket
-) -> None:
-    service = running.service(serving=SERVING)
-    there = start(running, service, A100)
+def node_lost(stage: Stage) -> Told:
+    running = stage.running
+    there = start(running, running.service(serving=SERVING), A100)
     eventually_sync(lambda: running.full(there.id), "it runs", timeout=60)
     docker = running.docker.engine.client()
     (container,) = running.containers()["n1"]
-    cut.cut()
+    stage.cut.cut()
     docker.kill(container["Id"])
     docker.close()
-    there.tells("NODE_LOST", "n1 could not be reached for 2 s", ended=False)
-    # Another one asks for what only the engine that is down could give.
+    told = there.tells("NODE_LOST", "n1 could not be reached for 2 s", ended=False)
+    stage.cut.mend()
+    return told
+
+
+def engine_down(stage: Stage) -> Told:
+    """It asks for what only the engine that is down could give."""
+    running = stage.running
     running.docker.engine.kill()
-    cut.mend()
-    start(running, service, A100).tells(
+    service = running.service(serving=SERVING)
+    told = start(running, service, A100).tells(
         "INSUFFICIENT_CAPACITY", "n1: cannot be reached", ended=False
     )
+    running.docker.engine.ensure_up()
+    return told
+
+
+SCENARIOS: Final[Mapping[str, Callable[[Stage], Told]]] = {
+    "missing image": missing_image,
+    "wrong digest": wrong_digest,
+    "crash at import": crash_at_import,
+    "out of memory": out_of_memory,
+    "never ready": never_ready,
+    "port closed": port_closed,
+    "model fetch failed": model_fetch_failed,
+    "GPUs busy": gpus_busy,
+    "no GPU of the type": no_gpu_of_the_type,
+    "node lost": node_lost,
+    "engine down": engine_down,
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_session_that_fails_is_told_alike(name: str, stage: Stage) -> None:
+    told = SCENARIOS[name](stage)
+    assert told.python.metadata["reason"] == told.grpcurl.metadata["reason"] == told.reason
+    assert told.python.message == told.grpcurl.message
+    assert f"  {told.reason}\n" in told.explained
+    row = CATALOGUE[told.reason]
+    assert row.meaning
+    assert row.evidence
+    assert row.way_out

@@ -19,7 +19,7 @@ shortened, and describe items by their type only: what an item holds never gets 
 
 import binascii
 import re
-from typing import Any, Self
+from typing import Any, Final, Self
 
 _LONGEST_QUOTE = 120  # characters of the configuration in one message
 
@@ -32,7 +32,12 @@ class AdapterError(Exception):
         step: The position of the adapter in its pipeline, from 0; None outside of a pipeline.
         kind: The kind of the adapter, with the kinds inside of it, as "Map > Select".
         path: The place within the adapter's specification, as "configuration.fields".
+        reason: "ADAPTER_FAILED", out of the catalogue of reasons.
+        hint: The way out.
     """
+
+    reason: Final = "ADAPTER_FAILED"
+    hint: Final = "Mend the item, or the pipeline of the service's interface."
 
     def __init__(
         self, message: str, *, path: str = "", kind: str = "", step: int | None = None
@@ -47,6 +52,12 @@ class AdapterError(Exception):
     def path(self) -> str:
         """The place within the adapter's specification, as "configuration.fields"."""
         return self._path.removeprefix(".")
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The evidence: "step", "kind" and "path", where they are known."""
+        place = {"step": self.step, "kind": self.kind, "path": self.path}
+        return {key: str(value) for key, value in place.items() if value not in (None, "")}
 
     def within(self, path: str) -> Self:
         """Puts the place that is known so far into a larger one, and returns the error."""
