@@ -92,6 +92,11 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
         """Refuse new RPCs from now on, with SERVICE_STOPPING."""
         self._refusing = True
 
+    @property
+    def running(self) -> int:
+        """How many RPCs run; those open to everybody are not counted."""
+        return self._running
+
     async def idle(self) -> None:
         """Return when no RPC runs."""
         await self._idle.wait()
