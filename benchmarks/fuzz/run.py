@@ -313,13 +313,15 @@ async def _good(
         seconds: For how long at least.
         beside: They go on until this is done.
     """
+    account = (await client.installation()).account
     async with client.inferencesessions.client(*target, endpoint="echo", timeout=30) as calls:
 
         async def infer() -> object:
             return await calls.infer({"text": "hello"})
 
         async def listing() -> object:
-            return await client.inferenceservices.query()
+            # Of an account in which the attack makes nothing: the list stays as long as it was.
+            return await client.inferenceservices.query(account=account)
 
         async def status() -> object:
             return await client.inferencesessions.status(target[0])

@@ -42,10 +42,11 @@ if TYPE_CHECKING:
 
 async def abort_with(context: Context, error: ServiceError) -> NoReturn:
     """End an RPC with an error, its reason and its details."""
+    status = error.to_status()
     await context.abort(
         error.code,
-        error.to_status().message,
-        trailing_metadata=(("grpc-status-details-bin", error.to_status().SerializeToString()),),
+        status.message,
+        trailing_metadata=(("grpc-status-details-bin", status.SerializeToString()),),
     )
 
 
