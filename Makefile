@@ -81,7 +81,8 @@ soak: $(STAMP) ## Run mixed calls for ten minutes while replicas die; nothing ma
 day: $(STAMP) ## Have 1,440 sessions come and go in a day of a fast clock; nothing may grow
 	PODBAY_DAY_CYCLES=1440 $(BIN)/python -m pytest -q -s tests/integration/test_day_of_cycles.py
 
-fuzz: $(STAMP) ## Attack a running installation with random requests and HTTP/2 floods; SECONDS says how long
+fuzz: $(STAMP) ## Attack a running installation, and try parts with inputs that coverage guides; SECONDS says how long
+	$(BIN)/python -m benchmarks.fuzz.guided
 	$(BIN)/python -m benchmarks.fuzz --seconds $(or $(SECONDS),120)
 
 lock: ## Resolve pyproject.toml into requirements/dev.txt, with hashes and without addresses

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -26,11 +26,14 @@ _PODBAY = Path(sys.executable).with_name("podbay")
 
 
 @contextlib.contextmanager
-def installation(workers: int = 1) -> Iterator[psutil.Process]:
+def installation(
+    workers: int = 1, *, ended: Callable[[Path], None] | None = None
+) -> Iterator[psutil.Process]:
     """Run `podbay up`, and set the environment so that clients find it; yield its process.
 
     Args:
         workers: How many processes the router has.
+        ended: Given the folder of its data once it has ended, before the folder is removed.
     """
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "PODBAY_DATA_DIR": folder, "PYTHONPATH": str(_ROOT)}
@@ -57,6 +60,8 @@ def installation(workers: int = 1) -> Iterator[psutil.Process]:
             subprocess.run(
                 [_PODBAY, "down"], env=environment, check=True, stdout=subprocess.DEVNULL
             )
+            if ended is not None:
+                ended(Path(folder))
 
 
 def session(

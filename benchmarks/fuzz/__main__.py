@@ -1,7 +1,8 @@
 """Attack a whole installation, and see that it answers well, stays as it was, and serves others.
 
-`make fuzz` runs it. Good calls run all the time: alone
-at first, then beside the attack. The ratio of their p99 is part of the report.
+`make fuzz` runs it; `tests/e2e/test_fuzz.py` is its short form. Good calls run all the time: alone
+at first, then beside a core that is busy, then beside the attack. How much the attack made their
+p99 grow is part of the report.
 """
 
 from __future__ import annotations
@@ -36,12 +37,16 @@ def _show(outcome: Outcome) -> None:
     print("attacks by frames (of them ended by the server)")
     for name, count in sorted(report.attacks.items()):
         print(f"  {name:<26} {count:>5,} ({report.refused.get(name, 0):,})")
-    print("good calls                alone p50/p99 ms    beside p50/p99 ms   p99 ratio  failed")
+    core = outcome.attacker_core
+    print(f"the attacker {'shared all cores' if core is None else f'had core {core} for itself'}")
+    print("good calls, p50/p99 ms       alone    beside a busy core    beside the attack   ratio")
     for name, good in outcome.good.items():
-        print(
-            f"  {name:<22} {good.alone[0]:>8.1f} {good.alone[1]:>8.1f}"
-            f"   {good.beside[0]:>8.1f} {good.beside[1]:>8.1f}   {good.ratio:>8.2f}  {good.failed}"
+        figures = "".join(
+            f"{p50:>10.1f} {p99:>8.1f}" for p50, p99 in (good.alone, good.busy, good.beside)
         )
+        print(f"  {name:<20}{figures}   {good.ratio:>5.2f}  {good.failed} failed")
+    for name, share in outcome.cpu.items():
+        print(f"  {name:<22} {share:>6.0%} of a core beside the attack")
     print("processes       RSS MB before  warm  after    files before  after")
     for name, use in outcome.uses.items():
         before, warm, after = use

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
+import os
 import random
 import socket
 import sys
@@ -33,11 +35,13 @@ class Plan:
         tokens: Tokens that let calls pass.
         known: Ids of what exists and may be harmed.
         templates: Requests that would pass, in base64, by the full names of their types.
-        seconds: For how long.
+        seconds: For how long at least.
+        least: How often each method is called, and each attack by frames made, at least.
         frames: How many frames an attack sends.
         in_flight: How many random calls to a service run at once.
         pause: Seconds between two random calls of each, and between two attacks by frames.
         seed: Where chance starts.
+        core: The core that the attacker has for itself; None where it shares all of them.
     """
 
     addresses: list[str]
@@ -45,10 +49,12 @@ class Plan:
     known: list[str]
     templates: dict[str, str]
     seconds: float
+    least: int
     frames: int
     in_flight: int
     pause: float
     seed: int
+    core: int | None
 
 
 @dataclass
@@ -57,7 +63,7 @@ class Report:
 
     Attributes:
         codes: How often calls ended with which code.
-        methods: How often each method was called.
+        methods: How often each method was called; all that reflection tells of are in it.
         problems: What must not be, and how often it was.
         attacks: How often each attack by frames was made.
         refused: How often the server ended one before it was over.
@@ -82,10 +88,12 @@ async def _attack(plan: Plan) -> Report:
     attacks, refused = Counter[str](), Counter[str]()
     with _HalfOpen(plan.addresses):
         await asyncio.gather(
-            *(caller.run(until, plan.in_flight, plan.pause) for caller in callers),
+            *(caller.run(until, plan.least, plan.in_flight, plan.pause) for caller in callers),
             asyncio.to_thread(_frames, plan, callers, attacks, refused),
         )
     total = Report(attacks=dict(attacks), refused=dict(refused))
+    for caller in callers:
+        total.methods.update((method.full_name, 0) for method in caller.target.methods)
     for part, into in (
         ("codes", total.codes),
         ("methods", total.methods),
@@ -103,10 +111,11 @@ def _frames(
     """Go through the attacks by frames, each on each service, until time is up."""
     rng = random.Random(plan.seed)
     until = time.monotonic() + plan.seconds
-    while True:
+    attacks.update(dict.fromkeys(ATTACKS, 0))
+    for turn in itertools.count():
         for name, attack in rng.sample(sorted(ATTACKS.items()), len(ATTACKS)):
             for caller in callers:
-                if time.monotonic() >= until:
+                if turn >= plan.least and time.monotonic() >= until:
                     return
                 port = int(caller.target.address.rpartition(":")[2])
                 method = rng.choice(caller.target.methods)
@@ -140,6 +149,8 @@ class _HalfOpen:
 
 def main() -> int:
     plan = Plan(**json.load(sys.stdin))
+    if plan.core is not None:
+        os.sched_setaffinity(0, {plan.core})
     print(json.dumps(asdict(asyncio.run(_attack(plan)))))
     return 0
 

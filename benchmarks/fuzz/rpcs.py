@@ -132,31 +132,41 @@ class Caller:
         self._known = [*known]
         self._templates = templates
         self._rng = random.Random(seed)
+        self._next: list[MethodDescriptor] = []
 
-    async def run(self, until: float, in_flight: int, pause: float) -> None:
-        """Call until a time of the loop's clock.
+    async def run(self, until: float, least: int, in_flight: int, pause: float) -> None:
+        """Call until a time of the loop's clock, and each method at least some times.
 
         Args:
-            until: When it ends.
+            until: When it may end.
+            least: How often each method is called at least.
             in_flight: How many call at once.
             pause: Seconds between two calls of each.
         """
         options = [("grpc.max_receive_message_length", -1), *_UNREAD.items()]
         async with grpc.aio.insecure_channel(self.target.address, options=options) as channel:
-            await asyncio.gather(*(self._calls(channel, until, pause) for _ in range(in_flight)))
+            await asyncio.gather(
+                *(self._calls(channel, until, least, pause) for _ in range(in_flight))
+            )
 
-    async def _calls(self, channel: grpc.aio.Channel, until: float, pause: float) -> None:
+    async def _calls(
+        self, channel: grpc.aio.Channel, until: float, least: int, pause: float
+    ) -> None:
         loop = asyncio.get_running_loop()
-        # All methods in turn, so that none is left out of a short run.
-        order = self._rng.sample(self.target.methods, len(self.target.methods))
-        at = 0
-        while loop.time() < until:
-            method = order[at % len(order)]
-            at += 1
+        while loop.time() < until or self._lacking(least):
+            # All methods in turn, so that each is called as often as the others.
+            if not self._next:
+                self._next = self._rng.sample(self.target.methods, len(self.target.methods))
+            method = self._next.pop()
             error = await self._call(channel, method)
             streams = method.client_streaming or method.server_streaming
             self.findings.note(method.full_name, error, streams=streams)
             await asyncio.sleep(pause)
+
+    def _lacking(self, least: int) -> bool:
+        """Say whether a method was not called as often as it shall be."""
+        called = self.findings.methods
+        return any(called[method.full_name] < least for method in self.target.methods)
 
     async def _call(
         self, channel: grpc.aio.Channel, method: MethodDescriptor

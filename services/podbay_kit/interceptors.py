@@ -21,6 +21,7 @@ from podbay_kit.auth import Authenticator, Principal, bearer_token, set_principa
 from podbay_kit.errors import ServiceError, from_validation_error, invalid
 from podbay_kit.peers import identity_of, principal_of
 from podbay_kit.rpc_rules import RULES, Rule
+from podbay_kit.tasks import ended
 from podbay_kit.tracing import Spans
 
 __all__ = ["RECHECK_SECONDS", "PodbayInterceptor", "abort_with"]
@@ -41,10 +42,11 @@ if TYPE_CHECKING:
 
 async def abort_with(context: Context, error: ServiceError) -> NoReturn:
     """End an RPC with an error, its reason and its details."""
+    status = error.to_status()
     await context.abort(
         error.code,
-        error.to_status().message,
-        trailing_metadata=(("grpc-status-details-bin", error.to_status().SerializeToString()),),
+        status.message,
+        trailing_metadata=(("grpc-status-details-bin", status.SerializeToString()),),
     )
 
 
@@ -90,6 +92,11 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
     def refuse(self) -> None:
         """Refuse new RPCs from now on, with SERVICE_STOPPING."""
         self._refusing = True
+
+    @property
+    def running(self) -> int:
+        """How many RPCs run; those open to everybody are not counted."""
+        return self._running
 
     async def idle(self) -> None:
         """Return when no RPC runs."""
@@ -166,7 +173,8 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
                         answer = await work
                 if self._audit is not None and entry is not None:
                     await self._audit.succeeded(entry)
-            except grpc.aio.AbortError:
+            except (grpc.aio.AbortError, grpc.aio.InternalError):
+                # The second is gRPC's word of a call that is over: there is nobody to be told.
                 raise
             except asyncio.CancelledError:
                 task = asyncio.current_task()
@@ -229,14 +237,14 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
             LookupError: The servicer has asked nobody whether the caller may do this.
         """
         if streams and not access.principal.service:
-            response = await self._while_valid(work, context)
+            response = await self._while_valid(work, method, context)
         else:
             response = await work
         if not access.decided:
             raise LookupError(f"{method} has asked nobody whether the caller may do this")
         return response
 
-    async def _while_valid(self, work: Awaitable[Any], context: Context) -> Any:
+    async def _while_valid(self, work: Awaitable[Any], method: str, context: Context) -> Any:
         """Let a stream go on for as long as its token is good.
 
         Raises:
@@ -248,14 +256,10 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
                 await asyncio.wait({task}, timeout=self._recheck_seconds)
                 if not task.done():
                     await self._recheck(_token_of(context))
-            return await task
-        finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-                if not task.cancelled():
-                    # What it met while it was ended is nobody's news.
-                    task.exception()
+        except BaseException:
+            await _leave(task, method)
+            raise
+        return task.result()
 
     async def _recheck(self, token: str) -> None:
         if self._authenticator is None:
@@ -284,12 +288,27 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
         return request
 
 
+async def _leave(task: asyncio.Future[Any], method: str) -> None:
+    """End the work of a stream whose caller has left, or may have it done no longer."""
+    error = await ended(task)
+    if error is None or isinstance(error, grpc.aio.BaseError):
+        return  # a call that is over can be neither read, written nor ended
+    if not isinstance(error, Exception) or _explained(error) is None:
+        _LOG.error("a defect in %s, whose caller has left", method, exc_info=error)
+
+
 def _token_of(context: Context) -> str:
     return bearer_token(context.invocation_metadata() or ())
 
 
 def _told(error: Exception, method: str) -> ServiceError:
     """Return what the caller is told of an exception."""
+    # Whatever it is, its text may hold what the caller must not see.
+    return _explained(error) or _internal(method)
+
+
+def _explained(error: Exception) -> ServiceError | None:
+    """Return what an exception says of the request or the state of things; None for a defect."""
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, DecodeError):
@@ -298,8 +317,7 @@ def _told(error: Exception, method: str) -> ServiceError:
     pydantic = sys.modules.get("pydantic")
     if pydantic is not None and isinstance(error, pydantic.ValidationError):
         return from_validation_error(error)
-    # Whatever it is, its text may hold what the caller must not see.
-    return _internal(method)
+    return None
 
 
 def _internal(method: str) -> ServiceError:

@@ -202,7 +202,7 @@ def run(
         format=f"%(asctime)s %(levelname)s {name}[{os.getpid()}] %(name)s: %(message)s",
     )
     _raise_file_limit()
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_without_metadata)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_a_line)
     # Alembic reports each step of a migration at INFO; a start has nothing to say about none.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
@@ -225,9 +225,13 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _without_metadata(record: logging.LogRecord) -> bool:
-    """Keep out of the log what gRPC writes of metadata that are not UTF-8: tokens, for one."""
-    return not str(record.msg).startswith("Invalid encoding")
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Keep out of the log some of what gRPC writes, whatever a caller makes it write.
+
+    That is metadata that are not UTF-8: tokens, for one. And that an answer could not be sent: its
+    caller has left, and gRPC has not yet heard of that where it writes a traceback of it.
+    """
+    return not str(record.msg).startswith(("Invalid encoding", "ExecuteBatchError raised in core"))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +32,8 @@ __all__ = [
     "server_options",
     "split_address",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 64 << 20
 # Room for the other fields of a message whose body is as large as a body may be.
@@ -262,9 +264,15 @@ class GrpcServer:
         await self._set_health(_health_of(serving=False))
         self.stopping.set()
         self._interceptor.refuse()
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(grace):
                 await self._interceptor.idle()
+        except TimeoutError:
+            _LOG.warning(
+                "%d calls did not end within %g s and are broken off",
+                self._interceptor.running,
+                grace,
+            )
         # Only now: a gRPC server that is told to stop while calls run can crash the process when
         # somebody connects (seen with 1.78). What still runs after the grace is ended. With TLS it
         # can also crash where a handshake is under way at this moment, with static and with

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 
 from podbay_kit.audit import current_entry
+from podbay_kit.errors import ServiceError
 from podbay_kit.storage_engines import READERS, WRITING, make_engine
 from podbay_kit.storage_errors import (
     IDLE_TOO_LONG,
@@ -228,6 +229,10 @@ def _jittered(pause: float) -> float:
 
 
 def _observe(future: asyncio.Future[Any]) -> None:
-    """Log what an abandoned transaction met; nobody else will."""
-    if not future.cancelled() and future.exception() is not None:
-        _LOG.warning("an abandoned transaction failed", exc_info=future.exception())
+    """Log a defect that an abandoned transaction met; nobody else will.
+
+    A ServiceError is none: it is an answer, as that something does not exist, to who has left.
+    """
+    error = None if future.cancelled() else future.exception()
+    if error is not None and not isinstance(error, ServiceError):
+        _LOG.warning("an abandoned transaction failed", exc_info=error)

@@ -9,9 +9,24 @@ from typing import Any
 
 from podbay_kit.clock import Clock, SystemClock
 
-__all__ = ["TaskSet"]
+__all__ = ["TaskSet", "ended"]
 
 _LOG = logging.getLogger(__name__)
+
+
+async def ended(task: asyncio.Future[Any]) -> BaseException | None:
+    """End a task that nobody waits for any more, unless it has ended; return how it failed.
+
+    One that fails in the very moment in which those who wait for it are cancelled would otherwise
+    be asked by nobody, and asyncio would log an exception that was never retrieved.
+
+    Returns:
+        What it raised; None where it returned, or was cancelled.
+    """
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
+    return None if task.cancelled() else task.exception()
 
 
 class TaskSet:

@@ -14,6 +14,7 @@ from podbay.v1 import errors_pb2
 from podbay.v1 import registry_service_pb2 as pb
 from podbay_kit.blob_files import Digests, Hasher
 from podbay_kit.errors import ServiceError, invalid
+from podbay_kit.tasks import ended
 from podbay_registry.blob_store import BlobStore
 from podbay_registry.file_errors import stopping_error
 
@@ -191,18 +192,15 @@ class _Interruptions:
         """
         reading = asyncio.ensure_future(_next(requests))
         try:
-            await asyncio.wait(
+            done, _ = await asyncio.wait(
                 {reading, self._superseded, self._stopping},
                 timeout=self._stall_seconds,
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            if reading.done():
-                return reading.result()
         finally:
-            if not reading.done():
-                reading.cancel()
-                with suppress(asyncio.CancelledError):
-                    await reading
+            await ended(reading)
+        if reading in done:
+            return reading.result()
         if self._superseded.done():
             raise _interrupted("Another upload of the file has taken the place of this.", offset)
         if self._stopping.done():

@@ -65,6 +65,30 @@ def test_a_wrong_setting_is_one_line_and_code_2():
         assert (process.returncode, err) == (2, "test: The setting is wrong. Do better.\n")
 
 
+def test_what_callers_make_grpc_log_is_left_out():
+    code = """
+import asyncio, logging
+from podbay_kit.process import run
+
+async def main(stop):
+    grpc = logging.getLogger("grpc._cython.cygrpc")
+    try:
+        raise KeyError("batch")
+    except KeyError:
+        grpc.exception("ExecuteBatchError raised in core by servicer method [/a/B]")
+        grpc.exception("Unexpected [KeyError] raised by servicer method [/a/B]")
+    grpc.error("Invalid encoding found in metadata: %s", b"a token")
+
+run(main, name="test", exit_with_parent=False)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert "Unexpected [KeyError]" in done.stderr
+    assert done.stderr.count("Traceback") == 1
+    assert "a token" not in done.stderr
+
+
 def test_it_ends_when_its_parent_is_killed():
     # The parent starts the service, tells its id, and is killed with -9.
     parent = (

@@ -236,11 +236,12 @@ async def test_stop_lets_what_runs_finish_and_refuses_what_is_new(server, channe
     await stop
 
 
-async def test_stop_ends_what_does_not_finish(server, channel):
+async def test_stop_ends_what_does_not_finish(server, channel, caplog):
     stub = rpc.RegistryServiceStub(channel)
     running = stub.ListInferenceServices(pb.ListInferenceServicesRequest(), metadata=GOOD)
     await server.servicer.begun.wait()
     await server.stop(0.05)
+    assert "1 calls did not end within 0.05 s" in caplog.text
     assert (await failure(running)).code() in {
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.CANCELLED,

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 import sys
+import threading
 
 import pytest
 import sqlalchemy as sa
@@ -95,6 +96,35 @@ async def test_a_cancelled_caller_leaves_a_whole_transaction(database):
     await database.write(lambda c: c.execute(sa.text("update counter set n = n + 10")))
     total = await database.read(lambda c: c.execute(sa.text("select n from counter")).scalar_one())
     assert total in {10, 11}
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+@pytest.mark.parametrize(
+    ("error", "is_logged"),
+    [
+        (ServiceError(errors_pb2.ERROR_REASON_MODEL_NOT_FOUND, "There is none."), False),
+        (KeyError("a defect"), True),
+    ],
+)
+async def test_what_a_cancelled_caller_is_not_told_is_logged_where_it_is_a_defect(
+    database, caplog, error, is_logged
+):
+    begun, may_end = threading.Event(), threading.Event()
+
+    def fail(_connection):
+        begun.set()
+        may_end.wait()
+        raise error
+
+    task = asyncio.create_task(database.write(fail))
+    await asyncio.to_thread(begun.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    may_end.set()
+    # The writer is one thread: the transaction has ended when this has, and its end was seen.
+    await database.write(lambda _: None)
+    assert ("an abandoned transaction failed" in caplog.text) is is_logged
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])

@@ -58,6 +58,28 @@ def test_an_id_that_is_a_secret_is_withheld() -> None:
     assert shown_id("a\nb\x00") == "a?b?"
 
 
+def test_an_id_of_megabytes_is_shown_without_being_searched_again_and_again() -> None:
+    # Hours, were each character tried as the beginning of a secret.
+    assert len(shown_id("x" * 20_000_000)) == 128
+    assert len(shown_id("x." * 10_000_000)) == 128
+    assert shown_id("x" * 100 + "y." + "z" * 20_000_000) == "(withheld)"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_secret"),
+    [
+        ("a.b.pbt_1234." + "z" * 20, True),
+        ("pbt." + "z" * 20, False),
+        ("pbt_." + "z" * 19, False),
+        ("pbt_/pbt_." + "z" * 20, True),
+        ("pbt_.." + "z" * 20, False),
+        ("." + "z" * 20, False),
+    ],
+)
+def test_what_looks_like_a_secret(text: str, is_secret: bool) -> None:
+    assert (shown_id(text) == "(withheld)") is is_secret
+
+
 def refusal(number: int, method: str = "ListModels", host: str = "10.0.0.1") -> AuditRecord:
     return AuditRecord(
         id=f"{number:032}",
