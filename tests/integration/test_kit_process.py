@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
@@ -11,7 +12,13 @@ import time
 
 import pytest
 
-from podbay_kit.process import SettingsError, read_secret, write_address_file, write_private
+from podbay_kit.process import (
+    SettingsError,
+    process_end,
+    read_secret,
+    write_address_file,
+    write_private,
+)
 
 _SERVICE = """
 import asyncio, sys
@@ -116,3 +123,21 @@ def test_address_file(tmp_path):
         f'{{"pid": {os.getpid()}, "address": "[::1]:7"}}'
     )
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_another_processs_end_is_waited_for(monkeypatch, told):
+    """Also where the system does not tell of it."""
+    if not told:
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as other:  # noqa: ASYNC220 # takes no time
+        waiting = asyncio.ensure_future(process_end(other.pid, lambda: other.poll() is None))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        other.kill()
+        async with asyncio.timeout(30):
+            await waiting
+    # What has ended before, or whose id is another one's by now, is not waited for.
+    async with asyncio.timeout(30):
+        await process_end(other.pid, lambda: False)
