@@ -85,7 +85,8 @@ class Slot:
         index: Which of the workers it is, from 0.
         drain_seconds: How long calls may finish when a process is to end.
         numbers: Takes what its processes count.
-        lease_file: The descriptor of the file by which workers share limits.
+        descriptors: The files that they inherit.
+        takes_over: Whether workers of an earlier router serve until the first process here does.
     """
 
     def __init__(
@@ -94,9 +95,12 @@ class Slot:
         index: int,
         drain_seconds: float,
         numbers: WorkerNumbers,
-        lease_file: int,
+        descriptors: Sequence[int],
+        *,
+        takes_over: bool = False,
     ) -> None:
-        self._lease_file = lease_file
+        self._descriptors = tuple(descriptors)
+        self._takes_over = takes_over
         self._arguments = tuple(arguments)
         self._drain_seconds = drain_seconds
         self._numbers = numbers
@@ -192,9 +196,10 @@ class Slot:
             "podbay_inference_router",
             *self._arguments,
             *(["--replacement"] if self.ready.is_set() else []),
+            *(["--take-over"] if self._takes_over and not self.ready.is_set() else []),
             stdout=asyncio.subprocess.PIPE,
             limit=_MAX_LINE,
-            pass_fds=(self._lease_file,),
+            pass_fds=self._descriptors,
             start_new_session=True,
         )
         running = _Running(process, self._numbers)
