@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from podbay_inference_router.exposition import NUMBERS_PREFIX, WorkerNumbers
+from podbay_kit.process import PARENT_VARIABLE
 from podbay_kit.starting import StartError
 
 __all__ = ["READY_LINE", "Slot", "restart_pause"]
@@ -201,6 +203,7 @@ class Slot:
             limit=_MAX_LINE,
             pass_fds=self._descriptors,
             start_new_session=True,
+            env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
         )
         running = _Running(process, self._numbers)
         self._live.add(running)

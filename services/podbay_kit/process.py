@@ -20,6 +20,7 @@ from typing import Any
 from podbay_kit.starting import StartError, join_address, split_address
 
 __all__ = [
+    "PARENT_VARIABLE",
     "SettingsError",
     "Stop",
     "byte_size",
@@ -35,8 +36,11 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 _PARENT_POLL_SECONDS = 0.5
 _OPEN_FILES = 65_536
-# Looked at as early as can be: a parent may die while this process starts.
-_PARENT = os.getppid()
+PARENT_VARIABLE = "_PODBAY_PARENT_PID"
+"""In the environment: which process starts this one. Not for its own children."""
+
+# A parent may die before this process can look who it is; so who can tells it.
+_PARENT = int(os.environ.pop(PARENT_VARIABLE, os.getppid()))
 
 
 class SettingsError(StartError):

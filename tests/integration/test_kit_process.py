@@ -94,6 +94,17 @@ def test_it_ends_when_its_parent_is_killed():
         time.sleep(0.01)
 
 
+def test_it_ends_when_its_parent_died_before_it_could_look():
+    with subprocess.Popen([sys.executable, "-c", ""]) as parent:
+        parent.wait(30)
+    environment = {**os.environ, "_PODBAY_PARENT_PID": str(parent.pid)}
+    command = [sys.executable, "-c", _SERVICE, "--child"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        output, _ = process.communicate(timeout=30)
+    assert output.splitlines()[-1] == "draining"
+    assert process.returncode == 0
+
+
 def _alive(pid):
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii") as file:
