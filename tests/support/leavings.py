@@ -84,9 +84,13 @@ def left_files(data_dir: Path) -> list[str]:
         for path in (data_dir / folder).glob("*")
         if path.name not in names
     ]
-    for replicas in data_dir.glob("session-manager/replicas*"):
+    # Of containers they are by node; how far the log was taken is beside it.
+    places = ("replicas/*", "replicas-inprocess/*", "replicas-attached/*", "replicas-docker/*/*")
+    for place in places:
         found += [
-            str(path.relative_to(data_dir)) for path in replicas.glob("*/*") if path.name != "log"
+            str(path.relative_to(data_dir))
+            for path in data_dir.glob(f"session-manager/{place}/*")
+            if path.name not in {"log", "taken.json"}
         ]
     lives = list(data_dir.glob("session-manager/leaders/*.life"))
     if len(lives) > 1:
