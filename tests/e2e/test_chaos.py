@@ -15,7 +15,7 @@ from benchmarks.chaos_report import Aims, Report
 
 pytestmark = [pytest.mark.needs_postgresql, pytest.mark.timeout(300)]
 
-_PLAN = Plan(seconds=40, rate=30, sessions=3, every=0.5, seed=1)
+_PLAN = Plan(seconds=40, rate=30, sessions=3, every=0.5, seed=17)
 _AIMS = Aims(success=0.98, p95=None, outage=None)
 
 
