@@ -2,9 +2,11 @@
 
 `make chaos` runs fifteen minutes, with 100 calls a second over 20 sessions; the suite has a short
 form (tests/e2e/test_chaos.py). Registry, session manager, router, router workers, replicas and
-PostgreSQL are killed, paused and restarted in turn, in an order by a printed seed. At the end every
-failed call is named with its reason; one that was not in flight in what was lost is a problem. All
-counters must be zero, and no process, connection, file of a running replica or row may be left.
+PostgreSQL are killed, paused and restarted in turn, in an order by a printed seed. Every failed
+call is named with its reason; one that was not in flight in what was lost is a problem. At the end
+counters, leases, limits and usage must be exact, and no process, connection, file or row may be
+left. Replicas are processes here; that no container, network or volume is left is seen by
+tests/e2e/docker/test_platform_cycles.py.
 """
 
 from __future__ import annotations
@@ -14,47 +16,39 @@ import asyncio
 import contextlib
 import random
 import re
+import sqlite3
 import sys
 import tempfile
 import time
 import urllib.request
 from collections import Counter
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
-from benchmarks.chaos_calls import Done, MixedCalls, Target
-from benchmarks.chaos_faults import Breaker, Fault
+from benchmarks.chaos_calls import MixedCalls, Target
+from benchmarks.chaos_faults import Breaker
+from benchmarks.chaos_report import Aims, Report
 from benchmarks.installation import ECHO_REPLICA
 from podbay import Client
 from podbay.local.mocks import Echo
 from tests.support.docker.free_port import free_port
 from tests.support.eventually import eventually, eventually_sync
+from tests.support.leavings import left_at_end, left_files, left_rows, left_usage
 from tests.support.platform import Platform
 from tests.support.postgresql import PostgreSQL, running_postgresql
 
-__all__ = ["Aims", "Plan", "Report", "chaos"]
+__all__ = ["Plan", "chaos"]
 
 _STARTS_SECONDS = 300.0
 _SETTLES_SECONDS = 120.0
 _REPLICAS = 2
-
-
-@dataclass(frozen=True)
-class Aims:
-    """What must hold beside the exact things.
-
-    Attributes:
-        success: The least share of calls that are answered.
-        p95: The longest 95th percentile of their time, in seconds; None where it is only told.
-        outage: The longest time without an answer, in seconds; None where it is only told.
-    """
-
-    success: float = 0.999
-    p95: float | None = 0.25
-    outage: float | None = 2.0
+# How many calls a replica works on at once, and how many of a session wait beyond that at the end.
+_LIMIT = 8
+_WAITING = 4
 
 
 @dataclass(frozen=True)
@@ -78,117 +72,18 @@ class Plan:
     postgresql: bool = True
 
 
-@dataclass
-class Report:
-    """What happened.
-
-    Attributes:
-        begun: How many calls were begun.
-        done: The calls that have ended.
-        faults: What was broken.
-        restarts: How often each service was started again.
-        left: What was left at the end, in words.
-    """
-
-    begun: int = 0
-    done: list[Done] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-    restarts: dict[str, int] = field(default_factory=dict)
-    left: list[str] = field(default_factory=list)
-
-    @property
-    def failed(self) -> list[Done]:
-        """The calls that failed."""
-        return [call for call in self.done if call.reason]
-
-    def unexplained(self) -> list[Done]:
-        """The calls that failed although they were not in flight in what was lost."""
-        return [
-            call
-            for call in self.failed
-            if call.not_started
-            or not any(f.explains(call.reason, call.began, call.ended) for f in self.faults)
-        ]
-
-    def success(self) -> float:
-        """The share of the calls that were answered."""
-        return 1 - len(self.failed) / max(1, len(self.done))
-
-    def p95(self) -> float:
-        """The 95th percentile of the time of answered calls, in seconds."""
-        times = sorted(call.ended - call.began for call in self.done if not call.reason)
-        return times[int(len(times) * 0.95)] if times else float("inf")
-
-    def gap(self) -> tuple[float, float]:
-        """The longest time between two answers: how long, and when it began, in seconds."""
-        times = sorted(call.ended for call in self.done if not call.reason)
-        gaps = [(b - a, a) for a, b in pairwise(times)]
-        return max(gaps, default=(float("inf"), 0.0))
-
-    def outage(self) -> float:
-        """The longest time between two answers, in seconds."""
-        return self.gap()[0]
-
-    def problems(self, aims: Aims) -> list[str]:
-        """Return what is not as it should be."""
-        without = Counter(f"{call.kind}: {call.reason}" for call in self.unexplained())
-        found = [f"{n} calls failed without a cause: {what}" for what, n in without.items()]
-        if self.begun != len(self.done) or not self.done:
-            found.append(f"{self.begun} calls were begun, and {len(self.done)} have ended")
-        if self.success() < aims.success:
-            found.append(f"{self.success():.4%} were answered; the aim is {aims.success:.1%}")
-        for what, value, most in (
-            ("95th percentile", self.p95(), aims.p95),
-            ("longest outage", self.outage(), aims.outage),
-        ):
-            if most is not None and value > most:
-                found.append(f"the {what} is {value:.3f} s; the aim is {most} s")
-        return found + self.left
-
-    def lines(self) -> list[str]:
-        """Return all of it in words, with every failed call."""
-        begun = self.faults[0].began if self.faults else 0.0
-        kinds = Counter(call.kind for call in self.done)
-        summary = (
-            f"{len(self.done)} calls ({', '.join(f'{n} {k}' for k, n in sorted(kinds.items()))}), "
-            f"{self.success():.4%} answered, p95 {self.p95() * 1000:.0f} ms, longest outage "
-            f"{self.outage():.2f} s (at {self.gap()[1] - begun:.2f} s)"
-        )
-        ended = Counter(
-            f.part
-            for f in self.faults
-            if f.way == "kill" or (f.way == "restart" and f.part != "inference-router")
-        )
-        return [
-            summary,
-            *(
-                f"{name} was started again {number} times; it was ended {ended[name]} times"
-                for name, number in self.restarts.items()
-            ),
-            *(
-                f"  {f.began - begun:7.2f} s: {f.way} {f.part}, whole after "
-                f"{f.recovered - f.began:.2f} s"
-                for f in self.faults
-            ),
-            *(
-                f"  failed at {call.ended - begun:.2f} s after {call.ended - call.began:.3f} s: "
-                f"{call.kind}: {call.reason}: {call.message}"
-                for call in self.failed
-            ),
-        ]
-
-
-def chaos(plan: Plan, folder: Path) -> Report:
+def chaos(plan: Plan, folder: Path, report: Report) -> None:
     """Run the gate against a platform of its own.
 
     Args:
         plan: How long and how hard.
         folder: Where the platform lives.
+        report: Gets what happens, as it happens.
     """
-    report = Report()
     with contextlib.ExitStack() as stack:
         postgresql = None
-        environment: dict[str, str] = {}
+        (temporary := folder / "tmp").mkdir()
+        environment = {"TMPDIR": str(temporary)}
         if plan.postgresql:
             postgresql = stack.enter_context(running_postgresql(durable=True))
             environment["PODBAY_DATABASE"] = postgresql.url(database := postgresql.database())
@@ -201,10 +96,29 @@ def chaos(plan: Plan, folder: Path) -> Report:
             report.restarts = {
                 one["name"]: one["restarts"] for one in platform.record()["services"]
             }
-            report.left += _left(platform, client, targets, f"http://{metrics}/metrics")
+            stored = _stored(postgresql.url(database) if postgresql else None, platform)
+            report.left += _left(platform, client, targets, f"http://{metrics}/metrics", stored)
+        report.left += left_at_end(stored, platform.data_dir)
+        report.left += [f"in the folder for temporary files: {p}" for p in temporary.iterdir()]
         if postgresql is not None:
             report.left += _connections(postgresql, database)
-    return report
+
+
+def _stored(url: str | None, platform: Platform) -> Callable[[str], list[tuple[Any, ...]]]:
+    """Return what asks the session manager's database."""
+
+    def in_file(query: str) -> list[tuple[Any, ...]]:
+        path = platform.data_dir / "session-manager" / "session-manager.sqlite3"
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            return list(database.execute(query))
+
+    def in_server(query: str) -> list[tuple[Any, ...]]:
+        assert url is not None
+        options = "-c search_path=podbay_session_manager"
+        with psycopg.connect(url, autocommit=True, options=options) as connection:
+            return connection.execute(query.encode()).fetchall()
+
+    return in_file if url is None else in_server
 
 
 def _sessions(client: Client, number: int) -> list[Target]:
@@ -214,7 +128,7 @@ def _sessions(client: Client, number: int) -> list[Target]:
         Echo().interface,
         account=account,
         name="chaos",
-        serving={"readiness_path": "/ready"},
+        serving={"readiness_path": "/ready", "max_concurrency": _LIMIT},
     )
     request = {"account": account, "inferenceService": service.id, "replicas": _REPLICAS}
     made = [client.inferencesessions.create(request) for _ in range(number)]
@@ -258,8 +172,21 @@ async def _run(
         report.begun = calls.begun
 
 
-def _left(platform: Platform, client: Client, targets: list[Target], metrics: str) -> list[str]:
+def _left(
+    platform: Platform,
+    client: Client,
+    targets: list[Target],
+    metrics: str,
+    stored: Callable[[str], list[tuple[Any, ...]]],
+) -> list[str]:
     """Return what is left when all calls have ended, and when all sessions have."""
+    account = client.installation().account
+    looks: dict[str, Callable[[], list[str]]] = {
+        "no record of a replica is open": lambda: _open(client, targets),
+        "no row speaks of what is no more": lambda: left_rows(stored),
+        "the account has nothing": lambda: left_usage(client, account),
+        "no file is left": lambda: left_files(platform.data_dir),
+    }
     found = []
     try:
         eventually_sync(
@@ -272,6 +199,11 @@ def _left(platform: Platform, client: Client, targets: list[Target], metrics: st
             lambda: _processes(platform) == {target.session: _REPLICAS for target in targets},
             "each session has its processes, and no others run",
         )
+        usage = client.accounts.usage(account)
+        if (usage.sessions, usage.replicas) != (len(targets), _REPLICAS * len(targets)):
+            found.append(f"the account's usage is not what is there: {usage}")
+        asyncio.run(_fill(platform, targets[0], metrics))
+        eventually_sync(lambda: _counted(metrics) == {}, "nothing is counted as under way")
         for target in targets:
             client.inferencesessions.terminate(target.session)
         eventually_sync(
@@ -279,13 +211,46 @@ def _left(platform: Platform, client: Client, targets: list[Target], metrics: st
             "no replica runs",
             timeout=_SETTLES_SECONDS,
         )
-        eventually_sync(lambda: _open(client, targets) == [], "no record of a replica is open")
     except AssertionError as error:
         found.append(
             f"{error}: the router counts {_counted(metrics)}, these run {_processes(platform)}, "
             f"these are open {_open(client, targets)}"
         )
+    for what, look in looks.items():
+        try:
+            eventually_sync(lambda look=look: look() == [], what)  # type: ignore[misc]
+        except AssertionError:
+            found += look()
     return found
+
+
+async def _fill(platform: Platform, target: Target, metrics: str) -> None:
+    """Let as many calls of a session run as may: none of the places may have been lost."""
+    places = _REPLICAS * _LIMIT
+    async with (
+        platform.async_client() as client,
+        client.inferencesessions.client(target.session, target.token, endpoint="trickle") as calls,
+    ):
+
+        async def trickle() -> None:
+            async for _ in calls.stream({"n": 60, "every": 0.1}, timeout=_SETTLES_SECONDS):
+                pass
+
+        def full() -> bool:
+            now = _counted(metrics)
+            running = sum(n for name, n in now.items() if "outstanding" in name)
+            waiting = sum(n for name, n in now.items() if "waiting" in name)
+            return (running, waiting) == (places, _WAITING)
+
+        running = [asyncio.create_task(trickle()) for _ in range(places + _WAITING)]
+        try:
+            await eventually(
+                lambda: asyncio.to_thread(full),
+                f"{places} calls of {places + _WAITING} run, and the others wait",
+                timeout=5,
+            )
+        finally:
+            await asyncio.gather(*running)
 
 
 def _processes(platform: Platform) -> Counter[str]:
@@ -334,6 +299,7 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=default.every, help="seconds to a fault")
     parser.add_argument("--seed", type=int, help="any unless given")
     parser.add_argument("--sqlite", action="store_true", help="do without PostgreSQL")
+    parser.add_argument("--folder", type=Path, help="a new one, which is kept with all logs")
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 32) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
@@ -345,9 +311,18 @@ def main() -> int:
         seed,
         not arguments.sqlite,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        report = chaos(plan, Path(folder))
-    print("\n".join(report.lines()))
+    with contextlib.ExitStack() as stack:
+        folder = arguments.folder
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            folder.mkdir(parents=True)
+        report = Report()
+        try:
+            chaos(plan, folder, report)
+        finally:
+            # Also of a run that could not be brought to its end.
+            print("\n".join(report.lines()))
     problems = report.problems(Aims())
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)

@@ -25,8 +25,10 @@ _TIMEOUT = 30.0
 _PIECES = 20
 _THREADS = 16
 # What the client sends again by itself, too.
-_SENT_AGAIN = frozenset({"ROUTER_DRAINING", "ROUTER_NOT_SYNCED"})
+_SENT_AGAIN = frozenset({"ROUTER_DRAINING", "ROUTER_NOT_SYNCED", "SERVICE_STOPPING"})
 _AGAIN_SECONDS = 0.1
+# Without a reason of the catalogue: of a connection that broke.
+_LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL})
 _FILE = b"\x00\xff file " * 200
 _UPLOAD = {
     "endpoint": "upload",
@@ -224,5 +226,4 @@ def _reason_of(error: grpc.aio.AioRpcError) -> tuple[str, bool]:
         for detail in status_pb2.Status.FromString(details).details:
             detail.Unpack(info)
         return info.reason, info.metadata.get("notStarted") == "true"
-    lost = error.code() is grpc.StatusCode.UNAVAILABLE
-    return "CONNECTION_LOST" if lost else error.code().name, False
+    return "CONNECTION_LOST" if error.code() in _LOST else error.code().name, False

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from podbay.schema.identities import INFERENCE_ROUTER
 from podbay_inference_router.exposition import check_available
-from podbay_inference_router.router_id import held_router_id
+from podbay_inference_router.router_id import held_home
 from podbay_inference_router.settings import Settings
+from podbay_inference_router.succession import Afterlife
 from podbay_kit.process import Stop, common_options, run
 from podbay_kit.starting import split_address
 from podbay_kit.transport import transport_of, transport_options
@@ -45,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         worker_index=options.worker or 0,
     )
 
+    afterlife = (
+        None
+        if options.outlive is None
+        else Afterlife(options.data_dir, options.run_name, options.outlive)
+    )
+
     async def serve_until(stop: Stop) -> None:
         if options.metrics_listen is not None:
             check_available()
@@ -52,10 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.worker is not None:
             from podbay_inference_router.worker import serve  # noqa: PLC0415 # heavy
 
-            await serve(options, settings, stop)
+            await serve(options, settings, stop, afterlife)
             return
-        with held_router_id(options.data_dir) as options.router_id:
+        with held_home(options.data_dir) as home:
             if workers == 1:
+                options.router_id = home.router_id
                 from podbay_inference_router.worker import serve  # noqa: PLC0415 # heavy
 
                 await serve(options, settings, stop)
@@ -65,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Each worker looks for itself; what is wrong is told once, and before any is started.
             peers = options.session_manager_endpoint.split(",")
             transport_of(options, INFERENCE_ROUTER, peers=peers)
-            await supervise(arguments, options, workers, stop)
+            await supervise(arguments, options, workers, stop, home)
 
     name = "router" if options.worker is None else f"router-worker-{options.worker}"
     return run(
@@ -73,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name=name,
         log_level=options.log_level,
         exit_with_parent=options.exit_with_parent,
+        outlive=None if afterlife is None else afterlife.wait,
     )
 
 
@@ -195,11 +204,15 @@ def _parser() -> argparse.ArgumentParser:
         "'telemetry' (default: nowhere)",
     )
     # What the parent tells its workers: their number, the descriptor of the file of leases, which
-    # router they are of, and whether they replace one that died.
+    # router they are of, whether they replace one that died, or take over from those of a router
+    # that did, and for whom they serve on when their own router does.
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--lease-file", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--router-id", default="", help=argparse.SUPPRESS)
     parser.add_argument("--replacement", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--take-over", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--run-name", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--outlive", type=int, help=argparse.SUPPRESS)
     return parser
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError as FutureCancelledError
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from podbay_inference_router.meters import BOUNDS, Numbers, merged
@@ -28,6 +30,7 @@ __all__ = [
     "WorkerNumbers",
     "check_available",
     "push_numbers",
+    "tell_parent",
     "write_numbers",
 ]
 
@@ -96,8 +99,18 @@ async def push_numbers(numbers: Callable[[], Numbers]) -> None:
 
 def write_numbers(numbers: Numbers) -> None:
     """Tell the parent this worker's numbers once."""
-    sys.stdout.write(f"{NUMBERS_PREFIX}{json.dumps(numbers, separators=(',', ':'))}\n")
-    sys.stdout.flush()
+    tell_parent(f"{NUMBERS_PREFIX}{json.dumps(numbers, separators=(',', ':'))}")
+
+
+def tell_parent(line: str) -> None:
+    """Write a line for the process that started this worker, where that still runs."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads any more. What is in the buffer would be tried again at the end.
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 class MetricsServer:

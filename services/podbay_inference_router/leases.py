@@ -14,7 +14,8 @@ import mmap
 import os
 import tempfile
 from hashlib import blake2b
-from typing import BinaryIO, Final, Protocol
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol, cast
 
 __all__ = ["RETRY_SECONDS", "LeaseFile", "Shared", "cut", "make_lease_file"]
 
@@ -67,9 +68,20 @@ def cut(limit: int) -> list[int]:
     return [size + (index < rest) for index in range(count)]
 
 
-def make_lease_file() -> BinaryIO:
-    """Open a file for the workers of one router; it has no name, and ends with them."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 # the caller closes it
+def make_lease_file(path: Path | None = None, *, in_use: bool = False) -> BinaryIO:
+    """Open a file for the workers of one router.
+
+    Args:
+        path: Where it is; without, it has no name, and ends with them.
+        in_use: Whether workers of an earlier router have it, whose marks are to be kept.
+    """
+    if path is None:
+        file = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 # the caller closes it
+    else:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = os.fdopen(descriptor, "r+b", buffering=0)
+        if not in_use:
+            file.truncate(0)
     file.truncate(_BUCKETS * _WORKERS)
     return file
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from podbay_inference_router.exposition import NUMBERS_PREFIX, WorkerNumbers
+from podbay_kit.process import PARENT_VARIABLE
 from podbay_kit.starting import StartError
 
 __all__ = ["READY_LINE", "Slot", "restart_pause"]
@@ -85,7 +87,8 @@ class Slot:
         index: Which of the workers it is, from 0.
         drain_seconds: How long calls may finish when a process is to end.
         numbers: Takes what its processes count.
-        lease_file: The descriptor of the file by which workers share limits.
+        descriptors: The files that they inherit.
+        takes_over: Whether workers of an earlier router serve until the first process here does.
     """
 
     def __init__(
@@ -94,9 +97,12 @@ class Slot:
         index: int,
         drain_seconds: float,
         numbers: WorkerNumbers,
-        lease_file: int,
+        descriptors: Sequence[int],
+        *,
+        takes_over: bool = False,
     ) -> None:
-        self._lease_file = lease_file
+        self._descriptors = tuple(descriptors)
+        self._takes_over = takes_over
         self._arguments = tuple(arguments)
         self._drain_seconds = drain_seconds
         self._numbers = numbers
@@ -192,10 +198,12 @@ class Slot:
             "podbay_inference_router",
             *self._arguments,
             *(["--replacement"] if self.ready.is_set() else []),
+            *(["--take-over"] if self._takes_over and not self.ready.is_set() else []),
             stdout=asyncio.subprocess.PIPE,
             limit=_MAX_LINE,
-            pass_fds=(self._lease_file,),
+            pass_fds=self._descriptors,
             start_new_session=True,
+            env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
         )
         running = _Running(process, self._numbers)
         self._live.add(running)

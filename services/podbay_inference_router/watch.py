@@ -34,7 +34,8 @@ __all__ = ["CHANNEL_OPTIONS", "RouteWatcher", "pause_after"]
 _LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 0.1
-_LAST_PAUSE: Final = 2.0
+# Whoever starts anew meanwhile has no routes until this is over.
+_LAST_PAUSE: Final = 0.25
 _ACKNOWLEDGE_SECONDS: Final = 5.0
 _REPORT_PAUSE: Final = 1.0
 _USAGE_SECONDS: Final = 1.0
@@ -50,7 +51,8 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # The "minimum" is how long one connection may take to come about: on a busy machine, too.
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", int(_LAST_PAUSE * 1000)),
 )
 """The options of channels to session managers."""

@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import functools
 import random
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from typing import Final
@@ -16,7 +15,12 @@ from podbay.v1.inference_router_service_pb2_grpc import (
 )
 from podbay.v1.session_manager_service_pb2 import WatchRoutesResponse
 from podbay_inference_router.dispatch import Dispatcher
-from podbay_inference_router.exposition import MetricsServer, push_numbers, write_numbers
+from podbay_inference_router.exposition import (
+    MetricsServer,
+    push_numbers,
+    tell_parent,
+    write_numbers,
+)
 from podbay_inference_router.failed_calls import FailedCalls
 from podbay_inference_router.leases import LeaseFile
 from podbay_inference_router.meters import Meters, Numbers, gauges
@@ -26,6 +30,7 @@ from podbay_inference_router.settings import Settings
 from podbay_inference_router.share_link import ShareLink, boot_seconds
 from podbay_inference_router.shares import LimitShares
 from podbay_inference_router.slots import READY_LINE
+from podbay_inference_router.succession import SERVE_ON_SECONDS, Afterlife
 from podbay_inference_router.table import RouteTable
 from podbay_inference_router.tokens import TokenVerifier
 from podbay_inference_router.upstream import ConnectionPools
@@ -41,8 +46,10 @@ __all__ = ["Worker", "serve"]
 _SERVICE: Final = "podbay.v1.InferenceRouterService"
 # What still runs is ended this long before the grace is over, so that its callers hear why.
 _ABANDON_SECONDS: Final = 0.5
-# How long the first start waits for the session manager before it listens nevertheless.
-_SYNC_SECONDS: Final = 1.0
+# How long the first start waits for the session manager before it listens nevertheless: as long as
+# one may take that starts anew, too. Clients wait for who listens, and ask one that refuses them
+# again in ever longer pauses.
+_SYNC_SECONDS: Final = 4.0
 
 
 class Worker:
@@ -197,13 +204,19 @@ class Worker:
                 self._server.set_serving(True)
 
 
-async def serve(options: argparse.Namespace, settings: Settings, stop: Stop) -> None:
+async def serve(
+    options: argparse.Namespace,
+    settings: Settings,
+    stop: Stop,
+    afterlife: Afterlife | None = None,
+) -> None:
     """Run a worker until it is asked to stop.
 
     Args:
         options: The command line.
         settings: The limits.
         stop: The wish to stop.
+        afterlife: What it waits for when its router has died; None where it ends with it.
     """
     transport = transport_of(
         options, INFERENCE_ROUTER, peers=options.session_manager_endpoint.split(",")
@@ -221,9 +234,13 @@ async def serve(options: argparse.Namespace, settings: Settings, stop: Stop) -> 
         ),
         router_id=options.router_id,
     )
-    start = asyncio.ensure_future(
-        worker.start(sync_seconds=None if options.replacement else _SYNC_SECONDS)
-    )
+    patience: float | None = _SYNC_SECONDS
+    if options.replacement:
+        patience = None
+    elif options.take_over:
+        # Others serve for so long.
+        patience = SERVE_ON_SECONDS
+    start = asyncio.ensure_future(worker.start(sync_seconds=patience))
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait({start, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
@@ -233,14 +250,15 @@ async def serve(options: argparse.Namespace, settings: Settings, stop: Stop) -> 
         await worker.stop(0)
         return
     port = start.result()
+    if afterlife is not None:
+        afterlife.listens = True
     host, _ = split_address(options.listen)
     async with _shown(options, worker):
         if options.worker is None:
             if options.address_file is not None:
                 write_address_file(options.address_file, host, port)
         else:
-            sys.stdout.write(f"{READY_LINE}\n")
-            sys.stdout.flush()
+            tell_parent(READY_LINE)
         await stop.wait()
         await worker.stop(options.drain_seconds)
 

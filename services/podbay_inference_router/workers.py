@@ -2,14 +2,18 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Sequence
 
 from podbay_inference_router.exposition import MetricsServer, WorkerNumbers
 from podbay_inference_router.leases import make_lease_file
+from podbay_inference_router.router_id import RouterHome
 from podbay_inference_router.slots import Slot
+from podbay_inference_router.succession import Succession
 from podbay_kit.process import Stop, write_address_file
 from podbay_kit.starting import ListenError, split_address
 from podbay_kit.tasks import TaskSet
@@ -19,7 +23,7 @@ __all__ = ["hold_port", "supervise"]
 _LOG = logging.getLogger(__name__)
 
 
-def hold_port(listen: str) -> tuple[socket.socket, str]:
+def hold_port(listen: str, *, shared: bool = False) -> tuple[socket.socket, str]:
     """Make sure that nobody has the address, and keep it for the workers.
 
     The kernel would let any process of the same user share a port that all sides opened for
@@ -28,6 +32,7 @@ def hold_port(listen: str) -> tuple[socket.socket, str]:
 
     Args:
         listen: The address, as "127.0.0.1:0".
+        shared: Whether workers of an earlier router have it, and share it for a while.
 
     Returns:
         The socket, which must stay open, and the address with its real port.
@@ -41,7 +46,7 @@ def hold_port(listen: str) -> tuple[socket.socket, str]:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
         )[0]
-        if port:
+        if port and not shared:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
@@ -62,7 +67,11 @@ def hold_port(listen: str) -> tuple[socket.socket, str]:
 
 
 async def supervise(
-    arguments: Sequence[str], options: argparse.Namespace, workers: int, stop: Stop
+    arguments: Sequence[str],
+    options: argparse.Namespace,
+    workers: int,
+    stop: Stop,
+    home: RouterHome,
 ) -> None:
     """Run workers until asked to stop; one that dies is replaced, and SIGHUP renews all.
 
@@ -71,14 +80,46 @@ async def supervise(
         options: The same, parsed.
         workers: How many.
         stop: The wish to stop.
+        home: The router's data directory.
 
     Raises:
         StartError: The address cannot be had, or a worker cannot start.
     """
-    holder, listen = hold_port(options.listen)
+    # Who is started by nobody is started again by nobody, and its workers end with it.
+    restarted = options.exit_with_parent and home.folder is not None
+    succession = Succession(home.folder) if restarted and home.folder is not None else None
+    with contextlib.ExitStack() as stack:
+        if succession is not None:
+            stack.callback(succession.close)
+        takes_over = succession is not None and succession.takes_over
+        if takes_over:
+            _LOG.info("taking over from the workers of a router that died")
+        holder, listen = hold_port(options.listen, shared=takes_over)
+        stack.callback(holder.close)
+        leases = make_lease_file(
+            None if succession is None else succession.leases, in_use=takes_over
+        )
+        stack.callback(leases.close)
+        await _run(arguments, options, workers, stop, home, succession, listen, leases.fileno())
+
+
+async def _run(
+    arguments: Sequence[str],
+    options: argparse.Namespace,
+    workers: int,
+    stop: Stop,
+    home: RouterHome,
+    succession: Succession | None,
+    listen: str,
+    leases: int,
+) -> None:
     tasks = TaskSet()
     numbers = WorkerNumbers()
-    leases = make_lease_file()
+    descriptors = [leases]
+    line: list[str] = []
+    if succession is not None:
+        descriptors.append(succession.fileno())
+        line = ["--run-name", succession.run, "--outlive", str(os.getppid())]
     slots = [
         Slot(
             [
@@ -86,13 +127,15 @@ async def supervise(
                 *("--listen", listen),
                 "--exit-with-parent",
                 *("--worker", str(index)),
-                *("--lease-file", str(leases.fileno())),
-                *("--router-id", options.router_id),
+                *("--lease-file", str(leases)),
+                *("--router-id", home.router_id),
+                *line,
             ],
             index,
             options.drain_seconds,
             numbers,
-            leases.fileno(),
+            descriptors,
+            takes_over=succession is not None and succession.takes_over,
         )
         for index in range(workers)
     ]
@@ -108,9 +151,12 @@ async def supervise(
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renewal.set)
         await asyncio.wait({started, stopping, *runs}, return_when=asyncio.FIRST_COMPLETED)
         _raise_failure(runs)
-        if not stop.is_set() and options.address_file is not None:
-            host, port = split_address(listen)
-            write_address_file(options.address_file, host, port)
+        if not stop.is_set():
+            if succession is not None:
+                succession.serving()
+            if options.address_file is not None:
+                host, port = split_address(listen)
+                write_address_file(options.address_file, host, port)
         await asyncio.wait({stopping, *runs}, return_when=asyncio.FIRST_COMPLETED)
         _raise_failure(runs)
     finally:
@@ -118,8 +164,6 @@ async def supervise(
         await tasks.close()
         if metrics is not None:
             await metrics.stop()
-        holder.close()
-        leases.close()
 
 
 async def _all_ready(slots: Sequence[Slot]) -> None:

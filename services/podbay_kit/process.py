@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -12,17 +13,20 @@ import resource
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from podbay_kit.starting import StartError, join_address, split_address
 
 __all__ = [
+    "PARENT_VARIABLE",
     "SettingsError",
     "Stop",
     "byte_size",
     "common_options",
     "listen_address",
+    "process_end",
     "read_secret",
     "run",
     "write_address_file",
@@ -32,8 +36,11 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 _PARENT_POLL_SECONDS = 0.5
 _OPEN_FILES = 65_536
-# Looked at as early as can be: a parent may die while this process starts.
-_PARENT = os.getppid()
+PARENT_VARIABLE = "_PODBAY_PARENT_PID"
+"""In the environment: which process starts this one. Not for its own children."""
+
+# A parent may die before this process can look who it is; so who can tells it.
+_PARENT = int(os.environ.pop(PARENT_VARIABLE, os.getppid()))
 
 
 class SettingsError(StartError):
@@ -185,6 +192,7 @@ def run(
     name: str,
     log_level: str = "info",
     exit_with_parent: bool = False,
+    outlive: Callable[[], Awaitable[None]] | None = None,
 ) -> int:
     """Run a service until it ends, and return its exit code.
 
@@ -195,6 +203,7 @@ def run(
         name: The service's name, for the log.
         log_level: The least severity that is logged.
         exit_with_parent: Whether the end of the parent process asks it to end, too.
+        outlive: What is waited for between the parent's end and the wish to end.
     """
     logging.basicConfig(
         level=log_level.upper(),
@@ -207,7 +216,8 @@ def run(
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_supervised(main, exit_with_parent=exit_with_parent))
+            watch = functools.partial(_watch_parent, outlive) if exit_with_parent else None
+            runner.run(_supervised(main, watch))
     except StartError as error:
         sys.stderr.write(f"{name}: {error}\n")
         return 2
@@ -243,14 +253,15 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def _supervised(main: Callable[[Stop], Awaitable[None]], *, exit_with_parent: bool) -> None:
+async def _supervised(
+    main: Callable[[Stop], Awaitable[None]],
+    watch: Callable[[Stop], Coroutine[Any, Any, None]] | None,
+) -> None:
     stop = Stop()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, stop, number)
-    watcher = (
-        loop.create_task(_watch_parent(stop), name="watch-parent") if exit_with_parent else None
-    )
+    watcher = None if watch is None else loop.create_task(watch(stop), name="watch-parent")
     try:
         await main(stop)
     finally:
@@ -268,8 +279,51 @@ def _on_signal(stop: Stop, number: int) -> None:
     stop.set()
 
 
-async def _watch_parent(stop: Stop) -> None:
-    while os.getppid() == _PARENT:  # noqa: ASYNC110 # nothing tells of a parent's end
-        await asyncio.sleep(_PARENT_POLL_SECONDS)
+async def process_end(pid: int, still: Callable[[], bool]) -> None:
+    """Return as soon as another process has ended.
+
+    Args:
+        pid: Its id.
+        still: Whether the id is still that of the process that is meant; an id may be given anew.
+    """
+    descriptor = _opened(pid)
+    try:
+        # Looked at after the opening: what was opened is then the right process.
+        if descriptor is not None and still():
+            ended = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            loop.add_reader(descriptor, ended.set)
+            try:
+                await ended.wait()
+            finally:
+                loop.remove_reader(descriptor)
+            return
+        while still():  # noqa: ASYNC110 # nothing tells of its end
+            await asyncio.sleep(_PARENT_POLL_SECONDS)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _opened(pid: int) -> int | None:
+    """Return a descriptor that tells of a process's end; None where there is no such thing."""
+    opening = getattr(os, "pidfd_open", None)
+    if opening is None:
+        return None
+    try:
+        return int(opening(pid))
+    except OSError:
+        return None  # a kernel without it, or the process has ended
+
+
+async def parent_end() -> None:
+    """Return as soon as the process that started this one has ended."""
+    await process_end(_PARENT, lambda: os.getppid() == _PARENT)
+
+
+async def _watch_parent(outlive: Callable[[], Awaitable[None]] | None, stop: Stop) -> None:
+    await parent_end()
+    if outlive is not None:
+        await outlive()
     _LOG.warning("the parent process is gone: finishing what runs")
     stop.set()

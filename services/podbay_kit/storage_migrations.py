@@ -1,23 +1,28 @@
-"""Migrations: a database comes to the schema of this program, or is refused and left alone."""
+"""Migrations: a database comes to the schema of this program, or is refused and left alone.
+
+Alembic does it. A database that has the schema already needs none of that, which takes a third of a
+service's start.
+"""
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 import time
-from typing import Final
+from importlib import resources
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util.exc import CommandError
 
 from podbay_kit.storage_damage import check_content, check_file, damaged, start_failure
 from podbay_kit.storage_engines import PATIENT, WRITING, make_engine, schema_of
 from podbay_kit.storage_errors import DatabaseUnusableError, code_of
 from podbay_kit.storage_urls import is_postgresql, shown, sqlite_path
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 __all__ = ["head_of", "migrate", "revision_of", "scripts_of"]
 
@@ -26,7 +31,10 @@ _PATIENCE_SECONDS: Final = 15.0
 _PAUSE_SECONDS: Final = 0.5
 _OLDEST_POSTGRESQL: Final = 130_000
 _STARTING: Final = ("LOST", "57P01", "57P02", "57P03", "53300")
+_VERSIONS: Final = sa.table("alembic_version", sa.column("version_num"))
 _PAUSED = threading.Event()
+
+_NAME: Final = re.compile(r'^(revision|down_revision) = (?:"([^"]+)"|None)$', re.MULTILINE)
 
 # Alembic keeps the configuration that it works with in the module `alembic.context`.
 _ALEMBIC = threading.Lock()
@@ -50,14 +58,13 @@ def migrate(url: str, package: str, revision: str = "head") -> None:
     if path is not None:
         check_file(path)
     checked = path is None or check_content(path)
-    config = _config(package)
     # A large database takes its time, and another process may be at it.
     engine = make_engine(url, **PATIENT)
     give_up = time.monotonic() + _PATIENCE_SECONDS
     try:
         while True:
             try:
-                _migrate_once(engine, url, config, revision, checked=checked)
+                _migrate_once(engine, url, package, revision, checked=checked)
             except sa.exc.DBAPIError as error:
                 waiting = code_of(error) in _STARTING and time.monotonic() < give_up
                 if is_postgresql(url) and waiting:
@@ -73,23 +80,57 @@ def migrate(url: str, package: str, revision: str = "head") -> None:
 
 def scripts_of(package: str) -> ScriptDirectory:
     """Return the migrations of a package."""
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 # takes long
+
     return ScriptDirectory.from_config(_config(package))
 
 
 def head_of(package: str) -> str:
-    """Return the name of the schema that this program works with."""
-    head = scripts_of(package).get_current_head()
+    """Return the name of the schema that this program works with.
+
+    Raises:
+        LookupError: The package has no migrations, or none that comes last.
+    """
+    head = _written_head(package) or scripts_of(package).get_current_head()
     if head is None:
         raise LookupError(f"{package} has no migrations")
     return head
 
 
+def _written_head(package: str) -> str | None:
+    """Return the same by the scripts' text alone; None where they are written in another way."""
+    names: dict[str, set[str]] = {"revision": set(), "down_revision": set()}
+    for script in (resources.files(package) / "migrations" / "versions").iterdir():
+        if not script.name.endswith(".py") or script.name == "__init__.py":
+            continue
+        found = dict(_NAME.findall(script.read_text(encoding="utf-8")))
+        if found.keys() != names.keys():
+            return None
+        for kind, name in found.items():
+            names[kind].add(name)
+    heads = names["revision"] - names["down_revision"]
+    return heads.pop() if len(heads) == 1 else None
+
+
 def revision_of(connection: sa.Connection) -> str | None:
-    """Return the name of the schema that a database has; None for none."""
-    return MigrationContext.configure(connection).get_current_revision()
+    """Return the name of the schema that a database has; None for none.
+
+    Raises:
+        DatabaseUnusableError: It has several at once.
+    """
+    if not sa.inspect(connection).has_table(_VERSIONS.name):
+        return None
+    names = connection.execute(sa.select(_VERSIONS.c.version_num)).scalars().all()
+    if len(names) > 1:
+        raise DatabaseUnusableError(
+            f"The database has the schemas {', '.join(sorted(names))} at once. Restore a backup."
+        )
+    return str(names[0]) if names else None
 
 
 def _config(package: str) -> Config:
+    from alembic.config import Config  # noqa: PLC0415 # takes long
+
     config = Config()
     config.set_main_option("script_location", f"{package}:migrations")
     config.set_main_option("path_separator", "os")
@@ -97,7 +138,7 @@ def _config(package: str) -> Config:
 
 
 def _migrate_once(
-    engine: sa.Engine, url: str, config: Config, revision: str, *, checked: bool
+    engine: sa.Engine, url: str, package: str, revision: str, *, checked: bool
 ) -> None:
     with engine.connect() as connection:
         marked = connection.execution_options(**{WRITING: True})
@@ -107,12 +148,20 @@ def _migrate_once(
                 _prepare_schema(marked, url)
             elif not checked:
                 _check_integrity(marked, url)
-            _check_known(marked, ScriptDirectory.from_config(config), url)
-            with _ALEMBIC:
-                config.attributes["connection"] = marked
-                command.upgrade(config, revision)
+            if revision != "head" or revision_of(marked) != head_of(package):
+                _upgrade(marked, url, package, revision)
             if is_postgresql(url):
                 _sort_by_bytes(marked, schema_of(url))
+
+
+def _upgrade(connection: sa.Connection, url: str, package: str, revision: str) -> None:
+    from alembic import command  # noqa: PLC0415 # takes long
+
+    _check_known(connection, scripts_of(package), url)
+    config = _config(package)
+    with _ALEMBIC:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
 
 
 def _check_integrity(connection: sa.Connection, url: str) -> None:
@@ -151,6 +200,8 @@ def _prepare_schema(connection: sa.Connection, url: str) -> None:
 
 
 def _check_known(connection: sa.Connection, scripts: ScriptDirectory, url: str) -> None:
+    from alembic.util.exc import CommandError  # noqa: PLC0415 # takes long
+
     current = revision_of(connection)
     if current is None:
         tables = sa.inspect(connection).get_table_names()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
@@ -11,7 +12,13 @@ import time
 
 import pytest
 
-from podbay_kit.process import SettingsError, read_secret, write_address_file, write_private
+from podbay_kit.process import (
+    SettingsError,
+    process_end,
+    read_secret,
+    write_address_file,
+    write_private,
+)
 
 _SERVICE = """
 import asyncio, sys
@@ -111,6 +118,17 @@ def test_it_ends_when_its_parent_is_killed():
         time.sleep(0.01)
 
 
+def test_it_ends_when_its_parent_died_before_it_could_look():
+    with subprocess.Popen([sys.executable, "-c", ""]) as parent:
+        parent.wait(30)
+    environment = {**os.environ, "_PODBAY_PARENT_PID": str(parent.pid)}
+    command = [sys.executable, "-c", _SERVICE, "--child"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        output, _ = process.communicate(timeout=30)
+    assert output.splitlines()[-1] == "draining"
+    assert process.returncode == 0
+
+
 def _alive(pid):
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii") as file:
@@ -140,3 +158,21 @@ def test_address_file(tmp_path):
         f'{{"pid": {os.getpid()}, "address": "[::1]:7"}}'
     )
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_another_processs_end_is_waited_for(monkeypatch, told):
+    """Also where the system does not tell of it."""
+    if not told:
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as other:  # noqa: ASYNC220 # takes no time
+        waiting = asyncio.ensure_future(process_end(other.pid, lambda: other.poll() is None))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        other.kill()
+        async with asyncio.timeout(30):
+            await waiting
+    # What has ended before, or whose id is another one's by now, is not waited for.
+    async with asyncio.timeout(30):
+        await process_end(other.pid, lambda: False)

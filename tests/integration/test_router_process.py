@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -99,6 +102,83 @@ async def test_workers_end_when_the_parent_is_killed(router: RouterProcess) -> N
     workers = [worker.pid for worker in router.workers]
     router.process.kill()
     await eventually(lambda: all(gone(pid) for pid in workers), "no worker is left")
+
+
+async def test_workers_serve_on_until_those_of_the_next_router_do(
+    router: RouterProcess, manager: FakeSessionManager, replica: FakeReplica, tmp_path: Path
+) -> None:
+    """Also while the session manager is away, and with one limit for both."""
+    at_once = most = 0
+
+    async def count(call: ReplicaCall) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.01)  # the work
+        at_once -= 1
+        await call.reply()
+
+    replica.handler = count
+    manager.set_route(route("s", [replica.port], max_concurrency=2))
+    listen = f"127.0.0.1:{free_port()}"
+    options = ("--workers", "2", "--exit-with-parent")
+    await router.start(*options, listen=listen)
+    await eventually(lambda: manager.watches == 2, "both workers watch the routes")
+    await router.served()
+    former = [worker.pid for worker in router.workers]
+    stubs = [router.stub() for _ in range(8)]
+    calls = asyncio.Event()
+    ended = asyncio.Event()
+
+    async def keep_calling(stub: Any) -> None:
+        while not ended.is_set():
+            try:
+                await router.infer(stub)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.CANCELLED:
+                    continue  # by gRPC: it arrived in the moment in which a worker ended
+                # By workers that end, once others serve.
+                assert details_of(error)[0].reason in {"ROUTER_DRAINING", "SERVICE_STOPPING"}
+            calls.set()
+
+    await manager.stop()
+    callers = [asyncio.ensure_future(keep_calling(stub)) for stub in stubs]
+    router.process.kill()
+    await eventually(lambda: gone(router.process.pid), "the router has died")
+    following = RouterProcess(tmp_path, manager)
+    (tmp_path / "address.json").unlink()
+    try:
+        await following.start(*options, listen=listen, wait=False)
+        await eventually(lambda: len(following.workers) == 2, "it has workers")
+        for _ in range(20):
+            calls.clear()
+            await asyncio.wait_for(calls.wait(), 10)
+        assert not any(gone(pid) for pid in former)
+        assert not (tmp_path / "address.json").exists()
+        await manager.start()
+        await eventually((tmp_path / "address.json").exists, "the next router serves")
+        await eventually(lambda: all(gone(pid) for pid in former), "the former workers have ended")
+        following.address = listen
+        await following.served()
+    finally:
+        ended.set()
+        await asyncio.wait(callers, timeout=30)
+        await following.stop()
+    await asyncio.gather(*callers)
+    assert most == 2
+
+
+async def test_workers_end_where_nobody_starts_the_router_again(router: RouterProcess) -> None:
+    starter = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
+    await router.start(
+        *("--workers", "2", "--exit-with-parent"), launcher=(sys.executable, "-c", starter)
+    )
+    (process,) = psutil.Process(router.process.pid).children()
+    workers = process.children()
+    assert len(workers) == 2
+    process.kill()
+    router.process.kill()
+    await eventually(lambda: all(gone(one.pid) for one in workers), "no worker is left", timeout=15)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -64,7 +64,7 @@ def test_an_endpoint_that_refused_is_left_alone_and_then_tried_by_one() -> None:
 
 
 def test_pauses_grow_and_end() -> None:
-    for pause, first, last in ((backoff_after, 0.05, 2.0), (pause_after, 0.1, 2.0)):
+    for pause, first, last in ((backoff_after, 0.05, 2.0), (pause_after, 0.1, 0.25)):
         values = [pause(count) for count in range(1, 40)]
         assert values[0] == first
         assert values[-1] == last

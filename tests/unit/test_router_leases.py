@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 import pytest
@@ -67,6 +68,24 @@ class Other:
 def file() -> Iterator[BinaryIO]:
     with make_lease_file() as made:
         yield made
+
+
+def test_a_file_with_a_name_is_that_of_the_workers_before_too(tmp_path: Path) -> None:
+    with make_lease_file(tmp_path / "leases") as former:
+        before = Other(former)
+        try:
+            assert before.does("grow", limit=1) == 1
+            before.does("wait")
+            with make_lease_file(tmp_path / "leases", in_use=True) as file:
+                mine = endpoint()
+                leases = LeaseFile(file.fileno(), 0, 2)
+                assert not leases.grow(mine, 1, 0.0)
+                assert sum(file.read()) == 1  # the mark
+        finally:
+            before.close()
+    with make_lease_file(tmp_path / "leases") as file:
+        assert sum(file.read()) == 0
+        assert LeaseFile(file.fileno(), 0, 2).grow(mine, 1, 0.0)
 
 
 @pytest.fixture

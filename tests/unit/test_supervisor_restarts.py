@@ -7,10 +7,10 @@ import signal
 from podbay.local.restarts import RestartPolicy, describe_exit
 
 
-def test_waits_grow_from_a_tenth_of_a_second_to_five_seconds():
+def test_the_first_restart_is_at_once_and_waits_grow_to_five_seconds():
     policy = RestartPolicy()
-    delays = [policy.delay(failures) for failures in range(1, 9)]
-    assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    delays = [policy.delay(failures) for failures in range(1, 10)]
+    assert delays == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
 
 def test_a_count_of_failures_without_bound_does_not_overflow():

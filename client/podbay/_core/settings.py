@@ -27,7 +27,7 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # take to come about.)
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 5_000),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 250),
     # The services allow pings this often; without them a dead peer goes unnoticed.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),

@@ -174,6 +174,8 @@ class ServiceSpec:
         after_others: Whether it starts only when those before it are healthy.
         confirmations: How many health checks in a row must succeed. A service of several
             processes that share a port answers each check with any of them.
+        takes_over: Whether it starts beside what its dead predecessor left on the port, and takes
+            the port over.
     """
 
     name: str
@@ -184,6 +186,7 @@ class ServiceSpec:
     address_file: Path | None = None
     after_others: bool = False
     confirmations: int = 1
+    takes_over: bool = False
 
     @property
     def endpoint(self) -> str:
@@ -374,6 +377,7 @@ def plan_services(
                 # A router that finds no session manager asks again in ever longer pauses.
                 after_others=is_router,
                 confirmations=_ROUTER_CONFIRMATIONS if is_router else 1,
+                takes_over=is_router,
             )
         )
     return specs

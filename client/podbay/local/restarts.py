@@ -12,8 +12,10 @@ __all__ = ["RestartPolicy", "describe_exit"]
 class RestartPolicy:
     """How long to wait before a service is started again.
 
+    One that ran steadily is started again at once.
+
     Attributes:
-        first: Seconds before the first restart.
+        first: Seconds before the second restart in a row.
         longest: Seconds that no wait exceeds.
         factor: By how much each wait is longer than the one before.
         steady_after: Seconds after which a run counts as steady, so that waits begin anew.
@@ -22,7 +24,7 @@ class RestartPolicy:
     first: float = 0.1
     longest: float = 5.0
     factor: float = 2.0
-    steady_after: float = 30.0
+    steady_after: float = 10.0
 
     def failures(self, before: int, ran_for: float) -> int:
         """Return the number of failures in a row, after one more.
@@ -35,8 +37,10 @@ class RestartPolicy:
 
     def delay(self, failures: int) -> float:
         """Return the seconds to wait after so many failures in a row."""
+        if failures <= 1:
+            return 0.0
         # The exponent is bounded: a float overflows long before a count does.
-        return min(self.longest, self.first * self.factor ** min(failures - 1, 64))
+        return min(self.longest, self.first * self.factor ** min(failures - 2, 64))
 
 
 def describe_exit(code: int) -> str:

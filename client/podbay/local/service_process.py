@@ -16,6 +16,9 @@ from podbay.local.state import ServiceRecord, ServiceState
 
 __all__ = ["ServiceProcess"]
 
+# Tells a service whose end it ends with, also where that comes before it can look.
+_PARENT_VARIABLE = "_PODBAY_PARENT_PID"
+
 
 class ServiceProcess:
     """A service's process, one run after the other.
@@ -53,7 +56,7 @@ class ServiceProcess:
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, **self._environment},
+                env={**os.environ, **self._environment, _PARENT_VARIABLE: str(os.getpid())},
             )
         finally:
             os.close(output)

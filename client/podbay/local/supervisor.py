@@ -218,10 +218,11 @@ class Supervisor:
             failures = self._policy.failures(failures, time.monotonic() - begun)
             delay = self._policy.delay(failures)
             self._set(service, "waiting")
-            text = f"{describe_exit(code)}; restarted in {delay:.1f} s"
+            text = f"{describe_exit(code)}; restarted {f'in {delay:.1f} s' if delay else 'at once'}"
             self._tell(service, "died", text, service.log.tail(_LOG_LINES))
             await asyncio.sleep(delay)
-            await self._port_free(service)
+            if not service.spec.takes_over:
+                await self._port_free(service)
             service.restarts += 1
             await self._relaunch(service)
 

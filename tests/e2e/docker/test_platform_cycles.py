@@ -23,6 +23,7 @@ from tests.support.docker.engines import Engine
 from tests.support.docker.faulty_socket import FaultySocket
 from tests.support.docker.fixtures import Docker
 from tests.support.eventually import eventually, eventually_sync
+from tests.support.leavings import left_files, left_rows, left_usage
 
 T = TypeVar("T")
 
@@ -330,6 +331,12 @@ async def test_sessions_with_faults_leave_nothing(
     print(f"{CYCLES} sessions: {dict(cycles.outcomes)}; faults: {dict(faults.done)}")
     eventually_sync(lambda: running.left() == {}, "nothing is left", timeout=60)
     eventually_sync(lambda: running.leases() == set(), "no GPU is taken")
-    assert running.stored("SELECT node, gpu FROM gpu_leases") == []
+    looks: dict[str, Callable[[], list[str]]] = {
+        "no row speaks of what is no more": lambda: left_rows(running.stored),
+        "the account has nothing": lambda: left_usage(running.client, running.account),
+        "no file is left": lambda: left_files(running.platform.data_dir),
+    }
+    for what, look in looks.items():
+        eventually_sync(lambda look=look: look() == [], f"{what}: {look()}")  # type: ignore[misc]
     for session in running.client.inferencesessions.query():
         assert session.status in {"Terminated", "Error"}, session
