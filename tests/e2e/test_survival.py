@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -13,45 +11,9 @@ import pytest
 from podbay.local import mocks
 from tests.support.eventually import eventually
 from tests.support.platform import Platform
-from tests.support.traffic import Traffic
-
-CALLERS = 8
+from tests.support.survivors import CALLERS, eventually_full, processes, running
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@asynccontextmanager
-async def running(platform: Platform, replicas: int = 2) -> AsyncIterator[tuple]:
-    """Yield a client, a session's id and traffic on it."""
-    async with platform.async_client() as client:
-        account = (await client.installation()).account
-        service = await client.inferenceservices.create_mock(mocks.Echo, account=account)
-        made = await client.inferencesessions.create(
-            {"account": account, "inferenceService": service.id, "replicas": replicas}
-        )
-        session_id = made.inferencesession.id
-        await eventually_full(client, session_id, replicas)
-        async with (
-            client.inferencesessions.client(
-                session_id, made.token, interface=service.interface
-            ) as session,
-            Traffic(session, CALLERS) as traffic,
-        ):
-            yield client, session_id, traffic
-
-
-async def eventually_full(client, session_id: str, replicas: int) -> None:
-    async def full() -> bool:
-        status = await client.inferencesessions.status(session_id)
-        return status.ready_replicas == replicas
-
-    await eventually(full, f"{replicas} replicas are ready", timeout=60)
-
-
-async def processes(client, session_id: str) -> dict[int, int]:
-    """Return process ids of ready replicas by index."""
-    status = await client.inferencesessions.status(session_id)
-    return {r.index: r.process_id for r in status.replicas if r.phase == "Ready"}
 
 
 @pytest.fixture

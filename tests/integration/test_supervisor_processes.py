@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 def spec(name: str, mode: str = "healthy", *, stop_seconds: float = 10.0) -> ServiceSpec:
     port = choose_port("127.0.0.1")
     argv = (sys.executable, "-m", "tests.support.up_fake_service", str(port), mode)
-    return ServiceSpec(name, argv, "127.0.0.1", port, stop_seconds)
+    return ServiceSpec(name, name, argv, "127.0.0.1", port, stop_seconds)
 
 
 class Stage:
@@ -66,6 +66,17 @@ async def test_services_start_together_and_stop_in_the_reverse_order(tmp_path: P
         ("first", "stopped"),
     ]
     assert [record.pid for record in stage.supervisor.records()] == [None, None]
+
+
+async def test_several_of_one_service_end_together(tmp_path: Path):
+    several = (dataclasses.replace(spec(name), service="pair") for name in ("one", "two"))
+    stage = Stage(tmp_path, spec("first"), *several)
+    await stage.supervisor.start()
+    await stage.supervisor.stop()
+    ends = [(e.service, e.kind) for e in stage.events if e.kind in {"stopping", "stopped"}]
+    assert ends[:2] == [("two", "stopping"), ("one", "stopping")]
+    assert sorted(ends[2:4]) == [("one", "stopped"), ("two", "stopped")]
+    assert ends[4:] == [("first", "stopping"), ("first", "stopped")]
 
 
 async def test_a_service_that_comes_after_the_others_finds_them_healthy(tmp_path: Path):

@@ -165,6 +165,11 @@ class Platform:
         """Return an async client of the administrator."""
         return AsyncClient(self.endpoint(), self.token, **options)
 
+    def log(self, name: str) -> str:
+        """Return the log of a service."""
+        path = self.data_dir / "logs" / f"{name}.log"
+        return path.read_text(encoding="utf-8", errors="replace")
+
     def output(self) -> str:
         """Return what it printed, and the end of each service's log."""
         parts = [self._log.read_text(encoding="utf-8", errors="replace")]

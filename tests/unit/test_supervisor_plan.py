@@ -6,8 +6,11 @@ import socket
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from podbay.certs import CertificateFolder
+from podbay.cli import detached
+from podbay.cli.root import cli
 from podbay.local import ports
 from podbay.local.faults import LocalError
 from podbay.local.plan import UpSettings, check_ports, plan_services
@@ -191,3 +194,84 @@ def test_the_registry_is_told_of_models(tmp_path: Path):
     options = " ".join(registry.argv)
     assert f"--model-quota 5Gi --no-fetch --hub-token-file {Path('token').absolute()}" in options
     assert not any("--model-quota" in other.argv for other in others)
+
+
+def test_several_session_managers_know_the_same_and_are_told_to_all(tmp_path: Path):
+    data = DataDir(tmp_path)
+    data.prepare()
+    data.database_file.write_text("postgresql://pod:secret@db.example/podbay\n")
+    settings = check_ports(
+        UpSettings(0, 0, 0, session_managers=3, host="0.0.0.0", plain_text=True, workers=1)
+    )
+    settings.check_database(data)
+    registry, *managers, router = specs = plan_services(settings, data)
+    names = [spec.name for spec in managers]
+    assert names == ["session-manager", "session-manager-2", "session-manager-3"]
+    assert {spec.service for spec in managers} == {"session-manager"}
+    assert managers[0].port == settings.session_manager_port
+    assert len({spec.port for spec in specs}) == 5
+    addresses = [f"127.0.0.1:{spec.port}" for spec in managers]
+    for spec in (registry, router):
+        assert option(spec.argv, "--session-manager-endpoint") == ",".join(addresses)
+    assert [option(spec.argv, "--advertise-address") for spec in managers] == addresses
+    assert len({spec.address_file for spec in specs}) == 5
+    for spec in managers:
+        assert option(spec.argv, "--data-dir") == str(tmp_path / "session-manager")
+        assert option(spec.argv, "--database-file") == str(data.database_file)
+        assert option(spec.argv, "--registry-endpoint") == f"127.0.0.1:{registry.port}"
+    assert "--database-file" not in router.argv
+
+
+def test_several_session_managers_have_one_certificate_and_their_own_addresses(tmp_path: Path):
+    settings = check_ports(
+        UpSettings(0, 0, 0, session_managers=2, host="0.0.0.0", advertised_host="pod.example")
+    )
+    registry, first, second, router = plan_services(settings, DataDir(tmp_path))
+    certificates = str(DataDir(tmp_path).certificates / "session-manager")
+    assert option(first.argv, "--tls") == option(second.argv, "--tls") == certificates
+    inside = [option(spec.argv, "--service-listen") for spec in (registry, first, second)]
+    assert len(set(inside)) == 3
+    assert option(router.argv, "--session-manager-endpoint") == ",".join(inside[1:])
+    assert option(first.argv, "--registry-endpoint") == inside[0]
+    public = [f"pod.example:{spec.port}" for spec in (first, second)]
+    assert option(registry.argv, "--session-manager-endpoint") == ",".join(public)
+
+
+def test_several_session_managers_need_a_postgresql(tmp_path: Path):
+    data = DataDir(tmp_path)
+    UpSettings().check_database(data)
+    with pytest.raises(LocalError, match="2 session managers") as caught:
+        UpSettings(session_managers=2).check_database(data)
+    assert caught.value.reason == "POSTGRESQL_NEEDED"
+    assert "--database" in caught.value.way_out
+    data.prepare()
+    data.database_file.write_text("postgresql://db.example/podbay\n")
+    UpSettings(session_managers=2).check_database(data)
+
+
+def test_the_session_manager_is_told_the_age_of_keys_also_in_the_background(tmp_path: Path):
+    data = DataDir(tmp_path)
+    settings = UpSettings(session_managers=2, signing_key_days=0.5)
+    _, manager, _ = plan_services(settings, data)
+    assert option(manager.argv, "--signing-key-days") == "0.500000"
+    assert "--signing-key-days" not in plan_services(UpSettings(), data)[1].argv
+    arguments = tuple(detached._arguments(data, settings))
+    assert option(arguments, "--signing-key-days") == "0.500000"
+    assert option(arguments, "--session-managers") == "2"
+    plain = detached._arguments(data, UpSettings())
+    assert not {"--signing-key-days", "--session-managers"} & set(plain)
+
+
+@pytest.mark.parametrize("arguments", [("--session-managers", "0"), ("--signing-key-days", "0.01")])
+def test_what_cannot_be_is_refused_by_up(arguments: tuple[str, str]):
+    done = CliRunner().invoke(cli, ["up", *arguments])
+    assert done.exit_code == 2
+    assert arguments[0] in done.output
+
+
+def test_up_says_what_several_session_managers_need(tmp_path: Path):
+    done = CliRunner().invoke(cli, ["--data-dir", str(tmp_path), "up", "--session-managers", "2"])
+    assert done.exit_code == 1
+    assert "POSTGRESQL_NEEDED" in done.output
+    assert "--database" in done.output
+    assert not (tmp_path / "up.json").exists()

@@ -115,13 +115,17 @@ def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
     if settings.hub_token_file is not None:
         # It runs in another folder.
         arguments += ["--hub-token-file", str(settings.hub_token_file.absolute())]
-    return [*arguments, *_container_arguments(settings)]
+    return [*arguments, *_manager_arguments(settings)]
 
 
-def _container_arguments(settings: UpSettings) -> list[str]:
+def _manager_arguments(settings: UpSettings) -> list[str]:
     from podbay.local.plan import container_flags  # noqa: PLC0415 # takes long
 
     arguments: list[str] = []
+    if settings.session_managers > 1:
+        arguments += ["--session-managers", str(settings.session_managers)]
+    if settings.signing_key_days is not None:
+        arguments += ["--signing-key-days", f"{settings.signing_key_days:f}"]
     if settings.nodes is not None:
         arguments += ["--nodes", str(settings.nodes.absolute())]
     if settings.runner_kinds is not None:

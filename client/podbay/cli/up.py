@@ -106,6 +106,21 @@ def _address(_ctx: click.Context, _parameter: click.Parameter, text: str | None)
 @database_option
 @click.option("--workers", type=click.IntRange(min=1), help="How many processes the router has.")
 @click.option(
+    "--session-managers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many session managers there are, of which one leads and the others stand by; more "
+    "than one need a PostgreSQL (--database).",
+)
+@click.option(
+    "--signing-key-days",
+    type=click.FloatRange(1 / 24, 3650),
+    metavar="DAYS",
+    help="After how long a key of session tokens is followed by another, from an hour (0.042) to "
+    "ten years; 30 unless said.",
+)
+@click.option(
     "--metrics-listen",
     metavar="HOST:PORT",
     callback=_address,
@@ -221,6 +236,7 @@ def up(
     settings = UpSettings(drivers=_drivers(drivers), **options)
     if database is not None:
         use_database(invocation.data(), database)
+    settings.check_database(invocation.data())
     if detach:
         _show_running(invocation, start_detached(invocation.data(), settings))
         _say("runs in the background; stop it with `podbay down`")

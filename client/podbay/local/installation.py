@@ -105,6 +105,7 @@ class Installation:
         self.data.prepare()
         self._lock.acquire()
         self.settings.allowed_drivers()
+        self.settings.check_database(self.data)
         # What a killed `podbay up` left: nothing is, where its services saw it go.
         await asyncio.to_thread(_kill_recorded_services, self.data)
         self.settings = await asyncio.to_thread(check_ports, self.settings)

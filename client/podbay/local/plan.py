@@ -10,6 +10,7 @@ from pathlib import Path
 from podbay.local import ports
 from podbay.local.faults import LocalError
 from podbay.local.state import DataDir
+from podbay.schema.identities import INFERENCE_ROUTER, REGISTRY, SESSION_MANAGER
 
 __all__ = [
     "ALL_DRIVERS",
@@ -26,6 +27,7 @@ ALL_DRIVERS = (*DRIVERS, "docker")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _INSIDE = "127.0.0.1"
 _ROUTER_CONFIRMATIONS = 6
+_FOLDERS = {INFERENCE_ROUTER: "router"}
 _WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -40,6 +42,10 @@ class UpSettings:
         host: The address to listen on.
         advertised_host: The name under which clients reach this machine; `host` unless said.
         workers: How many processes the router has; its own default where None.
+        session_managers: How many session managers there are, of which one leads; more than one
+            need a PostgreSQL.
+        signing_key_days: After how many days a key of session tokens is followed by another; the
+            session manager's own default where None.
         drivers: The replica drivers; None for those that are safe on `host`.
         enable_process_driver: Allow the process driver although `host` is not loopback.
         drain_seconds: How long each service may take to finish its calls when it stops.
@@ -64,8 +70,9 @@ class UpSettings:
         tls: The folder of the services' certificates (`podbay certs`); None for those of the data
             folder where `host` is not loopback.
         plain_text: Speak plain text although `host` is not loopback.
-        service_ports: Where the registry and the session manager expect each other and the router,
-            on 127.0.0.1; found at the start.
+        manager_ports: The ports of the session managers after the first; found at the start.
+        service_ports: Where the registry and then each session manager expect each other and the
+            router, on 127.0.0.1; found at the start.
     """
 
     registry_port: int = 7101
@@ -74,6 +81,8 @@ class UpSettings:
     host: str = "127.0.0.1"
     advertised_host: str | None = None
     workers: int | None = None
+    session_managers: int = 1
+    signing_key_days: float | None = None
     drivers: tuple[str, ...] | None = None
     enable_process_driver: bool = False
     drain_seconds: float = 10.0
@@ -92,7 +101,8 @@ class UpSettings:
     metrics_listen: str | None = None
     tls: Path | None = None
     plain_text: bool = False
-    service_ports: tuple[int, int] = (0, 0)
+    manager_ports: tuple[int, ...] = ()
+    service_ports: tuple[int, ...] = (0, 0)
 
     @property
     def loopback(self) -> bool:
@@ -124,6 +134,21 @@ class UpSettings:
         """Return the names under which clients reach the services, beside those of loopback."""
         names = dict.fromkeys((self.local_host, self.public_host, socket.gethostname().lower()))
         return tuple(name for name in names if name and name not in _LOOPBACK)
+
+    def check_database(self, data: DataDir) -> None:
+        """Look whether the data folder's database is one for so many session managers.
+
+        Raises:
+            LocalError: There is no PostgreSQL for more than one.
+        """
+        if self.session_managers > 1 and not data.database_file.exists():
+            raise LocalError(
+                "POSTGRESQL_NEEDED",
+                f"{self.session_managers} session managers were asked for, and the data folder "
+                f"{data.path} keeps its data in SQLite files",
+                way_out="name a PostgreSQL with --database or in PODBAY_DATABASE, or leave out "
+                "--session-managers",
+            )
 
     @property
     def local_host(self) -> str:
@@ -166,6 +191,8 @@ class ServiceSpec:
 
     Attributes:
         name: The name for people, the log and up.json.
+        service: Which service it is, as "session-manager", of which there may be several. Those
+            end together: otherwise one that stands by would lead while the others end.
         argv: The command line.
         host: Where it is reached on this machine.
         port: Its port.
@@ -179,6 +206,7 @@ class ServiceSpec:
     """
 
     name: str
+    service: str
     argv: tuple[str, ...]
     host: str
     port: int
@@ -280,12 +308,17 @@ def check_ports(settings: UpSettings) -> UpSettings:
     for name in fields:
         if not numbers[name]:
             numbers[name] = ports.choose_port(settings.host, tuple(numbers.values()))
+    further: list[int] = []
+    for _ in range(settings.session_managers - 1):
+        further.append(ports.choose_port(settings.host, (*numbers.values(), *further)))
     inside: list[int] = []
-    for _ in settings.service_ports if settings.speaks_tls else ():
-        inside.append(ports.choose_port(_INSIDE, (*numbers.values(), *inside)))
+    for _ in range(1 + settings.session_managers if settings.speaks_tls else 0):
+        taken = (*numbers.values(), *further, *inside)
+        inside.append(ports.choose_port(_INSIDE, taken))
     return replace(
         settings,
-        service_ports=(inside[0], inside[1]) if inside else (0, 0),
+        manager_ports=tuple(further),
+        service_ports=tuple(inside) or settings.service_ports,
         registry_port=numbers["registry_port"],
         session_manager_port=numbers["session_manager_port"],
         inference_router_port=numbers["inference_router_port"],
@@ -312,67 +345,67 @@ def plan_services(
         data: The data folder.
         python: The interpreter that has the services.
     """
-    names = ("registry", "session-manager", "inference-router")
-    numbers = (
-        settings.registry_port,
-        settings.session_manager_port,
-        settings.inference_router_port,
-    )
+    managers = (settings.session_manager_port, *settings.manager_ports)
+    services = (REGISTRY, *(SESSION_MANAGER for _ in managers), INFERENCE_ROUTER)
+    numbers = (settings.registry_port, *managers, settings.inference_router_port)
     local = [ports.join(settings.local_host, port) for port in numbers]
-    service_ports = (*settings.service_ports, None)
+    service_ports: tuple[int | None, ...] = (None,) * len(numbers)
     if settings.certificates(data) is not None:
+        service_ports = (*settings.service_ports, None)
         local = [ports.join(_INSIDE, port) for port in settings.service_ports]
     public = [ports.join(settings.public_host, port) for port in numbers]
     own_options = (
         (
             *("--admin-token-file", str(data.admin_token_file)),
-            *("--session-manager-endpoint", public[1]),
-            *("--inference-router-endpoint", public[2]),
+            *("--session-manager-endpoint", ",".join(public[1:-1])),
+            *("--inference-router-endpoint", public[-1]),
             *_model_options(settings),
         ),
-        (
-            *("--registry-endpoint", local[0]),
-            *("--drivers", ",".join(settings.allowed_drivers())),
-            *("--mock-hosts", str(data.mock_hosts)),
-            "--stop-replicas-on-exit",
-            *(() if settings.loopback else _off_loopback(settings)),
-            *_container_options(settings),
+        *(
+            (
+                *_manager_options(settings, data, registry=local[0]),
+                # They name each other.
+                *(("--advertise-address", address) if len(managers) > 1 else ()),
+            )
+            for address in public[1:-1]
         ),
         (
-            *("--session-manager-endpoint", local[1]),
+            *("--session-manager-endpoint", ",".join(local[1 : 1 + len(managers)])),
             *(("--workers", str(settings.workers)) if settings.workers else ()),
             *(("--metrics-listen", settings.metrics_listen) if settings.metrics_listen else ()),
         ),
     )
-    folders = ("registry", "session-manager", "router")
     # A URL with a password is on no command line.
     database = ("--database-file", str(data.database_file)) if data.database_file.exists() else ()
-    specs = []
-    for name, folder, port, service_port, own in zip(
-        names, folders, numbers, service_ports, own_options, strict=True
+    specs: list[ServiceSpec] = []
+    for service, port, service_port, own in zip(
+        services, numbers, service_ports, own_options, strict=True
     ):
+        count = 1 + sum(1 for spec in specs if spec.service == service)
+        name = service if count == 1 else f"{service}-{count}"
         address_file = data.run / f"{name}.json"
-        keeps_data = name != "inference-router"
+        is_router = service == INFERENCE_ROUTER
         argv = (
-            *(python, "-m", "podbay_" + name.replace("-", "_")),
+            *(python, "-m", "podbay_" + service.replace("-", "_")),
             *("--listen", ports.join(settings.host, port)),
-            *("--data-dir", str(data.path / folder)),
-            *_tls_options(settings, data, name, service_port),
+            # Several session managers share theirs, where the processes of replicas are found.
+            *("--data-dir", str(data.path / _FOLDERS.get(service, service))),
+            *_tls_options(settings, data, service, service_port),
             *("--address-file", str(address_file)),
             *("--drain-seconds", f"{settings.drain_seconds:g}"),
             "--exit-with-parent",
-            *(database if keeps_data else ()),
+            *(() if is_router else database),
             *own,
         )
-        is_router = name == "inference-router"
         specs.append(
             ServiceSpec(
                 name,
+                service,
                 argv,
                 settings.local_host,
                 port,
                 # The session manager also waits for its replicas to end.
-                settings.drain_seconds + (30.0 if name == "session-manager" else 5.0),
+                settings.drain_seconds + (30.0 if service == SESSION_MANAGER else 5.0),
                 address_file=address_file,
                 # A router that finds no session manager asks again in ever longer pauses.
                 after_others=is_router,
@@ -381,3 +414,16 @@ def plan_services(
             )
         )
     return specs
+
+
+def _manager_options(settings: UpSettings, data: DataDir, registry: str) -> tuple[str, ...]:
+    days = settings.signing_key_days
+    return (
+        *("--registry-endpoint", registry),
+        *("--drivers", ",".join(settings.allowed_drivers())),
+        *("--mock-hosts", str(data.mock_hosts)),
+        "--stop-replicas-on-exit",
+        *(("--signing-key-days", f"{days:f}") if days is not None else ()),
+        *(() if settings.loopback else _off_loopback(settings)),
+        *_container_options(settings),
+    )

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,23 +114,29 @@ class Supervisor:
         await asyncio.gather(*self._tasks)
 
     async def stop(self) -> None:
-        """End the services one after the other: the last one started is the first to end."""
+        """End the services one after the other: the last one started is the first to end.
+
+        Several of one service end together.
+        """
         await _cancel(self._tasks)
-        for service in reversed(self._services):
-            if not service.alive:
-                self._set(service, "stopped")
-                continue
-            self._set(service, "stopping")
-            self._tell(service, "stopping", "finishes its calls and stops")
-            begun = time.monotonic()
-            in_time = await service.end()
-            took = time.monotonic() - begun
+        for _, several in groupby(reversed(self._services), lambda item: item.spec.service):
+            await asyncio.gather(*(self._end(service) for service in several))
+
+    async def _end(self, service: ServiceProcess) -> None:
+        if not service.alive:
             self._set(service, "stopped")
-            if in_time:
-                self._tell(service, "stopped", f"stopped after {took:.1f} s")
-            else:
-                text = f"did not end within {took:.0f} s and was killed"
-                self._tell(service, "killed", text, service.log.tail(_LOG_LINES))
+            return
+        self._set(service, "stopping")
+        self._tell(service, "stopping", "finishes its calls and stops")
+        begun = time.monotonic()
+        in_time = await service.end()
+        took = time.monotonic() - begun
+        self._set(service, "stopped")
+        if in_time:
+            self._tell(service, "stopped", f"stopped after {took:.1f} s")
+        else:
+            text = f"did not end within {took:.0f} s and was killed"
+            self._tell(service, "killed", text, service.log.tail(_LOG_LINES))
 
     def kill(self) -> None:
         """Kill all services at once, without waiting for them."""
