@@ -27,11 +27,14 @@ class Aims:
         success: The least share of calls that are answered.
         p95: The longest 95th percentile of their time, in seconds; None where it is only told.
         outage: The longest time without an answer, in seconds; None where it is only told.
+        outage_of_two: The same where two parts were lost at once: where the router and the session
+            manager are, calls wait for the start of one after the start of the other.
     """
 
     success: float = 0.999
     p95: float | None = 0.25
     outage: float | None = 2.0
+    outage_of_two: float | None = 4.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,17 @@ class Report:
         """The longest time between two answers, in seconds."""
         return next((gap.seconds for gap in self.gaps()), float("inf"))
 
+    def outage_of(self, *, two: bool) -> float:
+        """The same of those in which two parts were lost at once, or of the others; 0 for none."""
+        return next(
+            (
+                gap.seconds
+                for gap in self.gaps()
+                if two is any(len(f.blows) > 1 and _meets(gap, f) for f in self.faults)
+            ),
+            0.0,
+        )
+
     def problems(self, aims: Aims) -> list[str]:
         """Return what is not as it should be."""
         without = Counter(f"{call.kind}: {call.reason}" for call in self.unexplained())
@@ -128,7 +142,8 @@ class Report:
             found.append(f"{self.success():.4%} were answered; the aim is {aims.success:.1%}")
         for what, value, most in (
             ("95th percentile", self.p95(), aims.p95),
-            ("longest outage", self.outage(), aims.outage),
+            ("longest outage", self.outage_of(two=False), aims.outage),
+            ("longest outage of two parts", self.outage_of(two=True), aims.outage_of_two),
         ):
             if most is not None and value > most:
                 found.append(f"the {what} is {value:.3f} s; the aim is {most} s")

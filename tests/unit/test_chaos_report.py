@@ -55,8 +55,12 @@ def test_times_without_an_answer_are_told_with_their_faults() -> None:
     assert "inference-router was started again 2 times; it was ended 2 times" in text
     assert "whole after 3.00 s; no answer for" in text
     problems = report.problems(Aims(p95=0.05))
-    assert len(problems) == 2  # the outage and the percentile
-    assert report.problems(Aims(p95=None, outage=None)) == []
+    assert len(problems) == 2  # the percentile and the outage, which is one of two parts
+    assert "longest outage of two parts is 6.500 s; the aim is 4.0 s" in problems[1]
+    assert report.problems(Aims(p95=None, outage_of_two=None)) == []
+    report.faults.remove(CRASH)
+    (problem,) = report.problems(Aims(p95=None))
+    assert problem == "the longest outage is 6.500 s; the aim is 2.0 s"
 
 
 def test_what_did_not_end_or_was_left_is_a_problem() -> None:
