@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import psycopg
 
 _USERS = ("postgres", "nobody")
@@ -115,13 +116,17 @@ class PostgreSQL:
         """End the server: at once but cleanly, or with another signal."""
         if self._process is None:
             return
-        if number == signal.SIGKILL:
-            # Its children see that it is gone only at their next look; they hold its memory.
-            os.killpg(self._process.pid, number)
-        else:
-            self._process.send_signal(number)
+        # Each has a process group of its own. They hold the memory that the next server wants, and
+        # see that this one was killed only at their next look.
+        children = psutil.Process(self._process.pid).children()
+        self._process.send_signal(number)
         self._process.wait(60)
         self._process = None
+        for child in children if number == signal.SIGKILL else ():
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        _, left = psutil.wait_procs(children, 60)
+        assert not left, left
 
     @property
     def pid(self) -> int:
