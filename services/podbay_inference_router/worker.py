@@ -46,6 +46,9 @@ __all__ = ["Worker", "serve"]
 _SERVICE: Final = "podbay.v1.InferenceRouterService"
 # What still runs is ended this long before the grace is over, so that its callers hear why.
 _ABANDON_SECONDS: Final = 0.5
+# gRPC does not always notice that a connection was reset (decision 0021): until it asks, the calls
+# that came over it go on for nobody.
+_KEEPALIVE_SECONDS: Final = 5.0
 # How long the first start waits for the session manager before it listens nevertheless: as long as
 # one may take that starts anew, too. Clients wait for who listens, and ask one that refuses them
 # again in ever longer pauses.
@@ -134,6 +137,7 @@ class Worker:
             max_message_bytes=2 * settings.max_body_bytes,
             trace_rpcs=False,  # calls have spans, however they come
             tls=tls,
+            keepalive_seconds=_KEEPALIVE_SECONDS,
         )
         self._tasks = TaskSet()
         self._synced = asyncio.Event()

@@ -24,6 +24,7 @@ from podbay_kit.tls_files import LiveTls
 from podbay_kit.tracing import configured_spans
 
 __all__ = [
+    "KEEPALIVE_SECONDS",
     "GrpcServer",
     "ListenError",
     "ServerTls",
@@ -37,6 +38,8 @@ _LOG = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 64 << 20
 # Room for the other fields of a message whose body is as large as a body may be.
+KEEPALIVE_SECONDS = 30.0
+"""How long a connection may be silent before a server asks whether its other end is still there."""
 _MESSAGE_SLACK = 1 << 20
 _STREAMS_PER_CONNECTION = 1_000
 _MOST_CONNECTIONS = 100_000
@@ -90,7 +93,9 @@ def connections_for(open_files: int) -> int:
     return max(1, min(_MOST_CONNECTIONS, open_files // 2))
 
 
-def server_options(*, reuse_port: bool, max_message_bytes: int) -> list[tuple[str, int]]:
+def server_options(
+    *, reuse_port: bool, max_message_bytes: int, keepalive_seconds: float = KEEPALIVE_SECONDS
+) -> list[tuple[str, int]]:
     """Return the channel arguments of a server.
 
     `so_reuseport` is on by default in gRPC, so that two services could share a port in silence;
@@ -101,7 +106,7 @@ def server_options(*, reuse_port: bool, max_message_bytes: int) -> list[tuple[st
         ("grpc.max_receive_message_length", max_message_bytes + _MESSAGE_SLACK),
         ("grpc.max_send_message_length", max_message_bytes + _MESSAGE_SLACK),
         # Both sides must agree on pings, or the server answers them with GOAWAY.
-        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_time_ms", round(keepalive_seconds * 1000)),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -153,6 +158,8 @@ class GrpcServer:
         recheck_seconds: How often the token of a stream of answers is looked at again.
         tls: How it speaks TLS; None for plain text.
         audit: Takes note of what is changed and refused; None for a service without such a log.
+        keepalive_seconds: How long a connection may be silent before its other end is asked
+            whether it is there; 10 s without an answer end it.
     """
 
     def __init__(
@@ -169,6 +176,7 @@ class GrpcServer:
         recheck_seconds: float = RECHECK_SECONDS,
         tls: ServerTls | None = None,
         audit: CallLog | None = None,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
     ) -> None:
         self._listen = listen
         self._tls = tls
@@ -186,7 +194,11 @@ class GrpcServer:
         )
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
-            options=server_options(reuse_port=reuse_port, max_message_bytes=max_message_bytes),
+            options=server_options(
+                reuse_port=reuse_port,
+                max_message_bytes=max_message_bytes,
+                keepalive_seconds=keepalive_seconds,
+            ),
         )
         self._health = _HealthServicer(self.stopping)
         self._health_tasks: set[asyncio.Task[None]] = set()

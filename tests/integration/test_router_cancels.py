@@ -34,6 +34,8 @@ from tests.support.router_rig import ExchangeClient, Rig, call, running_rig
 CANCELS = int(os.environ.get("PODBAY_CANCELS", "200"))
 WITHIN = 0.05
 """Seconds that half of all cancels may take at most."""
+NOTICED = 20
+"""Seconds within which each is noticed; a few lost connections only by a ping: decision 0021."""
 
 STATES = ("waits", "runs", "streams")
 
@@ -205,7 +207,7 @@ async def test_a_lost_connection(tmp_path: Path, state: str) -> None:
                 assert await asyncio.wait_for(at_replica.get(), 20) == number
                 began = time.perf_counter()
                 wire.cut()
-                times.append(await asyncio.wait_for(closed[number], 20) - began)
+                times.append(await asyncio.wait_for(closed[number], NOTICED) - began)
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     await (client.stream.read() if number % 2 else _outcome(rpc))
     _judge("a lost connection", state, times)
@@ -220,7 +222,7 @@ def _judge(what: str, state: str, times: list[float]) -> None:
     median, late = statistics.median(times), sorted(times)[math.ceil(len(times) * 0.99) - 1]
     print(
         f"\n{what}, {state}: {len(times)} calls, median {median * 1e3:.2f} ms, "
-        f"p99 {late * 1e3:.2f} ms"
+        f"p99 {late * 1e3:.2f} ms, longest {max(times) * 1e3:.2f} ms"
     )
     assert median <= WITHIN
 
