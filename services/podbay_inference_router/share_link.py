@@ -35,6 +35,8 @@ _FIRST_LEASE: Final = 4.0
 # must be enough to find the session manager that leads since.
 _PATIENCE: Final = 0.4
 _FIRST_PATIENCE: Final = 5.0
+# The second word on a stream waits for so long for the answer to the first, which comes at once.
+_FIRST_ANSWER_SECONDS: Final = 1.0
 _COALESCE_SECONDS: Final = 0.01
 # How often it is looked whether less is wanted than was said.
 _LOOK_SECONDS: Final = 0.25
@@ -100,6 +102,7 @@ class ShareLink:
         self._failures = 0
         self._leaving = False
         self._wake = asyncio.Event()
+        self._heard = asyncio.Event()
         self.settled = asyncio.Event()
         """Set once it is known what may be used, or that nobody tells."""
         self._left = asyncio.Event()
@@ -116,6 +119,7 @@ class ShareLink:
         """
         self._leaving = True
         self._wake.set()
+        self._heard.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._left.wait()
@@ -152,6 +156,8 @@ class ShareLink:
     async def _talk(self, link: ServiceLink) -> None:
         self._shares.begin_stream(boot_seconds())
         self._sent.clear()
+        if not self._leaving:
+            self._heard.clear()
         answers = link.stub.ShareLimits(self._requests(), metadata=link.metadata)
         try:
             while True:
@@ -166,6 +172,7 @@ class ShareLink:
 
     def _take(self, answer: ShareLimitsResponse) -> None:
         self._failures = 0
+        self._heard.set()
         self._lease = answer.lease.ToMilliseconds() / 1000
         self._patience = _PATIENCE * self._lease
         sent = self._sent.get(answer.answered, float("-inf"))
@@ -197,6 +204,11 @@ class ShareLink:
                 if self._leaving:
                     self._left.set()
                     return
+                # What is written while one who does not lead ends the stream would hide who does:
+                # https://github.com/grpc/grpc/issues/36066
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_FIRST_ANSWER_SECONDS):
+                        await self._heard.wait()
                 await asyncio.sleep(_COALESCE_SECONDS)
             pause = _LOOK_SECONDS
             if self._shares.sole:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
 from podbay.v1 import session_manager_service_pb2 as pb
 from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceServicer
+from podbay_kit.errors import ServiceError
 from podbay_kit.storage import Connection
 from podbay_session_manager.lease_keeper import Lease, LeaseKeeper, not_leader
 from podbay_session_manager.servicer import SessionManagerServicer
@@ -23,6 +24,8 @@ _LOG = logging.getLogger(__name__)
 _PAUSE_SECONDS: Final = 2.0
 # How long a call waits for a term that is about to begin here.
 _BEGIN_SECONDS: Final = 10.0
+# How long a caller has for the first message of a stream before it is told who leads.
+_FIRST_MESSAGE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,13 @@ async def _first_of(*waits: Awaitable[Any]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def _hear_first(requests: AsyncIterator[Any]) -> None:
+    """Wait until a caller has sent the first message, or ends the stream, or is silent."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_FIRST_MESSAGE_SECONDS):
+            await anext(requests, None)
+
+
 def front(leading: Callable[[], Awaitable[SessionManagerServicer]]) -> Any:
     """Return a servicer that hands each call to the one that leads at that moment.
 
@@ -199,15 +209,26 @@ def front(leading: Callable[[], Awaitable[SessionManagerServicer]]) -> Any:
         leading: Returns that one; raises where this process does not lead.
     """
     service = pb.DESCRIPTOR.services_by_name["SessionManagerService"]
-    methods = {method.name: _handed_on(leading, method.name) for method in service.methods}
+    methods = {
+        method.name: _handed_on(leading, method.name, streams_in=method.client_streaming)
+        for method in service.methods
+    }
     return type("FrontServicer", (SessionManagerServiceServicer,), methods)()
 
 
 def _handed_on(
-    leading: Callable[[], Awaitable[SessionManagerServicer]], name: str
+    leading: Callable[[], Awaitable[SessionManagerServicer]], name: str, *, streams_in: bool
 ) -> Callable[[Any, Any, Any], Awaitable[Any]]:
     async def handle(_self: Any, request: Any, context: Any) -> Any:
-        return await getattr(await leading(), name)(request, context)
+        try:
+            servicer = await leading()
+        except ServiceError:
+            if streams_in:
+                # A caller who still writes when the stream ends may see INTERNAL instead of why it
+                # ended, and so not whom to ask: https://github.com/grpc/grpc/issues/36066
+                await _hear_first(request)
+            raise
+        return await getattr(servicer, name)(request, context)
 
     handle.__name__ = name
     return handle

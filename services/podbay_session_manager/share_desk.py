@@ -125,7 +125,8 @@ class ShareDesk:
             last: What it was told last.
         """
         # Looked at before the plan: what is decided while this process leads may arrive late.
-        if not self._leads() or router not in self._book.routers:
+        # One that has left, or was silent for too long, is told nothing before its next word.
+        if not self._leads() or not self._book.knows(worker):
             return None
         sole = self._book.is_sole(router)
         shares: Mapping[str, int] = {} if sole else self._shares().get(router, {})

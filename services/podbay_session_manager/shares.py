@@ -122,6 +122,10 @@ class ShareBook:
         """The routers that have or may have a share."""
         return frozenset(worker.router for worker in self._workers.values()) | self._unsure
 
+    def knows(self, worker: str) -> bool:
+        """Say whether a process has spoken, and has neither left nor been silent for too long."""
+        return worker in self._workers
+
     def hear(self, word: Word, now: float) -> None:
         """Take a process's word, which came at a time."""
         worker = self._workers.get(word.worker)

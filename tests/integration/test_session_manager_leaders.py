@@ -18,12 +18,14 @@ from podbay import AsyncClient, Client
 from podbay.v1 import common_pb2, inference_session_pb2
 from podbay.v1 import registry_service_pb2 as registry_pb
 from podbay.v1 import session_manager_service_pb2 as pb
+from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceStub
+from podbay_inference_router.leaders import leader_of
 from podbay_session_manager.drivers.process_tree import identity
 from tests.support.fake_registry import ADMIN, fake_registry
 from tests.support.fake_services import FakeService
 from tests.support.managers import Member, rows
 from tests.support.rpc import details_of
-from tests.support.session_manager import until
+from tests.support.session_manager import SERVICE_TOKEN, until
 
 TAKEOVER_SECONDS = 10.0
 
@@ -221,3 +223,37 @@ async def test_clients_find_the_one_that_leads(tmp_path: Path) -> None:
             finally:
                 blocking.close()
                 installation.stop()
+
+
+async def _refused_stream(address: str, number: int) -> str:
+    """Open a stream of words, as a worker of a router does, and return why it was ended."""
+
+    async def words() -> AsyncIterator[pb.ShareLimitsRequest]:
+        yield pb.ShareLimitsRequest(router_id="r", worker_id=f"w{number}", workers=1, number=1)
+        await asyncio.Event().wait()
+
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = SessionManagerServiceStub(channel)
+        metadata = [("authorization", f"Bearer {SERVICE_TOKEN}")]
+        answers = stub.ShareLimits(words(), metadata=metadata, timeout=30)
+        try:
+            await answers.read()
+        except grpc.aio.AioRpcError as error:
+            return leader_of(error) or error.code().name
+        finally:
+            answers.cancel()
+    return "it was served"
+
+
+async def test_whoever_streams_to_one_that_stands_by_hears_who_leads(tmp_path: Path) -> None:
+    async with two(tmp_path) as (old, new):
+        for first in range(0, 100, 10):
+            numbers = range(first, first + 10)
+            found = await asyncio.gather(*(_refused_stream(new.address, i) for i in numbers))
+            assert set(found) == {old.address}
+        # One that says nothing is told, too.
+        metadata = [("authorization", f"Bearer {SERVICE_TOKEN}")]
+        silent = new.stub.ShareLimits(metadata=metadata, timeout=30)
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await silent.read()
+        assert leader_of(failure.value) == old.address
