@@ -24,7 +24,7 @@ seen = []
 class Mine(mocks.Mock):
     def infer(self, endpoint, request):
         seen.append(request["text"])
-        print("cell", {number}, "was asked")
+        print("cell {number} was asked")
         return [{{"text": request["text"] + "{mark}"}}]
 service = platform.inferenceservices.create_mock(Mine)
 made = platform.inferencesessions.create(
