@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from podbay.v1 import registry_service_pb2, session_manager_service_pb2
-from podbay_kit.audit import AuditRecord, peer_address, shown_id
+from podbay_kit.audit import AuditRecord, peer_address, shown_account, shown_id
 from podbay_kit.audit_refusals import RefusalMeter
 from podbay_registry import audited as registry
 from podbay_registry.tokens import new_secret
@@ -56,6 +56,16 @@ def test_an_id_that_is_a_secret_is_withheld() -> None:
     assert shown_id("gpu-1.rack.example.com") == "gpu-1.rack.example.com"
     assert len(shown_id("a" * 5000)) == 128
     assert shown_id("a\nb\x00") == "a?b?"
+
+
+def test_an_account_that_is_none_is_shown_as_an_id_is() -> None:
+    assert shown_account("acme.a-long-name-of-a-division") == "acme.a-long-name-of-a-division"
+    assert shown_account(new_secret().secret) == "(withheld)"
+    assert shown_account(new_secret().secret[:-1]) == "(withheld)"
+    assert shown_account("x" + new_secret().secret) == "(withheld)"
+    assert shown_account("eyJhbGciOiJFZERTQSJ9.eyJzaWQiOiJzZXNzaW9u" + "A" * 40) == "(withheld)"
+    assert len(shown_account("a" * 3_000_000)) == 128
+    assert shown_account("a\nb\x00") == "a?b?"
 
 
 def test_an_id_of_megabytes_is_shown_without_being_searched_again_and_again() -> None:
