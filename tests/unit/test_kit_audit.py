@@ -141,3 +141,24 @@ def test_room_for_refusals_comes_back() -> None:
     assert [meter.admits(at) for at in (0.0, 0.0, 0.0, 1.0, 2.0, 2.0, 100.0, 100.0, 100.0)] == [
         *(True, True, False, False, True, False, True, True, False)
     ]
+
+
+def test_a_sum_that_could_not_be_written_is_counted_on_as_it_was() -> None:
+    meter = RefusalMeter(burst=0, kinds=1)
+    for number in range(3):
+        meter.count(refusal(number))
+        meter.count(refusal(number, method="ListAccounts"))
+    sums = meter.take()
+    # What comes meanwhile is later, and is counted before the sums come back.
+    meter.count(refusal(9))
+    for each in sums:
+        meter.count(each)
+    one, others = meter.take()
+    assert (one.method, one.count, one.time) == ("ListModels", 4, START + timedelta(seconds=9))
+    assert one.peer == "10.0.0.1"
+    assert (others.method, others.count, others.details) == (
+        "",
+        3,
+        {"summary": "refusals of several kinds"},
+    )
+    assert one.first_time == others.first_time == START
