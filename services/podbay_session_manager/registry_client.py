@@ -158,9 +158,10 @@ class RegistryClient:
             call.cancel()
 
     async def get_quota(self, account: str) -> account_pb2.QuotaOfAccount:
-        """Ask for the quota of an account; one without limits where there is no such account.
+        """Ask for the quota of an account.
 
         Raises:
+            ServiceError: ACCOUNT_NOT_FOUND.
             RegistryUnavailableError: It cannot be asked now.
         """
         request = registry_service_pb2.GetAccountQuotaRequest(account=account)
@@ -170,7 +171,11 @@ class RegistryClient:
             )
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
-                return account_pb2.QuotaOfAccount(account=account)
+                raise ServiceError(
+                    errors_pb2.ERROR_REASON_ACCOUNT_NOT_FOUND,
+                    "There is no account with this id. Create it first, or use one that exists "
+                    "(podbay account list).",
+                ) from error
             self._note(error)
             raise RegistryUnavailableError(error.code().name) from error
         return account_pb2.QuotaOfAccount(
