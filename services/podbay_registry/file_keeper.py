@@ -155,6 +155,6 @@ class FileKeeper:
         return SettingsError(
             f"The folder {self._root} holds the files of another installation ({said}; the "
             f"database {database}), and nothing was removed. Restore a backup of its database, or "
-            "move the folder away, or start once with --keep-model-files, which removes what the "
-            "database does not know."
+            "move the folder away, or start once with --keep-model-files (podbay up has it, too), "
+            "which removes what the database does not know."
         )
