@@ -19,6 +19,7 @@ from podbay.v1 import (
     registry_service_pb2,
 )
 from podbay.v1.registry_service_pb2_grpc import RegistryServiceStub
+from podbay_kit.audit import shown_id
 from podbay_kit.errors import ServiceError
 from podbay_kit.model_source import RegistryModelFiles
 from podbay_kit.service_link import ServiceLink
@@ -201,8 +202,8 @@ class RegistryClient:
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return ServiceError(
                 errors_pb2.ERROR_REASON_INFERENCE_SERVICE_NOT_FOUND,
-                f"There is no inference service with the id {service_id[:64]!r}. List them: "
-                "podbay service list.",
+                f"There is no inference service with the id {shown_id(service_id)[:64]!r}. List "
+                "them: podbay service list.",
             )
         why = self._note(error)
         if error.code() in _AWAY:
