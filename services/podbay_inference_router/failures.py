@@ -402,7 +402,8 @@ def bad_answer(session_id: str, replica_id: str, detail: str) -> CallError:
     """Tell that a replica's answer cannot be passed on."""
     return failure(
         errors_pb2.ERROR_REASON_REPLICA_BAD_ANSWER,
-        f"The answer of replica {replica_id} cannot be used: {detail}.",
+        f"The answer of replica {replica_id} cannot be used: {detail}. Mend the service; what the "
+        f"replica wrote may tell why: podbay logs {session_id}.",
         metadata={"session": session_id, "replica": replica_id, "detail": detail},
     )
 
