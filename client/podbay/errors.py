@@ -377,7 +377,12 @@ REASONS: Final[Mapping[str, _Reason]] = {
     "NO_NODE_AVAILABLE": _Reason(BusyError, "UNAVAILABLE", 503),
     "REPLICA_STOPPED": _Reason(ReplicaError, "UNAVAILABLE", 502),
     "MOCK_PROCESS_ENDED": _Reason(SessionFailedError, "FAILED_PRECONDITION", 424),
-    "REPLICA_REFUSED": _Reason(ReplicaError, "ABORTED", 502),
+    "REPLICA_REFUSED": _Reason(
+        ReplicaError,
+        "ABORTED",
+        502,
+        "Mend the request, or the service. client.inferencesessions.logs(ID) has what it wrote.",
+    ),
     "REPLICA_UNREACHABLE": _Reason(ReplicaError, "UNAVAILABLE", 502, _LATER),
     "REPLICA_CONNECTION_LOST": _Reason(
         ReplicaError,
@@ -385,7 +390,7 @@ REASONS: Final[Mapping[str, _Reason]] = {
         502,
         "The call may have run. Send it again where that does no harm.",
     ),
-    "REPLICA_BAD_ANSWER": _Reason(ReplicaError, "ABORTED", 502),
+    "REPLICA_BAD_ANSWER": _Reason(ReplicaError, "ABORTED", 502, _SEE_LOGS),
     "DEADLINE_EXCEEDED": _Reason(
         LateError, "DEADLINE_EXCEEDED", 504, "Allow more time with timeout=SECONDS."
     ),

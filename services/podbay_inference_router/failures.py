@@ -4,6 +4,7 @@ A failure is a `CallError`: the message of an Exchange stream, and the same fact
 a unary call carries.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -40,6 +41,7 @@ __all__ = [
     "unreachable",
 ]
 
+_ID: Final = re.compile(r"[A-Za-z0-9]{1,64}")
 _NEW_SESSION: Final = "Create a new session"
 _ENDED_WORDS: Final[Mapping[int, str]] = {
     errors_pb2.ERROR_REASON_SESSION_TERMINATED: "was terminated",
@@ -142,8 +144,9 @@ def token_for_other_session(session_id: str) -> CallError:
     """Tell that a session token is for another session than the one that was called."""
     return failure(
         errors_pb2.ERROR_REASON_TOKEN_FOR_OTHER_SESSION,
-        f"The token is for another session than {session_id}. Each session has tokens of its own.",
-        metadata={"session": session_id},
+        f"The token is for another session than {_shown(session_id)}. Each session has tokens of "
+        "its own.",
+        metadata={"session": _shown(session_id)},
         not_started=True,
     )
 
@@ -152,8 +155,8 @@ def session_not_found(session_id: str) -> CallError:
     """Tell that the router knows no such session."""
     return failure(
         errors_pb2.ERROR_REASON_INFERENCE_SESSION_NOT_FOUND,
-        f"There is no session {session_id}: it never was here, or it ended long ago.",
-        metadata={"session": session_id},
+        f"There is no session {_shown(session_id)}: it never was here, or it ended long ago.",
+        metadata={"session": _shown(session_id)},
         not_started=True,
     )
 
@@ -399,7 +402,8 @@ def bad_answer(session_id: str, replica_id: str, detail: str) -> CallError:
     """Tell that a replica's answer cannot be passed on."""
     return failure(
         errors_pb2.ERROR_REASON_REPLICA_BAD_ANSWER,
-        f"The answer of replica {replica_id} cannot be used: {detail}.",
+        f"The answer of replica {replica_id} cannot be used: {detail}. Mend the service; what the "
+        f"replica wrote may tell why: podbay logs {session_id}.",
         metadata={"session": session_id, "replica": replica_id, "detail": detail},
     )
 
@@ -421,3 +425,8 @@ def internal(incident: str) -> CallError:
         f"A defect in the router, logged as incident {incident}. Please report it.",
         metadata={"incident": incident},
     )
+
+
+def _shown(session_id: str) -> str:
+    """Return what a caller says is a session; what has not the form of an id may be a token."""
+    return session_id if _ID.fullmatch(session_id) else "(withheld: no id)"

@@ -29,10 +29,13 @@ __all__ = [
     "note_refused",
     "peer_address",
     "set_entry",
+    "shown_account",
     "shown_id",
 ]
 
 _MOST_ID: Final = 128
+# No account has a longer name, and no whole token is that short.
+_MOST_ACCOUNT: Final = 63
 _WITHHELD: Final = "(withheld)"
 # As far as a secret is looked for that begins in what is shown. Callers send ids of megabytes.
 _MOST_SEARCHED: Final = 4096
@@ -128,7 +131,7 @@ class AuditEntry:
             peer=self.peer,
             method=self.method,
             resource=self.resource,
-            account=self.account,
+            account=shown_account(self.account),
             resource_id=shown_id(self.resource_id),
             code=code,
             reason=reason,
@@ -204,10 +207,24 @@ def shown_id(text: str) -> str:
     """Return an id as the log shows it: bounded, and never what looks like a secret."""
     if _SECRET.search(text, 0, _MOST_SEARCHED):
         return _WITHHELD
-    return "".join(c if c.isprintable() else "?" for c in text[:_MOST_ID])
+    return _printable(text[:_MOST_ID])
+
+
+def shown_account(text: str) -> str:
+    """Return what a caller says is an account as the log shows it.
+
+    Names of accounts are shown as they are, also where they have a dot and a long word after it.
+    """
+    if len(text) <= _MOST_ACCOUNT and not text.startswith("pbt_"):
+        return _printable(text)
+    return shown_id(text)
 
 
 def peer_address(peer: str) -> str:
     """Return the address out of what gRPC calls a peer, as "127.0.0.1:4711"."""
     kind, _, address = unquote(peer).partition(":")
     return (address if kind in ("ipv4", "ipv6") else unquote(peer))[:_MOST_ID]
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -67,22 +67,28 @@ class RefusalMeter:
         return True
 
     def count(self, record: AuditRecord) -> None:
-        """Count a refusal that gets no entry of its own."""
+        """Count a refusal that gets no entry of its own, or a sum that could not be written."""
+        if record.first_time is None:
+            first, host = record.time, record.peer.rpartition(":")[0]
+        else:  # a sum, whose calls came from several ports
+            first, host = record.first_time, record.peer
         key = _Key(
             record.method,
             record.code,
             record.reason,
             record.actor_account,
             record.actor_token,
-            record.peer.rpartition(":")[0],
+            host,
         )
-        if key not in self._sums and len(self._sums) >= self._kinds:
+        # Each call has a method, and only a sum of several kinds has none.
+        if not record.method or (key not in self._sums and len(self._sums) >= self._kinds):
             key = _OTHERS
         known = self._sums.get(key)
         if known is None:
-            self._sums[key] = _Sum(record.time, record, record.count)
+            self._sums[key] = _Sum(first, record, record.count)
         else:
-            known.last = record
+            known.first = min(known.first, first)
+            known.last = max(known.last, record, key=lambda each: each.time)
             known.count += record.count
 
     def take(self) -> Sequence[AuditRecord]:

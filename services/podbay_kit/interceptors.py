@@ -56,7 +56,7 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
     Args:
         authenticator: Tells whom a token acts for; None where the service itself authenticates.
         rules: What each RPC needs, by its full name. One that is not here is answered to nobody.
-        recheck_seconds: How often the token of a stream of answers is looked at again.
+        recheck_seconds: How often the token of a stream is looked at again.
         reject_unknown_fields: Whether requests with fields that this version does not know are
             refused, instead of having them ignored in silence.
         spans: Puts a span around each RPC that has one request; None for no spans.
@@ -152,7 +152,8 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
     ) -> Callable[[Any, Context], Awaitable[Any]]:
         parse: Any = handler.request_deserializer
         streams_in = bool(handler.request_streaming)
-        streams_out = bool(handler.response_streaming)
+        # An upload of a large file goes on for as long as an answer does.
+        streams = streams_in or bool(handler.response_streaming)
         spans = None if streams_in else self._spans
 
         async def handle(received: bytes | AsyncIterator[Message], context: Context) -> Any:
@@ -165,7 +166,7 @@ class PodbayInterceptor(grpc.aio.ServerInterceptor):
                 request = received if streams_in else self._parsed(parse, received)
                 work = behaviour(request, context)
                 if access is not None:
-                    work = self._within(work, access, method, context, streams=streams_out)
+                    work = self._within(work, access, method, context, streams=streams)
                 if spans is None:
                     answer = await work
                 else:

@@ -155,7 +155,7 @@ class GrpcServer:
         trace_rpcs: Whether RPCs get spans where tracing is set up; a service that makes spans of
             its own has none of these.
         rules: What each RPC needs, by its full name, where there is an authenticator.
-        recheck_seconds: How often the token of a stream of answers is looked at again.
+        recheck_seconds: How often the token of a stream is looked at again.
         tls: How it speaks TLS; None for plain text.
         audit: Takes note of what is changed and refused; None for a service without such a log.
         keepalive_seconds: How long a connection may be silent before its other end is asked

@@ -103,8 +103,8 @@ async def _reset(
 async def _check_file(store: RegistryStore, path: Path, installation: Installation) -> None:
     """Say so where the file is not what it was; the registry can serve without it."""
     way_out = (
-        "To make a new token and revoke the old one, stop the registry and start it once with "
-        "--reset-admin-token."
+        "To make a new token and revoke the old one, stop the registry (or podbay up) and start it "
+        "once with --reset-admin-token."
     )
     try:
         text = (await asyncio.to_thread(path.read_text, encoding="ascii")).strip()

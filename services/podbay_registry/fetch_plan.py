@@ -121,7 +121,8 @@ def job_of(
     """Return what fetches a model.
 
     Raises:
-        FetchFailure: The source has no payload: the model is of another program.
+        FetchFailure: The source has no payload, or an address with a password: the model is of
+            another program, or an earlier version.
     """
     hub, git = model.source.huggingFaceHub, model.source.gitLFS
     if hub is not None:
@@ -134,6 +135,12 @@ def job_of(
             ignore_patterns=hub.ignorePatterns,
             endpoint=endpoint,
             token=token,
+        )
+    if git is not None and (git.url.username or git.url.password):
+        # It would stand in the model's log, and in the list of processes.
+        raise FetchFailure(
+            "The address of the repository holds a user or a password. Only public repositories "
+            "are fetched: change the password, and create the model again without."
         )
     if git is not None:
         cache = model.artifact.huggingFaceCache

@@ -16,7 +16,7 @@ import fcntl
 import logging
 import os
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from podbay_kit.process import SettingsError, write_private
 from podbay_registry.file_errors import files_elsewhere
@@ -59,6 +59,22 @@ class FileKeeper:
         if not self.keeping.is_set():
             raise files_elsewhere()
 
+    def said(self) -> str:
+        """Return the id of the installation whose files the folder holds; "" where it says none.
+
+        Raises:
+            SettingsError: It cannot be read.
+        """
+        marker = self._root / MARKER
+        try:
+            return marker.read_text(encoding="ascii").strip() if marker.exists() else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._unusable(error) from error
+
+    def refuse_new(self, said: str) -> NoReturn:
+        """Raise the error of a database that is new, beside the files of an earlier one."""
+        raise self._foreign(said, "has none yet")
+
     def prepare(self, installation: str, *, is_new: bool, take: bool) -> None:
         """Find out whether the folder is that of the installation. It blocks on files.
 
@@ -70,26 +86,17 @@ class FileKeeper:
         Raises:
             SettingsError: It is the folder of another installation, or cannot be used.
         """
-        marker = self._root / MARKER
+        said = self.said()
         try:
             self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            said = marker.read_text(encoding="ascii").strip() if marker.exists() else ""
             # Folders of earlier releases say nothing; with SQLite there is only one.
             if take or (not said and (is_new or not self._shared)):
-                write_private(marker, f"{installation}\n")
+                write_private(self._root / MARKER, f"{installation}\n")
                 said = installation
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(
-                f"The folder of models' files {self._root} cannot be used "
-                f"({type(error).__name__}). Check its permissions."
-            ) from error
+        except OSError as error:
+            raise self._unusable(error) from error
         if said and said != installation:
-            raise SettingsError(
-                f"The folder {self._root} holds the files of another installation ({said}; the "
-                f"database is of {installation}), and nothing was removed. Restore a backup of its "
-                "database, or move the folder away, or start once with --keep-model-files, which "
-                "removes what the database does not know."
-            )
+            raise self._foreign(said, f"is of {installation}")
         self._is_candidate = said == installation
         if not self._is_candidate:
             _LOG.info("this registry does not keep the files of models: another one does")
@@ -137,3 +144,17 @@ class FileKeeper:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _unusable(self, error: Exception) -> SettingsError:
+        return SettingsError(
+            f"The folder of models' files {self._root} cannot be used "
+            f"({type(error).__name__}). Check its permissions."
+        )
+
+    def _foreign(self, said: str, database: str) -> SettingsError:
+        return SettingsError(
+            f"The folder {self._root} holds the files of another installation ({said}; the "
+            f"database {database}), and nothing was removed. Restore a backup of its database, or "
+            "move the folder away, or start once with --keep-model-files (podbay up has it, too), "
+            "which removes what the database does not know."
+        )

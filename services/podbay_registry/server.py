@@ -104,11 +104,14 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
             default_quota=settings.default_quota,
         )
         audit = AuditLog(database, store.audit, CHANGING, clock, keep=settings.audit)
+        keeper = FileKeeper(settings.data_dir / "models", shared=database.is_shared)
+        stack.callback(keeper.close)
+        if not settings.keep_model_files:
+            await _refuse_replaced(store, keeper)
         done = await bootstrap(
             store, clock, settings.admin_token_file, reset=settings.reset_admin_token
         )
-        keeper = await _file_keeper(settings, database, done)
-        stack.callback(keeper.close)
+        await _prepare_files(settings, database, keeper, done)
         files = _model_files(settings, store, clock, stopping, keeper)
         stack.push_async_callback(files.blobs.close)
         stack.push_async_callback(files.fetcher.close)
@@ -144,8 +147,21 @@ class _ModelFiles:
         self.keeper.keeping.set()
 
 
-async def _file_keeper(settings: Settings, database: Database, done: Bootstrapped) -> FileKeeper:
-    keeper = FileKeeper(settings.data_dir / "models", shared=database.is_shared)
+async def _refuse_replaced(store: RegistryStore, keeper: FileKeeper) -> None:
+    """Raise before a first start where the database is gone and the files beside it are not.
+
+    A first start would put another administrator's token in the place of the one that is good
+    again as soon as the database is.
+    """
+    # Read in this order: the folder says whose it is once the database does.
+    said = await asyncio.to_thread(keeper.said)
+    if said and await store.database.read(store.accounts.installation) is None:
+        keeper.refuse_new(said)
+
+
+async def _prepare_files(
+    settings: Settings, database: Database, keeper: FileKeeper, done: Bootstrapped
+) -> None:
     await asyncio.to_thread(
         keeper.prepare,
         done.installation.id,
@@ -154,7 +170,6 @@ async def _file_keeper(settings: Settings, database: Database, done: Bootstrappe
     )
     if not database.is_shared:
         await keeper.take_alone()
-    return keeper
 
 
 async def _keep_files(files: _ModelFiles) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from podbay.v1 import errors_pb2
+from podbay_kit.audit import shown_id
 from podbay_kit.clock import Clock
 from podbay_kit.errors import ServiceError, invalid
 from podbay_kit.process import SettingsError
@@ -256,7 +257,7 @@ class NodeBook:
         if not any(node.name == name for node in self.nodes):
             raise ServiceError(
                 errors_pb2.ERROR_REASON_NODE_NOT_FOUND,
-                f"There is no node {name[:64]!r}. List them: podbay node list.",
+                f"There is no node {shown_id(name)[:64]!r}. List them: podbay node list.",
             )
 
     async def _put(self, node: StoredNode) -> None:

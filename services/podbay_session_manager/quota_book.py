@@ -102,7 +102,7 @@ class QuotaBook:
         Where the registry cannot be asked, what is known holds.
 
         Raises:
-            ServiceError: STORE_UNAVAILABLE.
+            ServiceError: ACCOUNT_NOT_FOUND or STORE_UNAVAILABLE.
         """
         if account in self._known or account in self._asked:
             return

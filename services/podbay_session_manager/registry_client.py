@@ -19,6 +19,7 @@ from podbay.v1 import (
     registry_service_pb2,
 )
 from podbay.v1.registry_service_pb2_grpc import RegistryServiceStub
+from podbay_kit.audit import shown_id
 from podbay_kit.errors import ServiceError
 from podbay_kit.model_source import RegistryModelFiles
 from podbay_kit.service_link import ServiceLink
@@ -158,9 +159,10 @@ class RegistryClient:
             call.cancel()
 
     async def get_quota(self, account: str) -> account_pb2.QuotaOfAccount:
-        """Ask for the quota of an account; one without limits where there is no such account.
+        """Ask for the quota of an account.
 
         Raises:
+            ServiceError: ACCOUNT_NOT_FOUND.
             RegistryUnavailableError: It cannot be asked now.
         """
         request = registry_service_pb2.GetAccountQuotaRequest(account=account)
@@ -170,7 +172,11 @@ class RegistryClient:
             )
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
-                return account_pb2.QuotaOfAccount(account=account)
+                raise ServiceError(
+                    errors_pb2.ERROR_REASON_ACCOUNT_NOT_FOUND,
+                    "There is no account with this id. Create it first, or use one that exists "
+                    "(podbay account list).",
+                ) from error
             self._note(error)
             raise RegistryUnavailableError(error.code().name) from error
         return account_pb2.QuotaOfAccount(
@@ -196,8 +202,8 @@ class RegistryClient:
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return ServiceError(
                 errors_pb2.ERROR_REASON_INFERENCE_SERVICE_NOT_FOUND,
-                f"There is no inference service with the id {service_id[:64]!r}. List them: "
-                "podbay service list.",
+                f"There is no inference service with the id {shown_id(service_id)[:64]!r}. List "
+                "them: podbay service list.",
             )
         why = self._note(error)
         if error.code() in _AWAY:

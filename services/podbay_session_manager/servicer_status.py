@@ -10,6 +10,7 @@ from typing import Final
 
 from podbay.v1 import errors_pb2, inference_session_pb2
 from podbay.v1 import session_manager_service_pb2 as pb
+from podbay_kit.audit import shown_id
 from podbay_kit.errors import ServiceError, invalid
 from podbay_session_manager.drivers.contract import DriverUnreachableError
 from podbay_session_manager.logs import Line, LineReader
@@ -135,8 +136,9 @@ class StatusServicer(ServicerBase):
             if replica is None:
                 raise ServiceError(
                     errors_pb2.ERROR_REASON_REPLICA_NOT_FOUND,
-                    f"The session has no replica {request.replica_id[:64]!r}, or it ended long "
-                    "ago. The session's status lists its replicas: podbay session status.",
+                    f"The session has no replica {shown_id(request.replica_id)[:64]!r}, or it "
+                    "ended long ago. The session's status lists its replicas: podbay session "
+                    "status.",
                 )
             return [replica]
         return sorted(replicas.values(), key=lambda r: (r.created_at, r.index, r.attempt))

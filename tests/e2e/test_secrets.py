@@ -117,6 +117,7 @@ def fail(secrets: Secrets, platform: Platform, admin: Client) -> None:
         assert secrets.fails(client.models.get, "0" * 32) == "MODEL_NOT_FOUND"
         assert secrets.fails(client.tokens.create, "acme") == "PERMISSION_DENIED"
     grpc_failures(secrets, platform, session)
+    pasted(secrets, platform, admin, session)
     admin.signingkeys.rotate()
     revoked = admin.inferencesessions.revoke_tokens(session)
     assert revoked.acknowledged
@@ -184,6 +185,29 @@ def grpc_failures(secrets: Secrets, platform: Platform, session: str) -> None:
             infer(platform, session, wrong)
         error = caught.value
         secrets.said += [str(error), repr(error), str(error.trailing_metadata())]
+
+
+def pasted(secrets: Secrets, platform: Platform, admin: Client, session: str) -> None:
+    """Give a secret where an id belongs, as people do who paste the wrong thing."""
+    account, secret = admin.installation().account, secrets.known["user token"]
+    token, sessions = secrets.known["session token"], admin.inferencesessions
+    for wrong in (secret, token):
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(platform, wrong, token)
+        error = caught.value
+        secrets.said += [str(error), repr(error), str(error.trailing_metadata())]
+        for call in (admin.nodes.get, admin.nodes.cordon, admin.models.get, sessions.get):
+            secrets.fails(call, wrong)
+        secrets.fails(lambda replica: list(sessions.logs(session, replica=replica)), wrong)
+        secrets.fails(sessions.create, {"account": account, "inferenceService": wrong})
+        secrets.fails(admin.tokens.create, wrong)
+
+    def told() -> str | None:
+        status = str(admin.inferencesessions.status(session))
+        return status if "TOKEN_FOR_OTHER_SESSION" in status else None
+
+    eventually_sync(lambda: told() is not None, "the session shows the call that failed")
+    secrets.statuses.append(told() or "")
 
 
 def test_no_error_status_or_repr_holds_a_secret(after: Secrets) -> None:

@@ -121,6 +121,31 @@ def test_a_killed_service_comes_back_on_its_port_and_all_works_again(podbay: Pod
     podbay.ok("session", "terminate", session, other)
 
 
+def test_a_lost_admin_token_is_told_and_replaced_once(own: Podbay):
+    own.start_detached()
+    old = own.data.admin_token_file.read_text()
+    own.ok("down")
+    own.data.admin_token_file.unlink()
+    assert "--reset-admin-token" in own.start_detached()
+    own.ok("down")
+    assert "--reset-admin-token" not in own.start_detached("--reset-admin-token")
+    new = own.data.admin_token_file.read_text()
+    assert new != old
+    registry = own.record().service("registry")
+    assert registry.pid is not None
+    os.kill(registry.pid, signal.SIGKILL)
+
+    def back() -> bool:
+        service = own.record().service("registry")
+        return service.restarts == 1 and service.state == "running"
+
+    eventually_sync(back, "the registry is back", timeout=UP_SECONDS)
+    assert own.data.admin_token_file.read_text() == new
+    own.ok("account", "list")
+    revoked = {token["id"] for token in own.json("token", "list") if token.get("revoked")}
+    assert revoked == {old.partition(".")[0]}
+
+
 def test_ctrl_c_finishes_and_leaves_no_process(own: Podbay):
     process = own.start()
     session = running_session(own, replicas=2)

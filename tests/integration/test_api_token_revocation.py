@@ -15,6 +15,7 @@ from podbay.v1 import registry_service_pb2 as registry_pb
 from podbay.v1 import session_manager_service_pb2 as pb
 from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceStub
 from podbay_session_manager.server import Settings, serving
+from tests.support.model_files import chunks_of, header_of, offer, uploaded_model
 from tests.support.registry import SERVICE_TOKEN, Registry, running_registry
 from tests.support.rpc import details_of
 
@@ -104,3 +105,20 @@ async def test_a_revoked_token_ends_within_its_bound_and_its_streams_too(both: B
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     assert details_of(caught.value)[0].reason == "TOKEN_REVOKED"
+
+
+async def test_an_upload_ends_with_its_token(tmp_path: Path) -> None:
+    data = b"x" * 64
+    async with running_registry(tmp_path) as registry:
+        secret = await registry.account("acme")
+        model = await uploaded_model(registry, {"a": data}, token=secret, account="acme")
+        call = registry.stub.UploadModelFile(metadata=registry.metadata(secret))
+        await call.write(header_of(model.id, "a", data))
+        await call.write(chunks_of(data, size=32)[0])
+        token_id = secret.partition(".")[0]
+        await registry.call("RevokeApiToken", registry_pb.RevokeApiTokenRequest(id=token_id))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asyncio.wait_for(call, 30)
+        assert details_of(caught.value)[0].reason == "TOKEN_REVOKED"
+        # What came is kept: whoever may go on begins there.
+        assert await offer(registry, model.id, {"a": data}) == {"a": 32}

@@ -162,11 +162,36 @@ async def test_no_token_and_no_body_is_in_it(registry: Registry, tmp_path: Path)
     # Somebody pastes the secret where the id belongs.
     await fails(registry.call("RevokeApiToken", pb.RevokeApiTokenRequest(id=token)))
     await fails(registry.call("GetModel", pb.GetModelRequest(id=token), token=token + "x"))
+    # Or where the account belongs, whether they may name another or not.
+    await fails(registry.call("CreateApiToken", pb.CreateApiTokenRequest(account=token)))
+    await fails(
+        registry.call(
+            "CreateApiToken",
+            pb.CreateApiTokenRequest(account=registry.admin_token),
+            token=token,
+        )
+    )
     with closing(sqlite3.connect(tmp_path / "registry/registry.sqlite3")) as database:
         text = repr(database.execute("select * from audit_records").fetchall())
     for hidden in (token, token.partition(".")[2], registry.admin_token, secret_text, "a-name-in"):
         assert hidden not in text
     assert "(withheld)" in text
+
+
+async def test_an_account_of_megabytes_does_not_fill_the_disk_nor_the_answer(
+    registry: Registry, tmp_path: Path
+) -> None:
+    token = await registry.account("acme")
+    for _ in range(3):
+        request = pb.CreateApiTokenRequest(account="x" * 3_000_000)
+        assert await fails(registry.call("CreateApiToken", request, token=token)) is (
+            grpc.StatusCode.PERMISSION_DENIED
+        )
+    with closing(sqlite3.connect(tmp_path / "registry/registry.sqlite3")) as database:
+        (longest,) = database.execute("select max(length(account)) from audit_records").fetchone()
+    assert longest <= 128
+    refused = await records(registry, failed=True)
+    assert [each.method for each in refused] == ["CreateApiToken"] * 3
 
 
 async def test_a_flood_does_not_fill_the_disk(registry: Registry) -> None:

@@ -78,6 +78,26 @@ async def test_a_lost_file_is_named_with_the_way_out(
         assert not await works(registry, old)
 
 
+@pytest.mark.parametrize("empty", [False, True])
+async def test_a_lost_database_costs_no_token(tmp_path: Path, empty: bool) -> None:
+    database, aside = tmp_path / "registry/registry.sqlite3", tmp_path / "aside"
+    async with running_registry(tmp_path) as registry:
+        token = registry.admin_token
+    database.replace(aside)
+    if empty:
+        database.touch(mode=0o600)
+    for _ in range(2):  # what the first start has made makes the second one no wiser
+        with pytest.raises(StartError, match="holds the files of another installation"):
+            async with running_registry(tmp_path):
+                pytest.fail("it started")
+        assert (tmp_path / "admin-token").read_text().strip() == token
+    for left in database.parent.glob("registry.sqlite3*"):
+        left.unlink()
+    aside.replace(database)
+    async with running_registry(tmp_path) as registry:
+        assert await works(registry, token)
+
+
 async def test_a_token_file_that_cannot_be_written_leaves_no_half_start(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")

@@ -150,6 +150,20 @@ async def test_other_accounts_are_not_held_up(rig: Rig) -> None:
     assert (await usage(rig, GUEST)).usage.waiting_sessions == 1
 
 
+async def test_an_account_that_does_not_exist_gets_no_session(rig: Rig) -> None:
+    rig.registry.missing_accounts.add("acme")
+    service = rig.registry.add()
+    for request_id in ("first", "second"):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await rig.create(service, request_id=request_id)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        assert details_of(caught.value)[0].reason == "ACCOUNT_NOT_FOUND"
+    listed = await rig.call("ListInferenceSessions", pb.ListInferenceSessionsRequest())
+    assert not listed.inference_sessions
+    rig.registry.missing_accounts.clear()
+    await rig.ready((await rig.create(service, request_id="first")).inferencesession.id)
+
+
 async def test_without_a_registry_the_last_quota_holds(tmp_path: Path) -> None:
     async with fake_registry() as (registry, endpoint):
         rig = Rig(registry, endpoint, tmp_path / "data")

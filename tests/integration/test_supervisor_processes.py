@@ -115,6 +115,21 @@ async def test_a_killed_service_comes_back_on_its_port_and_its_end_is_told(tmp_p
         await stage.supervisor.stop()
 
 
+async def test_what_is_asked_once_is_not_asked_again(tmp_path: Path):
+    plain = spec("one")
+    once = dataclasses.replace(plain, argv=plain.argv[:-1], once=("unasked",))
+    stage = Stage(tmp_path, once)
+    await stage.supervisor.start()
+    try:
+        os.kill(stage.pid(0), signal.SIGKILL)
+        await eventually(lambda: stage.kinds("one").count("healthy") == 2, "the service is back")
+    finally:
+        await stage.supervisor.stop()
+    lines = (tmp_path / "one.log").read_text().splitlines()
+    asked = [line.rpartition(" ")[2] for line in lines if line.startswith("fake service")]
+    assert asked == ["unasked", "healthy"]
+
+
 async def test_a_service_that_ends_at_once_fails_the_start_with_code_and_log(tmp_path: Path):
     stage = Stage(tmp_path, spec("good"), spec("bad", "exits"))
     with pytest.raises(LocalError) as caught:

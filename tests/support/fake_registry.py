@@ -53,6 +53,7 @@ class FakeRegistry(RegistryServiceServicer):
         """Whether questions about models are answered as by a registry that is away."""
         self.asked = 0
         self.quotas: dict[str, account_pb2.QuotaOfAccount] = {}
+        self.missing_accounts: set[str] = set()
         self._quota_revision = 0
         self._quota_news = asyncio.Event()
 
@@ -114,6 +115,8 @@ class FakeRegistry(RegistryServiceServicer):
     async def GetAccountQuota(
         self, request: pb.GetAccountQuotaRequest, context: Any
     ) -> pb.GetAccountQuotaResponse:
+        if request.account in self.missing_accounts:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such account")
         known = self.quotas.get(request.account, account_pb2.QuotaOfAccount())
         return pb.GetAccountQuotaResponse(quota=known.quota, revision=known.revision)
 

@@ -46,6 +46,10 @@ class SmallDisk:
         """Change the size of the whole, as "20m"."""
         subprocess.run(["mount", "-o", f"remount,size={size}", self._path], check=True)
 
+    def lock(self) -> None:
+        """Let nobody write to it any more."""
+        subprocess.run(["mount", "-o", "remount,ro", self._path], check=True)
+
 
 @contextlib.contextmanager
 def small_disk(path: Path, size: str) -> Iterator[SmallDisk]:

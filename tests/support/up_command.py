@@ -74,8 +74,8 @@ class Podbay:
         end = arguments.index("--") if "--" in arguments else len(arguments)
         return json.loads(self.ok(*arguments[:end], "--json", *arguments[end:], stdin=stdin))
 
-    def start_detached(self, *options: str) -> None:
-        """Start `podbay up` in the background on free ports."""
+    def start_detached(self, *options: str) -> str:
+        """Start `podbay up` in the background on free ports, and return what it told."""
         done = subprocess.run(
             (sys.executable, "-m", "podbay.cli", "up", "--detach", *FREE_PORTS, *options),
             capture_output=True,
@@ -87,6 +87,7 @@ class Podbay:
         assert done.returncode == 0, done.stderr
         assert f"PODBAY_API_ENDPOINT={self.record().service('registry').endpoint}" in done.stdout
         assert f"cat {self.data.admin_token_file}" in done.stdout
+        return done.stderr
 
     def launch(self) -> subprocess.Popen[str]:
         """Start `podbay up` in the foreground on free ports."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -419,3 +420,33 @@ def test_every_reason_has_an_exit_code_of_the_documented_ones(run: Run, client: 
     for reason in errors.REASONS:
         client.inferencesessions.answers["get"] = error_for(reason, "x")
         assert run("session", "get", SESSION_ID).exit_code in {1, 3, 4, 5}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "out/x"), "out/x: Read-only file system"),
+        (OSError(errno.ENOSPC, "No space left on device"), "written: No space left on device"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_without_a_traceback(
+    run: Run, client: FakeClient, error: OSError, told: str
+):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    client.inferencesessions.answers.update(get=fail)
+    done = run("session", "get", SESSION_ID)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert f"{told} (FILE_NOT_USABLE)\n  " in done.stderr
+    told_to_programs = json.loads(run("session", "get", SESSION_ID, "--json").stderr)["error"]
+    assert told_to_programs["reason"] == "FILE_NOT_USABLE"
+    assert told_to_programs["wayOut"]
+
+
+def test_what_is_no_file_of_the_users_is_a_defect(run: Run, client: FakeClient):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    client.inferencesessions.answers.update(get=fail)
+    assert isinstance(run("session", "get", SESSION_ID).exception, OSError)

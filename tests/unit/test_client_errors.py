@@ -21,6 +21,13 @@ NAMES = [
 ]
 
 
+@pytest.mark.parametrize("reason", ["REPLICA_REFUSED", "REPLICA_BAD_ANSWER"])
+def test_what_only_the_service_can_mend_leads_to_its_logs(reason: str) -> None:
+    # What such a replica says of itself is no way out.
+    error = errors.error_for(reason, "The replica answered with HTTP status 500: boom")
+    assert "inferencesessions.logs(ID)" in str(error)
+
+
 def from_service(error: ServiceError) -> errors.PodbayError:
     """Return what the client makes of a service's error."""
     trailing = [("grpc-status-details-bin", error.to_status().SerializeToString())]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from podbay.v1 import registry_service_pb2, session_manager_service_pb2
-from podbay_kit.audit import AuditRecord, peer_address, shown_id
+from podbay_kit.audit import AuditRecord, peer_address, shown_account, shown_id
 from podbay_kit.audit_refusals import RefusalMeter
 from podbay_registry import audited as registry
 from podbay_registry.tokens import new_secret
@@ -56,6 +56,16 @@ def test_an_id_that_is_a_secret_is_withheld() -> None:
     assert shown_id("gpu-1.rack.example.com") == "gpu-1.rack.example.com"
     assert len(shown_id("a" * 5000)) == 128
     assert shown_id("a\nb\x00") == "a?b?"
+
+
+def test_an_account_that_is_none_is_shown_as_an_id_is() -> None:
+    assert shown_account("acme.a-long-name-of-a-division") == "acme.a-long-name-of-a-division"
+    assert shown_account(new_secret().secret) == "(withheld)"
+    assert shown_account(new_secret().secret[:-1]) == "(withheld)"
+    assert shown_account("x" + new_secret().secret) == "(withheld)"
+    assert shown_account("eyJhbGciOiJFZERTQSJ9.eyJzaWQiOiJzZXNzaW9u" + "A" * 40) == "(withheld)"
+    assert len(shown_account("a" * 3_000_000)) == 128
+    assert shown_account("a\nb\x00") == "a?b?"
 
 
 def test_an_id_of_megabytes_is_shown_without_being_searched_again_and_again() -> None:
@@ -131,3 +141,24 @@ def test_room_for_refusals_comes_back() -> None:
     assert [meter.admits(at) for at in (0.0, 0.0, 0.0, 1.0, 2.0, 2.0, 100.0, 100.0, 100.0)] == [
         *(True, True, False, False, True, False, True, True, False)
     ]
+
+
+def test_a_sum_that_could_not_be_written_is_counted_on_as_it_was() -> None:
+    meter = RefusalMeter(burst=0, kinds=1)
+    for number in range(3):
+        meter.count(refusal(number))
+        meter.count(refusal(number, method="ListAccounts"))
+    sums = meter.take()
+    # What comes meanwhile is later, and is counted before the sums come back.
+    meter.count(refusal(9))
+    for each in sums:
+        meter.count(each)
+    one, others = meter.take()
+    assert (one.method, one.count, one.time) == ("ListModels", 4, START + timedelta(seconds=9))
+    assert one.peer == "10.0.0.1"
+    assert (others.method, others.count, others.details) == (
+        "",
+        3,
+        {"summary": "refusals of several kinds"},
+    )
+    assert one.first_time == others.first_time == START

@@ -167,6 +167,10 @@ def test_jobs() -> None:
     assert job_of(model(GIT, CACHE), "/f", endpoint=None, token=None).revision == "r"
     with pytest.raises(FetchFailure):
         job_of(model(UPLOAD), "/f", endpoint=None, token=None)
+    known = {"kind": "GitLFS", "gitLFS": {"url": "https://me:hunter2@example.com/a.git"}}
+    with pytest.raises(FetchFailure) as caught:
+        job_of(model(known), "/f", endpoint=None, token=None)
+    assert "hunter2" not in caught.value.message
 
 
 def test_which_fetches_start_and_stop() -> None:

@@ -78,6 +78,10 @@ def test_a_refusal_tells_status_replica_and_text() -> None:
     assert not error.not_started
 
 
+def test_an_answer_that_cannot_be_used_leads_to_the_log() -> None:
+    assert "podbay logs s" in failures.bad_answer("s", "r", "it is not JSON").message
+
+
 def test_a_long_text_is_cut() -> None:
     assert len(refusal(500, b"x" * 10_000).message) < 4300
 

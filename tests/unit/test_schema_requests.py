@@ -112,6 +112,16 @@ _HUB = {"repoID": "o/n", "revision": "r"}
     [
         ("source", {"kind": "GitLFS"}, "source.gitLFS"),
         ("source", {"kind": "Mock", "huggingFaceHub": _HUB}, "source.huggingFaceHub"),
+        (
+            "source",
+            {"kind": "GitLFS", "gitLFS": {"url": "https://me:secret@host/a.git"}},
+            "source.gitLFS.url",
+        ),
+        (
+            "source",
+            {"kind": "GitLFS", "gitLFS": {"url": "https://secret@host/a.git"}},
+            "source.gitLFS.url",
+        ),
         ("artifact", {"kind": "Volume"}, "artifact.volume"),
         ("artifact", {"kind": "Mock", "volume": {"files": []}}, "artifact.volume"),
         (

@@ -44,6 +44,17 @@ def test_each_service_gets_its_port_its_folder_and_the_others_addresses(tmp_path
     assert [spec.after_others for spec in (registry, manager, router)] == [False, False, True]
 
 
+def test_what_the_registry_does_once_is_on_no_command_line_that_is_repeated(tmp_path: Path):
+    data, once = DataDir(tmp_path), ("--reset-admin-token", "--keep-model-files")
+    settings = UpSettings(reset_admin_token=True, keep_model_files=True)
+    registry, manager, router = plan_services(settings, data)
+    assert registry.once == once
+    assert not manager.once + router.once
+    assert registry.argv == plan_services(UpSettings(), data)[0].argv
+    assert set(once) < set(detached._arguments(data, settings))
+    assert not set(once) & set(detached._arguments(data, UpSettings()))
+
+
 def test_the_router_shows_its_numbers_where_it_is_told(tmp_path: Path):
     data = DataDir(tmp_path)
     for spec in plan_services(UpSettings(), data):

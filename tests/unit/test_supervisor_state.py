@@ -14,6 +14,7 @@ from podbay.local.faults import LocalError
 from podbay.local.logfile import LogFile
 from podbay.local.processes import ProcessIdentity
 from podbay.local.state import DataDir, DataDirLock, ServiceRecord, UpRecord
+from tests.support.small_disk import small_disk
 
 
 def make_record(data: DataDir, identity: ProcessIdentity) -> UpRecord:
@@ -57,6 +58,24 @@ def test_a_folder_that_cannot_be_made_is_refused_with_a_way_out(tmp_path: Path):
         DataDir(tmp_path / "file" / "data").prepare()
     assert caught.value.reason == "DATA_DIR_NOT_WRITABLE"
     assert "--data-dir" in caught.value.way_out
+
+
+@pytest.mark.needs_small_disk
+def test_a_folder_that_takes_no_files_any_more_is_refused_with_a_way_out(tmp_path: Path):
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        data = DataDir(tmp_path / "disk" / "data")
+        data.prepare()
+        disk.fill()
+        with pytest.raises(LocalError, match="No space left") as caught:
+            DataDirLock(data).acquire()
+        assert caught.value.reason == "DATA_DIR_NOT_WRITABLE"
+        disk.free()
+        disk.lock()
+        for refused in (data.prepare, DataDirLock(data).acquire):
+            with pytest.raises(LocalError, match="Read-only") as caught:
+                refused()
+            assert caught.value.reason == "DATA_DIR_NOT_WRITABLE"
+            assert "--data-dir" in caught.value.way_out
 
 
 def test_a_second_holder_is_refused_and_told_of_the_first(data: DataDir):

@@ -106,16 +106,25 @@ def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
         arguments.append("--allow-plain-text-off-loopback")
     if settings.enable_process_driver:
         arguments.append("--enable-process-driver")
+    return [*arguments, *_registry_arguments(settings), *_manager_arguments(settings)]
+
+
+def _registry_arguments(settings: UpSettings) -> list[str]:
+    arguments: list[str] = []
     if settings.model_quota:
         arguments += ["--model-quota", settings.model_quota]
     for limit in settings.account_quota:
         arguments += ["--account-quota", limit]
     if settings.no_fetch:
         arguments.append("--no-fetch")
+    if settings.reset_admin_token:
+        arguments.append("--reset-admin-token")
+    if settings.keep_model_files:
+        arguments.append("--keep-model-files")
     if settings.hub_token_file is not None:
         # It runs in another folder.
         arguments += ["--hub-token-file", str(settings.hub_token_file.absolute())]
-    return [*arguments, *_manager_arguments(settings)]
+    return arguments
 
 
 def _manager_arguments(settings: UpSettings) -> list[str]:

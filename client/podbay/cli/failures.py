@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,14 @@ EXIT_NOT_FOUND = 3
 EXIT_DENIED = 4
 EXIT_UNAVAILABLE = 5
 EXIT_INTERRUPTED = 130
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_REFUSED = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
+        *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    }
+)
 
 
 @contextmanager
@@ -61,6 +70,12 @@ def _report(ctx: click.Context, error: Exception) -> None:
     from podbay.local.faults import LocalError  # noqa: PLC0415 # not needed where nothing fails
     from podbay.schema.adapters import AdapterError  # noqa: PLC0415 # likewise
 
+    # Some of ours are errors of the system's kind, too, as a connection that was lost.
+    if isinstance(error, OSError) and not isinstance(error, PodbayError):
+        file = _file_error(error)
+        if file is None:
+            return
+        error = file
     if isinstance(error, PodbayError):
         body, code = podbay_error(error), exit_code(error)
         text = error.report()
@@ -84,6 +99,21 @@ def _report(ctx: click.Context, error: Exception) -> None:
     click.secho("Error: ", err=True, nl=False, fg="red", bold=True)
     click.echo(text, err=True)
     ctx.exit(code)
+
+
+def _file_error(error: OSError) -> LocalError | None:
+    """Return what is to be told of a file that the user has named; None for other failures."""
+    from podbay.local.faults import LocalError  # noqa: PLC0415 # not needed where nothing fails
+
+    if error.errno not in _FULL | _REFUSED:
+        return None
+    return LocalError(
+        "FILE_NOT_USABLE",
+        f"{error.filename or 'what was to be written'}: {error.strerror}",
+        way_out="make room on its disk, or use another one"
+        if error.errno in _FULL
+        else "check its path and permissions, or name another",
+    )
 
 
 def _write_json(ctx: click.Context, body: dict[str, Any], code: int) -> None:

@@ -212,6 +212,17 @@ def _address(_ctx: click.Context, _parameter: click.Parameter, text: str | None)
     metavar="FILE",
     help="A token for the Hugging Face Hub; readable by its owner only.",
 )
+@click.option(
+    "--reset-admin-token",
+    is_flag=True,
+    help="Revoke the administrator's token and write a new one, for when its file was lost.",
+)
+@click.option(
+    "--keep-model-files",
+    is_flag=True,
+    help="Keep models' files in this data folder from now on, although they are said to be "
+    "elsewhere or of another installation; those that the database does not know are removed.",
+)
 @click.option("--detach", is_flag=True, help="Run in the background; return when healthy.")
 @click.option("--detached", is_flag=True, hidden=True, help="This is the background process.")
 @json_option
@@ -288,6 +299,13 @@ def _show_running(invocation: Invocation, record: UpRecord) -> None:
     if record.ca_file is not None:
         click.echo(f"export PODBAY_API_CA_FILE={_quoted(record.ca_file)}")
     click.echo()
+    # With a PostgreSQL the token may be where another registry has written it.
+    if not (record.admin_token_file.exists() or invocation.data().database_file.exists()):
+        _say(
+            f"the administrator's token is not in {record.admin_token_file}: put it back, or start "
+            "once with --reset-admin-token, which revokes it and writes a new one",
+            color="yellow",
+        )
 
 
 def _quoted(path: Path) -> str:

@@ -54,6 +54,9 @@ class UpSettings:
         account_quota: What an account may have that is made from now on, as "sessions=4".
         no_fetch: Whether models from hubs and Git are registered only.
         hub_token_file: A token for the Hugging Face Hub; None for none.
+        reset_admin_token: Revoke the administrator's token and write a new one.
+        keep_model_files: Keep models' files in this data folder from now on, and remove those that
+            the database does not know.
         nodes: A TOML file that declares nodes; None for none.
         runner_kinds: A TOML file that changes how kinds of runners are run; None for none.
         allow_egress: Let replicas open connections to the outside that ask for it.
@@ -90,6 +93,8 @@ class UpSettings:
     account_quota: tuple[str, ...] = ()
     no_fetch: bool = False
     hub_token_file: Path | None = None
+    reset_admin_token: bool = False
+    keep_model_files: bool = False
     nodes: Path | None = None
     runner_kinds: Path | None = None
     allow_egress: bool = False
@@ -203,6 +208,7 @@ class ServiceSpec:
             processes that share a port answers each check with any of them.
         takes_over: Whether it starts beside what its dead predecessor left on the port, and takes
             the port over.
+        once: What comes behind the command line at the first start only, and at no restart.
     """
 
     name: str
@@ -215,6 +221,7 @@ class ServiceSpec:
     after_others: bool = False
     confirmations: int = 1
     takes_over: bool = False
+    once: tuple[str, ...] = ()
 
     @property
     def endpoint(self) -> str:
@@ -234,6 +241,14 @@ def _model_options(settings: UpSettings) -> tuple[str, ...]:
         *(("--no-fetch",) if settings.no_fetch else ()),
         *(part for limit in settings.account_quota for part in ("--account-quota", limit)),
         *(("--hub-token-file", str(token_file.absolute())) if token_file else ()),
+    )
+
+
+def _once(settings: UpSettings) -> tuple[str, ...]:
+    """Return what the registry is asked to do once."""
+    return (
+        *(("--reset-admin-token",) if settings.reset_admin_token else ()),
+        *(("--keep-model-files",) if settings.keep_model_files else ()),
     )
 
 
@@ -411,6 +426,7 @@ def plan_services(
                 after_others=is_router,
                 confirmations=_ROUTER_CONFIRMATIONS if is_router else 1,
                 takes_over=is_router,
+                once=_once(settings) if service == REGISTRY else (),
             )
         )
     return specs

@@ -33,6 +33,7 @@ class ServiceProcess:
         self.spec = spec
         self.log = log
         self.restarts = 0
+        self._once = spec.once
         self.state: ServiceState = "stopped"
         self._environment = dict(environment)
         self._process: asyncio.subprocess.Process | None = None
@@ -52,6 +53,7 @@ class ServiceProcess:
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self.spec.argv,
+                *self._once,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
@@ -60,6 +62,7 @@ class ServiceProcess:
             )
         finally:
             os.close(output)
+        self._once = ()
         self._identity = ProcessIdentity.of(self._process.pid)
         self._started = datetime.now(UTC)
         self.state = "starting"

@@ -164,14 +164,12 @@ class DataDir:
         try:
             for folder in (self.path, self.logs, self.run):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                # One that is there may be another user's, or on a disk that takes no files.
+                tempfile.TemporaryFile(dir=folder).close()
             if not self.service_token_file.exists():
                 write_private(self.service_token_file, secrets.token_urlsafe(32) + "\n")
         except OSError as error:
-            raise LocalError(
-                "DATA_DIR_NOT_WRITABLE",
-                f"the data folder {self.path} cannot be used: {error.strerror}",
-                way_out="name another with --data-dir, or in PODBAY_DATA_DIR",
-            ) from error
+            raise _not_writable(self, error) from error
 
     def read_record(self) -> UpRecord | None:
         """Return what up.json says, or None where there is none that can be read."""
@@ -194,6 +192,14 @@ class DataDir:
         self.record_file.unlink(missing_ok=True)
 
 
+def _not_writable(data: DataDir, error: OSError) -> LocalError:
+    return LocalError(
+        "DATA_DIR_NOT_WRITABLE",
+        f"the data folder {data.path} cannot be used: {error.strerror}",
+        way_out="name another with --data-dir, or in PODBAY_DATA_DIR",
+    )
+
+
 class DataDirLock:
     """Holds a data folder for one `podbay up`. The system releases it when the process ends.
 
@@ -209,9 +215,12 @@ class DataDirLock:
         """Take the lock.
 
         Raises:
-            LocalError: Another `podbay up` holds it.
+            LocalError: Another `podbay up` holds it, or it cannot be written.
         """
-        handle = os.open(self._data.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            handle = os.open(self._data.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise _not_writable(self._data, error) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -226,8 +235,12 @@ class DataDirLock:
                 "--data-dir (and free ports with --registry-port 0 --session-manager-port 0 "
                 "--inference-router-port 0)",
             ) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(handle)
+            raise _not_writable(self._data, error) from error
         self._handle = handle
 
     def release(self) -> None:

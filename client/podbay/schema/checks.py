@@ -144,6 +144,15 @@ def _check_origin(source: ModelSource, artifact: ModelArtifact) -> Iterator[_Pro
         )
     if source.kind == ModelSourceKinds.Upload and artifact.kind != ModelArtifactKind.Volume:
         yield "artifact.kind", "must be Volume where source.kind is Upload: it lists the files"
+    git = source.gitLFS
+    if git is not None and (git.url.username or git.url.password):
+        yield (
+            "source.gitLFS.url",
+            (
+                "must hold no user and no password, which everybody could read who may see the "
+                "model: only public repositories are fetched"
+            ),
+        )
     if cache is not None:
         try:
             check_portable_path(cache.snapshot_path())

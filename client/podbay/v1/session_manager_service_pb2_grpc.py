@@ -212,8 +212,9 @@ class SessionManagerServiceServicer(object):
 
     def CreateInferenceSession(self, request, context):
         """CreateInferenceSession starts a session and returns it with a token for its calls. Idempotent
-        with a request id. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND), FAILED_PRECONDITION
-        (REFERENCE_DELETED, UNSUPPORTED_SERVICE) and UNAVAILABLE (DEPENDENCY_UNAVAILABLE).
+        with a request id. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND, ACCOUNT_NOT_FOUND),
+        FAILED_PRECONDITION (REFERENCE_DELETED, UNSUPPORTED_SERVICE) and UNAVAILABLE
+        (DEPENDENCY_UNAVAILABLE).
         Grant: create on inferencesessions, consume on inferenceservices.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -43,8 +43,9 @@ class SessionManagerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> SessionManagerServiceAsyncStub: ...
     CreateInferenceSession: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.CreateInferenceSessionRequest, _session_manager_service_pb2.CreateInferenceSessionResponse]
     """CreateInferenceSession starts a session and returns it with a token for its calls. Idempotent
-    with a request id. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND), FAILED_PRECONDITION
-    (REFERENCE_DELETED, UNSUPPORTED_SERVICE) and UNAVAILABLE (DEPENDENCY_UNAVAILABLE).
+    with a request id. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND, ACCOUNT_NOT_FOUND),
+    FAILED_PRECONDITION (REFERENCE_DELETED, UNSUPPORTED_SERVICE) and UNAVAILABLE
+    (DEPENDENCY_UNAVAILABLE).
     Grant: create on inferencesessions, consume on inferenceservices.
     """
     GetInferenceSession: _grpc.UnaryUnaryMultiCallable[_session_manager_service_pb2.GetInferenceSessionRequest, _session_manager_service_pb2.GetInferenceSessionResponse]
@@ -224,8 +225,9 @@ class SessionManagerServiceAsyncStub(SessionManagerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateInferenceSession: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.CreateInferenceSessionRequest, _session_manager_service_pb2.CreateInferenceSessionResponse]  # type: ignore[assignment]
     """CreateInferenceSession starts a session and returns it with a token for its calls. Idempotent
-    with a request id. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND), FAILED_PRECONDITION
-    (REFERENCE_DELETED, UNSUPPORTED_SERVICE) and UNAVAILABLE (DEPENDENCY_UNAVAILABLE).
+    with a request id. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND, ACCOUNT_NOT_FOUND),
+    FAILED_PRECONDITION (REFERENCE_DELETED, UNSUPPORTED_SERVICE) and UNAVAILABLE
+    (DEPENDENCY_UNAVAILABLE).
     Grant: create on inferencesessions, consume on inferenceservices.
     """
     GetInferenceSession: _aio.UnaryUnaryMultiCallable[_session_manager_service_pb2.GetInferenceSessionRequest, _session_manager_service_pb2.GetInferenceSessionResponse]  # type: ignore[assignment]
@@ -408,8 +410,9 @@ class SessionManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_manager_service_pb2.CreateInferenceSessionResponse, _abc.Awaitable[_session_manager_service_pb2.CreateInferenceSessionResponse]]:
         """CreateInferenceSession starts a session and returns it with a token for its calls. Idempotent
-        with a request id. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND), FAILED_PRECONDITION
-        (REFERENCE_DELETED, UNSUPPORTED_SERVICE) and UNAVAILABLE (DEPENDENCY_UNAVAILABLE).
+        with a request id. Fails with NOT_FOUND (INFERENCE_SERVICE_NOT_FOUND, ACCOUNT_NOT_FOUND),
+        FAILED_PRECONDITION (REFERENCE_DELETED, UNSUPPORTED_SERVICE) and UNAVAILABLE
+        (DEPENDENCY_UNAVAILABLE).
         Grant: create on inferencesessions, consume on inferenceservices.
         """
 
