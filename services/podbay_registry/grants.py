@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from itertools import product
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from podbay_kit.rpc_rules import FUNCTIONS, RESOURCES
 __all__ = [
     "ADMIN_GRANTS",
     "check_grantable",
+    "check_lifetime",
     "dump_grants",
     "grants_of",
     "load_grants",
@@ -92,6 +94,23 @@ def check_grantable(creator: Principal, wanted: Iterable[Grant]) -> None:
     for grant in wanted:
         for resource, function in product(sorted(grant.resources), sorted(grant.functions)):
             _check_part(creator, resource, function, grant)
+
+
+def check_lifetime(held: datetime | None, wanted: datetime | None) -> None:
+    """Let a token hand on no more time than it has; None is without end.
+
+    Raises:
+        ServiceError: PERMISSION_DENIED, with the maker's end as `expires`.
+    """
+    if held is None or (wanted is not None and wanted <= held):
+        return
+    end = held.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    raise ServiceError(
+        errors_pb2.ERROR_REASON_PERMISSION_DENIED,
+        f"A token can hand on only the time that it has, and yours ends at {end}. Set `expires` to "
+        "that or earlier, or use a token that lasts longer.",
+        metadata={"expires": end},
+    )
 
 
 def _check_part(creator: Principal, resource: str, function: str, wanted: Grant) -> None:

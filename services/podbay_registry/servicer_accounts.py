@@ -90,6 +90,9 @@ class AccountServicer:
 
         def insert(conn: Connection) -> None:
             self._store.accounts.check(conn, token.account)
+            if not access.principal.service:
+                maker = self._store.tokens.get(conn, access.principal.token_id)
+                grants.check_lifetime(maker.expires, token.expires)
             self._store.tokens.add(conn, token, secret.digest)
 
         await self._store.database.write(insert)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +258,27 @@ async def test_a_token_gets_only_what_its_maker_has(registry: Registry) -> None:
     revoke = pb.RevokeApiTokenRequest(id=admin_id)
     hidden = (CODE.NOT_FOUND, "API_TOKEN_NOT_FOUND", [])
     assert await failure(registry.call("RevokeApiToken", revoke, token=token)) == hidden
+
+
+async def test_a_token_that_ends_makes_none_that_lasts_longer(
+    registry: Registry, clock: FakeClock
+) -> None:
+    await registry.account("acme")
+    end = clock.now().replace(microsecond=0) + timedelta(hours=1)
+
+    def make(expires: datetime | None, token: str | None = None) -> Any:
+        request = pb.CreateApiTokenRequest(account="acme", expires=expires)
+        return registry.call("CreateApiToken", request, token=token)
+
+    short = (await make(end)).secret
+    for longer in (None, end + timedelta(seconds=1)):
+        refused = await failure(make(longer, short))
+        assert refused == (CODE.PERMISSION_DENIED, "PERMISSION_DENIED", [])
+    for within in (end, end - timedelta(minutes=1)):
+        made = await make(within, short)
+        assert made.api_token.expires.ToDatetime(tzinfo=UTC) == within
+    # One without an end makes what it wants.
+    assert not (await make(None)).api_token.HasField("expires")
 
 
 async def test_every_rpc_needs_its_grant(registry: Registry) -> None:

@@ -372,7 +372,7 @@ class CreateApiTokenRequest(_message.Message):
 
     @_builtins.property
     def expires(self) -> _timestamp_pb2.Timestamp:
-        """When it ends; never unless said."""
+        """When it ends; never unless said. Required where the maker's own token ends, and no later."""
 
     def __init__(
         self,

@@ -274,7 +274,7 @@ class RegistryServiceServicer(object):
 
     def CreateApiToken(self, request, context):
         """CreateApiToken makes a token and returns its secret, once. Not idempotent. A token hands on
-        only grants that it has. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
+        only grants that it has, and no more time than it has. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
         Grant: create on apitokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -74,7 +74,7 @@ class RegistryServiceStub:
     """
     CreateApiToken: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CreateApiTokenRequest, _registry_service_pb2.CreateApiTokenResponse]
     """CreateApiToken makes a token and returns its secret, once. Not idempotent. A token hands on
-    only grants that it has. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
+    only grants that it has, and no more time than it has. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
     Grant: create on apitokens.
     """
     ListApiTokens: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListApiTokensRequest, _registry_service_pb2.ListApiTokensResponse]
@@ -249,7 +249,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     CreateApiToken: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CreateApiTokenRequest, _registry_service_pb2.CreateApiTokenResponse]  # type: ignore[assignment]
     """CreateApiToken makes a token and returns its secret, once. Not idempotent. A token hands on
-    only grants that it has. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
+    only grants that it has, and no more time than it has. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
     Grant: create on apitokens.
     """
     ListApiTokens: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListApiTokensRequest, _registry_service_pb2.ListApiTokensResponse]  # type: ignore[assignment]
@@ -463,7 +463,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.CreateApiTokenResponse, _abc.Awaitable[_registry_service_pb2.CreateApiTokenResponse]]:
         """CreateApiToken makes a token and returns its secret, once. Not idempotent. A token hands on
-        only grants that it has. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
+        only grants that it has, and no more time than it has. Fails with NOT_FOUND (ACCOUNT_NOT_FOUND).
         Grant: create on apitokens.
         """
 
