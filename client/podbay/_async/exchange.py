@@ -314,8 +314,10 @@ class _Driver:
         except grpc.aio.UsageError:
             failure = closed_error()
         except asyncio.CancelledError:
-            failure = closed_error()
-            raise
+            if self._stopped or writer is None or not _has_failed(writer):
+                failure = closed_error()
+                raise
+            failure = error_for("INTERNAL", "The client's exchange task failed.")
         finally:
             if writer is not None:
                 writer.cancel()
@@ -360,6 +362,17 @@ class _Driver:
         except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
             # The stream has ended; the reader finds out how.
             return
+        except Exception as error:
+            # Without a writer the stream would stay open, and its calls wait for ever.
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "the writer of a podbay stream failed", "exception": error}
+            )
+            rpc.cancel()
+            raise
+
+
+def _has_failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None
 
 
 def _deliver(deliveries: list[Delivery]) -> None:

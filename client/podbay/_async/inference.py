@@ -20,6 +20,7 @@ from podbay._async.adapting import in_thread
 from podbay._async.exchange import Exchange
 from podbay._async.mailbox import Mailbox
 from podbay._async.transport import now
+from podbay._core.arguments import text
 from podbay._core.exchange import Call, Delivery
 from podbay._core.inference import CallShape
 from podbay._core.many import Many
@@ -94,16 +95,17 @@ class AsyncInferenceSessionClient:
             The items.
 
         Raises:
-            InvalidRequestError: The body makes no valid request.
+            InvalidRequestError: The body makes no valid request, or `timeout` or `affinity` is not
+                valid.
             AdapterError: The body or the answer does not fit a pipeline.
             PodbayError: The call failed; the class and the reason say how.
         """
         prepared = self._prepare(body)
-        allowed = check_timeout(timeout, self._timeout)
+        allowed, key = check_timeout(timeout, self._timeout), text(affinity, "affinity")
         until = now() + allowed if timeout is not None else None
         while True:
             try:
-                items = await self._whole(prepared, allowed, affinity)
+                items = await self._whole(prepared, allowed, key)
                 break
             except SessionNotReadyError:
                 if not wait:
@@ -130,12 +132,13 @@ class AsyncInferenceSessionClient:
             affinity: As for `infer`.
 
         Raises:
-            InvalidRequestError: The body makes no valid request.
+            InvalidRequestError: The body makes no valid request, or `timeout` or `affinity` is not
+                valid.
             PodbayError: The call failed; items that came before it have been yielded.
         """
         prepared = self._prepare(body)
         allowed = check_timeout(timeout, self._timeout)
-        return self._stream(prepared, allowed, affinity)
+        return self._stream(prepared, allowed, text(affinity, "affinity"))
 
     def infer_many(
         self,
@@ -150,7 +153,7 @@ class AsyncInferenceSessionClient:
 
         Bodies are taken when there is room for them, so they may come from an endless generator.
         A body that fails makes a result with an error and stops nothing. Closing the generator
-        cancels what is under way.
+        cancels what is under way. So does what taking a body raises, which is raised at once.
 
         Args:
             bodies: The input items; may be asynchronous.

@@ -308,7 +308,7 @@ class Transport:
         patience = check_timeout(timeout, self.settings.timeout)
         endpoint = await self.endpoint(operation.service, patience)
         await endpoint.reach(patience)
-        left = None if timeout is None else max(timeout + began - now(), LEAST_SECONDS)
+        left = None if timeout is None else max(patience + began - now(), LEAST_SECONDS)
         try:
             rpc = endpoint.channel.unary_stream(
                 operation.path,
@@ -390,7 +390,7 @@ class Transport:
             PodbayError: It failed, or was lost for longer than the client's timeout.
         """
         if timeout is not None:
-            check_timeout(timeout, timeout)
+            timeout = check_timeout(timeout, timeout)
         began = now()
         reconnects = Reconnects(self.settings.timeout if self.settings.retries else 0.0)
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 from podbay._core.arguments import text
@@ -35,7 +36,8 @@ class Many:
         affinity: The key of all calls, or what makes one of a body; may raise.
 
     Raises:
-        InvalidRequestError: `max_in_flight` is less than 1, or `affinity` is neither.
+        InvalidRequestError: `max_in_flight` is no whole number from 1 on, or `affinity` is neither
+            a text that can be sent nor a function.
     """
 
     def __init__(
@@ -46,9 +48,12 @@ class Many:
         decode: Callable[[Sequence[wire.Item]], list[Any]],
         affinity: str | Callable[[Any], str] = "",
     ) -> None:
-        if max_in_flight < 1:
-            raise invalid("max_in_flight", "must be 1 or more")
-        self._max_in_flight = max_in_flight
+        try:
+            self._max_in_flight = index(max_in_flight)
+        except TypeError:
+            raise invalid("max_in_flight", "must be a whole number, 1 or more") from None
+        if self._max_in_flight < 1:
+            raise invalid("max_in_flight", "must be a whole number, 1 or more")
         self._ordered = ordered
         self._decode = decode
         self._affinity = affinity if callable(affinity) else text(affinity, "affinity")

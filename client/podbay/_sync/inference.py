@@ -10,6 +10,7 @@ from contextlib import closing
 from types import TracebackType
 from typing import Any, Final, Self
 
+from podbay._core.arguments import text
 from podbay._core.exchange import Call, Delivery
 from podbay._core.inference import CallShape
 from podbay._core.many import Many
@@ -83,16 +84,17 @@ class InferenceSessionClient:
             The items.
 
         Raises:
-            InvalidRequestError: The body makes no valid request.
+            InvalidRequestError: The body makes no valid request, or `timeout` or `affinity` is not
+                valid.
             AdapterError: The body or the answer does not fit a pipeline.
             PodbayError: The call failed; the class and the reason say how.
         """
         prepared = self._prepare(body)
-        allowed = check_timeout(timeout, self._timeout)
+        allowed, key = check_timeout(timeout, self._timeout), text(affinity, "affinity")
         until = time.monotonic() + allowed if timeout is not None else None
         while True:
             try:
-                items = self._whole(prepared, allowed, affinity)
+                items = self._whole(prepared, allowed, key)
                 break
             except SessionNotReadyError:
                 if not wait:
@@ -118,12 +120,13 @@ class InferenceSessionClient:
             affinity: As for `infer`.
 
         Raises:
-            InvalidRequestError: The body makes no valid request.
+            InvalidRequestError: The body makes no valid request, or `timeout` or `affinity` is not
+                valid.
             PodbayError: The call failed; items that came before it have been yielded.
         """
         prepared = self._prepare(body)
         allowed = check_timeout(timeout, self._timeout)
-        return self._stream(prepared, allowed, affinity)
+        return self._stream(prepared, allowed, text(affinity, "affinity"))
 
     def infer_many(
         self,
@@ -138,7 +141,7 @@ class InferenceSessionClient:
 
         Bodies are taken when there is room for them, so they may come from an endless generator.
         A body that fails makes a result with an error and stops nothing. Leaving the loop cancels
-        what is under way.
+        what is under way. So does what taking a body raises, which is raised at once.
 
         Args:
             bodies: The input items.

@@ -323,7 +323,7 @@ class Transport:
         patience = check_timeout(timeout, self.settings.timeout)
         endpoint = self.endpoint(operation.service, patience)
         endpoint.reach(patience)
-        left = None if timeout is None else max(timeout + began - time.monotonic(), LEAST_SECONDS)
+        left = None if timeout is None else max(patience + began - time.monotonic(), LEAST_SECONDS)
         rpc = endpoint.channel.unary_stream(
             operation.path,
             request_serializer=type(operation.request).SerializeToString,
@@ -382,7 +382,7 @@ class Transport:
             PodbayError: It failed, or was lost for longer than the client's timeout.
         """
         if timeout is not None:
-            check_timeout(timeout, timeout)
+            timeout = check_timeout(timeout, timeout)
         began = time.monotonic()
         reconnects = Reconnects(self.settings.timeout if self.settings.retries else 0.0)
         while True:
