@@ -328,7 +328,7 @@ class Call:
                     _TAIL_SECONDS, self._end_early
                 )
 
-    def on_end(self) -> None:
+    def on_end(self, *, closed: bool = False) -> None:
         """The answer is complete."""
         self.flight = None
         answer = self._answer
@@ -343,7 +343,7 @@ class Call:
             self._finish([], error)
             return
         try:
-            pieces = answer.end()
+            pieces = answer.end(closed=closed)
         except AnswerError as error:
             self.on_bad_answer(str(error))
             return
@@ -373,7 +373,9 @@ class Call:
         """The replica closed the connection too early."""
         self.flight = None
         session = self.session
-        if self._answer is not None and self._answer.complete:
+        answer = self._answer
+        if answer is not None and (answer.complete or answer.refused):
+            # What a refusal's status says holds, however much of its text has come.
             self.on_end()
             return
         if session.ended:
