@@ -297,6 +297,10 @@ class Call:
         chunked: bool = False,
     ) -> None:
         """The answer begins."""
+        if self.hedge is not None and is_failure(status):
+            self._note_failure(status, "the first of two tries was answered so")
+            self.take_hedge()
+            return
         if self.hedge_timer is not None:
             self._drop_hedge()
         settings = self._dispatcher.settings
@@ -403,6 +407,9 @@ class Call:
     def on_bad_answer(self, detail: str) -> None:
         """The answer cannot be passed on."""
         self._note_failure(0, f"its answer cannot be used: {detail}")
+        if self.hedge is not None:
+            self.take_hedge()
+            return
         self.fail(failures.bad_answer(self.session.session_id, self.replica_id, detail))
 
     def _note_failure(self, status: int, detail: str) -> None:
