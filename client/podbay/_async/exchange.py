@@ -17,6 +17,7 @@ import grpc
 
 from podbay._async.transport import Endpoint, Transport, error_of, now
 from podbay._async.write_failures import keep_status
+from podbay._core import forks
 from podbay._core.channels import authorization, closed_error, is_accepted
 from podbay._core.client_failures import TELL_SECONDS, ClientFailures
 from podbay._core.exchange import Call, CallState, Delivery, ExchangeCore, Stream
@@ -60,6 +61,14 @@ class Exchange:
         self._loop: asyncio.AbstractEventLoop | None = None  # where the drivers run
         self._failures = ClientFailures()
         self._telling: Call | None = None
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        forks.follow(self)
+
+    def left_behind(self) -> None:
+        """Be closed, as this is a forked child; see `forks`."""
+        self._closed = True
+        self._loop = None
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -122,7 +131,7 @@ class Exchange:
             CancelledCallError: The client is closed.
         """
         if self._closed or self.transport.closed:
-            raise closed_error()
+            raise self.transport.closed_error()
         self.core.submit(call)
         self.notice()
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from podbay._core import platform_ops
+from podbay._core import forks, platform_ops
 from podbay._core.channels import (
     HEALTH_CHECK,
     address_of,
@@ -73,6 +73,7 @@ class Endpoint:
     def __init__(
         self, service: Service, address: str, tls: TlsSettings, *, several: bool = False
     ) -> None:
+        forks.use_grpc()
         self.service = service
         self.address = address
         self.waits = not several
@@ -192,6 +193,8 @@ class Transport:
         self._leaders: Leaders | None = None
         self._installation: Installation | None = None
         self._closed = False
+        self._left = False
+        forks.follow(self)
 
     @property
     def closed(self) -> bool:
@@ -408,8 +411,14 @@ class Transport:
                 return
             await asyncio.sleep(delay if left is None else min(delay, left))
 
+    def left_behind(self) -> None:
+        """Be closed, as this is a forked child; see `forks`."""
+        self._closed = self._left = True
+
     async def close(self) -> None:
         """Close the channels; what runs on them is cancelled."""
+        if self._left:
+            return  # they are the parent's
         self._closed = True
         endpoints = [*self._endpoints.values(), *self._former.values(), *self._managers.values()]
         self._endpoints.clear()
@@ -498,9 +507,13 @@ class Transport:
             self._leaders.failed(endpoint.address, failure)
         return failure
 
+    def closed_error(self) -> PodbayError:
+        """Return the error of a call where it is closed."""
+        return forks.left_error() if self._left else closed_error()
+
     def _check_open(self) -> None:
         if self._closed:
-            raise closed_error()
+            raise self.closed_error()
 
     def _check_cancelled_by_caller(self) -> None:
         """Tell a closed channel, which gRPC reports as a cancel, from a cancel of the task."""
