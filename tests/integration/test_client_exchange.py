@@ -221,6 +221,17 @@ def test_an_answer_that_is_not_json_is_an_error(calls: Any, installation: FakeIn
         calls.infer({})
     assert caught.value.reason == "REPLICA_BAD_ANSWER"
     assert "<html>" not in str(caught.value)
+    where = {"session": "s1", "replica": "r1"}
+    assert caught.value.metadata == where
+    (result,) = calls.infer_many([{}])
+    assert result.error.metadata == where
+    # What came before it is yielded, though it came in the same message.
+    installation.router.on_call = lambda stream, call: stream.answer(call.id, b"1", b"<", b"3")
+    pieces = calls.stream({})
+    assert next(pieces) == 1
+    with pytest.raises(errors.ReplicaError) as caught:
+        next(pieces)
+    assert caught.value.metadata == where
 
 
 def test_in_flight_calls_fail_with_a_lost_stream_and_the_next_ones_do_not(

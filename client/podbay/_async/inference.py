@@ -10,6 +10,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Iterator,
     Sequence,
 )
 from contextlib import aclosing
@@ -22,7 +23,7 @@ from podbay._async.mailbox import Mailbox
 from podbay._async.transport import now
 from podbay._core.arguments import text
 from podbay._core.exchange import Call, Delivery
-from podbay._core.inference import CallShape
+from podbay._core.inference import CallShape, locate
 from podbay._core.many import Many
 from podbay._core.retries import call_slack
 from podbay._core.timeouts import check_timeout
@@ -105,7 +106,7 @@ class AsyncInferenceSessionClient:
         until = now() + allowed if timeout is not None else None
         while True:
             try:
-                items = await self._whole(prepared, allowed, key)
+                items, replica = await self._whole(prepared, allowed, key)
                 break
             except SessionNotReadyError:
                 if not wait:
@@ -114,7 +115,7 @@ class AsyncInferenceSessionClient:
                 await self._wait_ready(timeout=left)
                 if until is not None:
                     allowed = max(until - now(), 0.001)
-        return self._results(items)
+        return self._results(items, replica)
 
     def stream(
         self, body: Any, *, timeout: float | None = None, affinity: str = ""
@@ -206,11 +207,12 @@ class AsyncInferenceSessionClient:
             self._exchange.report(error)
             raise
 
-    def _results(self, items: Sequence[wire.Item]) -> list[Any]:
+    def _results(self, items: Sequence[wire.Item], replica: str) -> list[Any]:
         """Return the user's items; where the answer does not fit, the router is told."""
         try:
             return self._shape.results(items)
         except Exception as error:
+            locate(error, self.session_id, replica)
             self._exchange.report(error)
             raise
 
@@ -241,7 +243,8 @@ class AsyncInferenceSessionClient:
                     raise error
             await sink.wait(deadline)
 
-    async def _whole(self, prepared: Any, allowed: float, affinity: str) -> list[Any]:
+    async def _whole(self, prepared: Any, allowed: float, affinity: str) -> tuple[list[Any], str]:
+        """Return the items of an answer, and the replica that gave it."""
         sink = Mailbox()
         call = self._submit(prepared, allowed, sink, affinity=affinity)
         items: list[Any] = []
@@ -252,7 +255,7 @@ class AsyncInferenceSessionClient:
                     raise error
                 items.extend(part)
                 if done:
-                    return items
+                    return items, call.replica_id
         finally:  # a cancelled task, too, must not leave the call behind
             self._exchange.cancel(call)
 
@@ -263,7 +266,7 @@ class AsyncInferenceSessionClient:
             async with aclosing(self._stream_parts(prepared, allowed, affinity)) as parts:
                 if self._shape.adapts_by_item:
                     async for part in parts:
-                        for result in self._shape.adapted(self._shape.values(part)):
+                        for result in self._shape.adapted(part):
                             yield result
                     return
                 async with aclosing(in_thread(self._shape.adapted, self._values(parts))) as made:
@@ -273,21 +276,22 @@ class AsyncInferenceSessionClient:
             self._exchange.report(error)
             raise
 
-    async def _values(self, parts: AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
+    async def _values(self, parts: AsyncIterable[Iterator[Any]]) -> AsyncGenerator[Any, None]:
         async for part in parts:
-            for value in self._shape.values(part):
+            for value in part:
                 yield value
 
     async def _stream_parts(
         self, prepared: Any, allowed: float, affinity: str
-    ) -> AsyncGenerator[Any, None]:
+    ) -> AsyncGenerator[Iterator[Any], None]:
+        """Yield the values of each piece."""
         sink = Mailbox()
         call = self._submit(prepared, allowed, sink, stream=True, affinity=affinity)
         try:
             while True:
                 _, part, done, error = await self._next(call, sink, allowed)
                 if part:
-                    yield part
+                    yield self._shape.values(part, self.session_id, call.replica_id)
                     self._exchange.taken(call, part)
                 if error is not None:
                     raise error

@@ -32,7 +32,7 @@ class Many:
     Args:
         max_in_flight: The most calls that are not answered.
         ordered: Whether results come in the order of the bodies.
-        decode: Makes the user's items of those of the wire; may raise.
+        decode: Makes the user's items of those of the wire and the call's replica; may raise.
         affinity: The key of all calls, or what makes one of a body; may raise.
 
     Raises:
@@ -45,7 +45,7 @@ class Many:
         max_in_flight: int,
         *,
         ordered: bool,
-        decode: Callable[[Sequence[wire.Item]], list[Any]],
+        decode: Callable[[Sequence[wire.Item], str], list[Any]],
         affinity: str | Callable[[Any], str] = "",
     ) -> None:
         try:
@@ -123,7 +123,7 @@ class Many:
             self._put(InferResult(entry.index, None, error))
             return
         try:
-            result = InferResult(entry.index, self._decode(entry.items))
+            result = InferResult(entry.index, self._decode(entry.items, call.replica_id))
         except Exception as failure:  # noqa: BLE001 # adapters raise what they like; it is this item's
             result = InferResult(entry.index, None, failure)
         self._put(result)

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 from podbay._core.arguments import text
 from podbay._core.exchange import Call, Delivery
-from podbay._core.inference import CallShape
+from podbay._core.inference import CallShape, locate
 from podbay._core.many import Many
 from podbay._core.retries import call_slack
 from podbay._core.timeouts import check_timeout
@@ -94,7 +94,7 @@ class InferenceSessionClient:
         until = time.monotonic() + allowed if timeout is not None else None
         while True:
             try:
-                items = self._whole(prepared, allowed, key)
+                items, replica = self._whole(prepared, allowed, key)
                 break
             except SessionNotReadyError:
                 if not wait:
@@ -103,7 +103,7 @@ class InferenceSessionClient:
                 self._wait_ready(timeout=left)
                 if until is not None:
                     allowed = max(until - time.monotonic(), 0.001)
-        return self._results(items)
+        return self._results(items, replica)
 
     def stream(
         self, body: Any, *, timeout: float | None = None, affinity: str = ""
@@ -194,11 +194,12 @@ class InferenceSessionClient:
             self._exchange.report(error)
             raise
 
-    def _results(self, items: Sequence[wire.Item]) -> list[Any]:
+    def _results(self, items: Sequence[wire.Item], replica: str) -> list[Any]:
         """Return the user's items; where the answer does not fit, the router is told."""
         try:
             return self._shape.results(items)
         except Exception as error:
+            locate(error, self.session_id, replica)
             self._exchange.report(error)
             raise
 
@@ -228,7 +229,8 @@ class InferenceSessionClient:
                 if error is not None:
                     raise error from None
 
-    def _whole(self, prepared: Any, allowed: float, affinity: str) -> list[Any]:
+    def _whole(self, prepared: Any, allowed: float, affinity: str) -> tuple[list[Any], str]:
+        """Return the items of an answer, and the replica that gave it."""
         sink: _Sink = queue.SimpleQueue()
         call = self._submit(prepared, allowed, sink, affinity=affinity)
         items: list[Any] = []
@@ -239,7 +241,7 @@ class InferenceSessionClient:
                     raise error
                 items.extend(part)
                 if done:
-                    return items
+                    return items, call.replica_id
         finally:  # an interrupt, too, must not leave the call behind
             self._exchange.cancel(call)
 
@@ -259,7 +261,7 @@ class InferenceSessionClient:
         try:
             while True:
                 _, part, done, error = self._next(call, sink, allowed)
-                yield from self._shape.values(part)
+                yield from self._shape.values(part, self.session_id, call.replica_id)
                 self._exchange.taken(call, part)
                 if error is not None:
                     raise error
