@@ -285,6 +285,34 @@ async def test_forgotten_clients_of_a_loop_end_their_streams(fake: FakeInstallat
     await eventually(lambda: asyncio.all_tasks() == {current}, "no task is left")
 
 
+def test_a_client_of_another_event_loop_says_so(fake: FakeInstallation) -> None:
+    async def first() -> tuple[AsyncClient, Any]:
+        client = AsyncClient(fake.registry.address, "token")
+        calls = client.inferencesessions.client("s1", "token", endpoint="generate")
+        assert await calls.infer(1) == [1]
+        return client, calls
+
+    client, calls = asyncio.run(first())
+
+    async def second() -> None:
+        fresh = client.inferencesessions.client("s1", "token", endpoint="generate")
+        for call in (
+            lambda: calls.infer(2),
+            lambda: fresh.infer(2),
+            lambda: anext(calls.stream(2)),
+            lambda: anext(calls.infer_many([2])),
+            lambda: client.models.get("m"),
+        ):
+            with pytest.raises(errors.InvalidRequestError, match="another event loop"):
+                await call()
+        with pytest.raises(errors.InvalidRequestError, match="not JSON"):
+            await calls.infer({1})
+        await calls.close()
+        await client.close()
+
+    asyncio.run(second())
+
+
 def test_import_podbay_imports_nothing_heavy() -> None:
     script = (
         "import sys, json\n"

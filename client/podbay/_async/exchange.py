@@ -75,13 +75,13 @@ class Exchange:
     def report(self, error: Exception) -> None:
         """Tell the router of what failed at the client, where that is for it; returns at once.
 
-        Outside of an event loop it is told with what fails next.
+        Outside of the client's event loop it is told with what fails next.
         """
         if not self._failures.note(error):
             return
         try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+            self.transport.check_loop()
+        except (RuntimeError, PodbayError):
             return
         self._tell()
 
@@ -129,9 +129,11 @@ class Exchange:
 
         Raises:
             CancelledCallError: The client is closed.
+            InvalidRequestError: It belongs to another event loop.
         """
         if self._closed or self.transport.closed:
             raise self.transport.closed_error()
+        self.transport.check_loop()
         self.core.submit(call)
         self.notice()
 

@@ -40,7 +40,7 @@ from podbay._core.settings import Settings
 from podbay._core.timeouts import LEAST_SECONDS, check_timeout
 from podbay._core.tls import TlsSettings
 from podbay._core.tracing import trace_metadata
-from podbay._core.wire_errors import from_status, unreachable
+from podbay._core.wire_errors import from_status, invalid, unreachable
 from podbay._tls.credentials import channel_credentials, files_state
 from podbay._tls.look import look
 from podbay.errors import PodbayError
@@ -194,6 +194,7 @@ class Transport:
         self._installation: Installation | None = None
         self._closed = False
         self._left = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # to which its channels are bound
         forks.follow(self)
 
     @property
@@ -210,6 +211,7 @@ class Transport:
     async def endpoint(self, service: Service, timeout: float | None = None) -> Endpoint:
         """Return the channel to a service; the registry may have to be asked where it is."""
         self._check_open()
+        self.check_loop()
         if service is Service.SESSION_MANAGER:
             return await self._leader(check_timeout(timeout, self.settings.timeout))
         if service not in self._endpoints:
@@ -506,6 +508,23 @@ class Transport:
         if self._leaders is not None and endpoint.service is Service.SESSION_MANAGER:
             self._leaders.failed(endpoint.address, failure)
         return failure
+
+    def check_loop(self) -> None:
+        """Return in the event loop where it was used first; gRPC's channels work in no other.
+
+        Raises:
+            InvalidRequestError: This is another one.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise invalid(
+                "client",
+                "was used in another event loop before, as by an earlier asyncio.run(), and works "
+                "in that one only; make a client in each event loop",
+                "The call",
+            )
 
     def closed_error(self) -> PodbayError:
         """Return the error of a call where it is closed."""
