@@ -163,5 +163,11 @@ def test_the_way_out_of_an_end_is_told_once() -> None:
     told = failures.session_ended("s", reason, "Mend it, and create a new session.", {}).message
     assert told.lower().count("create a new session") == 1
     assert told.endswith("session.")
+    for words in (
+        "It was deleted. Create a new one to go on.",
+        "Create a new one, with an expiry.",
+    ):
+        told = failures.session_ended("s", reason, words, {}).message
+        assert told.endswith(words)
     told = failures.session_ended("s", reason, "exit code 3.", {}).message
     assert told.endswith("exit code 3. Create a new session.")
