@@ -78,7 +78,7 @@ class _Caller:
     def on_body(self, data: bytes) -> None:
         pass
 
-    def on_end(self) -> None:
+    def on_end(self, *, closed: bool = False) -> None:
         self.next()
 
     def on_json(self, body: bytes) -> None:

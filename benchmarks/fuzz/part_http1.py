@@ -134,14 +134,14 @@ class _Call:
             if self.answer.complete:
                 self._break_off("enough")
 
-    def on_end(self) -> None:
+    def on_end(self, *, closed: bool = False) -> None:
         if self.ends:
             return
         if self.answer.refused:
             self.ends.append(f"refused with {self.answer.status}")
             return
         try:
-            self.pieces += self.answer.end()
+            self.pieces += self.answer.end(closed=closed)
         except AnswerError as error:
             self.ends.append(str(error))
         else:

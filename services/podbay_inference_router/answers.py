@@ -12,7 +12,7 @@ from podbay_inference_router.framing import (
     TextFramer,
     as_text,
 )
-from podbay_inference_router.jsontext import is_json
+from podbay_inference_router.jsontext import is_broken, is_json
 
 __all__ = ["Answer", "AnswerError"]
 
@@ -53,6 +53,25 @@ def _kind_of(content_type: str) -> int:
     return kind
 
 
+def _charset_of(content_type: str) -> str:
+    """Return the charset of a text: UTF-8 unless the content type says another.
+
+    Raises:
+        AnswerError: Nothing is known of it.
+    """
+    for parameter in content_type.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            charset = value.strip().strip('"')
+            try:
+                b"x".decode(charset, errors="replace")
+            except (LookupError, ValueError):
+                shown = json.dumps(charset[:100])
+                raise AnswerError(f"its charset is {shown}, which is not known") from None
+            return charset
+    return "utf-8"
+
+
 class Answer:
     """Takes one HTTP answer, part by part.
 
@@ -62,7 +81,9 @@ class Answer:
     """
 
     __slots__ = (
+        "_charset",
         "_chunks",
+        "_coded",
         "_content_type",
         "_error_limit",
         "_framer",
@@ -81,6 +102,8 @@ class Answer:
         self._size = 0
         self._kind = _OTHER
         self._content_type = ""
+        self._charset = ""
+        self._coded = False
         self.status = 0
         self.retry_after = ""
 
@@ -98,7 +121,7 @@ class Answer:
 
     @property
     def body(self) -> bytes:
-        """What has come of a body that is not split into pieces."""
+        """What has come of a body that is not split into pieces; nothing of a compressed one."""
         return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
 
     def head(
@@ -124,12 +147,14 @@ class Answer:
             pieces: Whether pieces are wanted as they come.
 
         Raises:
-            AnswerError: The body is encoded in a way that was not asked for.
+            AnswerError: The body is encoded in a way that was not asked for, or its charset is not
+                known.
         """
         self.status = status
         self.retry_after = retry_after
+        self._coded = bool(encoding) and encoding.lower() != "identity"
         if 200 <= status < 300:
-            if encoding and encoding.lower() != "identity":
+            if self._coded:
                 raise AnswerError("its body is compressed, which was not asked for")
             self._content_type = content_type
             kind = _kind_of(content_type)
@@ -140,8 +165,10 @@ class Answer:
                 self._framer = LineFramer(self._limit)
             elif kind == _EVENT:
                 self._framer = EventFramer(self._limit)
-            elif kind == _TEXT and pieces:
-                self._framer = TextFramer()
+            elif kind == _TEXT:
+                self._charset = _charset_of(content_type)
+                if pieces:
+                    self._framer = TextFramer(self._charset)
 
     def feed(self, data: bytes) -> list[Piece]:
         """Take a part of the body and return the pieces that it completes.
@@ -155,32 +182,42 @@ class Answer:
             except FramingError as error:
                 raise AnswerError(str(error)) from error
         self._size += len(data)
+        if self._coded:
+            return _NOTHING
         if self._size <= self._limit:
             self._chunks.append(data)
         elif not self.refused:
             raise AnswerError(f"it is larger than {self._limit} bytes")
         return _NOTHING
 
-    def end(self) -> list[Piece]:
+    def end(self, *, closed: bool = False) -> list[Piece]:
         """Take the end of a body that was not refused and return what is left.
 
+        Args:
+            closed: Whether only the end of the connection says that this is the end of the body.
+
         Raises:
-            AnswerError: The body is not JSON and does not say what it is, or the last piece is too
-                large.
+            AnswerError: The body is not JSON and does not say what it is, the last piece is too
+                large, or the body ends in the middle.
         """
         if self._framer is not None:
             try:
-                return self._framer.end()
+                return self._framer.end(closed=closed)
             except FramingError as error:
                 raise AnswerError(str(error)) from error
         body = self.body
         if not body:
             if self.status in _NO_CONTENT:
                 return []
-            raise AnswerError(f"status {self.status} came with an empty body, which is not JSON")
-        if self._kind != _JSON and not is_json(body):
             if self._kind == _TEXT:
-                return [(as_text(body.decode(errors="replace")), "")]
+                return [(as_text(""), "")]
+            raise AnswerError(f"status {self.status} came with an empty body, which is not JSON")
+        if self._kind == _JSON:
+            if closed and is_broken(body):
+                raise AnswerError("it ends in the middle of its JSON")
+        elif not is_json(body):
+            if self._kind == _TEXT:
+                return [(as_text(body.decode(self._charset, errors="replace")), "")]
             shown = json.dumps(self._content_type[:100]) if self._content_type else "none"
             raise AnswerError(f"it is not JSON, and its content type is {shown}")
         return [(body, "")]

@@ -297,6 +297,10 @@ class Call:
         chunked: bool = False,
     ) -> None:
         """The answer begins."""
+        if self.hedge is not None and is_failure(status):
+            self._note_failure(status, "the first of two tries was answered so")
+            self.take_hedge()
+            return
         if self.hedge_timer is not None:
             self._drop_hedge()
         settings = self._dispatcher.settings
@@ -328,7 +332,7 @@ class Call:
                     _TAIL_SECONDS, self._end_early
                 )
 
-    def on_end(self) -> None:
+    def on_end(self, *, closed: bool = False) -> None:
         """The answer is complete."""
         self.flight = None
         answer = self._answer
@@ -343,7 +347,7 @@ class Call:
             self._finish([], error)
             return
         try:
-            pieces = answer.end()
+            pieces = answer.end(closed=closed)
         except AnswerError as error:
             self.on_bad_answer(str(error))
             return
@@ -373,7 +377,9 @@ class Call:
         """The replica closed the connection too early."""
         self.flight = None
         session = self.session
-        if self._answer is not None and self._answer.complete:
+        answer = self._answer
+        if answer is not None and (answer.complete or answer.refused):
+            # What a refusal's status says holds, however much of its text has come.
             self.on_end()
             return
         if session.ended:
@@ -401,6 +407,9 @@ class Call:
     def on_bad_answer(self, detail: str) -> None:
         """The answer cannot be passed on."""
         self._note_failure(0, f"its answer cannot be used: {detail}")
+        if self.hedge is not None:
+            self.take_hedge()
+            return
         self.fail(failures.bad_answer(self.session.session_id, self.replica_id, detail))
 
     def _note_failure(self, status: int, detail: str) -> None:

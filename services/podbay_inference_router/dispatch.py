@@ -124,6 +124,24 @@ class Dispatcher:
         if not session.known:
             self.table.forget_unknown(session)
 
+    def refuse(self, error: CallError, session_id: str = "") -> None:
+        """Count a call, or a stream of them, that is refused before it is submitted.
+
+        Args:
+            error: Why.
+            session_id: Its session; "" where that is not known for sure.
+        """
+        if session_id:
+            self.failed_calls.note(session_id, error)
+        if self.meters is not None:
+            self.meters.refused(error.reason)
+
+    def spoil(self, error: CallError, session_id: str) -> None:
+        """Count a call as failed whose answer, when it was there, could not be passed on."""
+        self.failed_calls.note(session_id, error)
+        if self.meters is not None:
+            self.meters.spoiled(error.reason)
+
     def end_span(self, call: Call, error: CallError | None) -> None:
         """End the span of a call."""
         if self.spans is not None:

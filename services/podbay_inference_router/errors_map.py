@@ -21,6 +21,14 @@ MAX_DETAIL_BYTES: Final = 4096
 _MAX_CHECKED_BYTES: Final = 1 << 20
 _MAX_RETRY_AFTER: Final = 3600.0
 
+# People read a refusal in terminals, which controls would steer; lines and tabs stay.
+_CONTROLS: Final = {
+    **dict.fromkeys((*range(32), *range(127, 160)), "�"),
+    ord("\n"): "\n",
+    ord("\t"): "\t",
+    ord("\r"): None,
+}
+
 _CODES: Final[Mapping[int, int]] = {
     400: code_pb2.INVALID_ARGUMENT,
     401: code_pb2.PERMISSION_DENIED,
@@ -95,7 +103,8 @@ def refused(
     Returns:
         The failure.
     """
-    detail = body[:MAX_DETAIL_BYTES].decode(errors="replace").strip()
+    text = body[:MAX_DETAIL_BYTES].decode(errors="replace").strip()
+    detail = text.translate(_CONTROLS)
     metadata = {"session": session_id, "replica": replica_id, "httpStatus": str(status)}
     if detail:
         metadata["detail"] = detail
@@ -110,10 +119,10 @@ def refused(
                 metadata={**metadata, "line": str(fault.line), "column": str(fault.column)},
                 violations=[("body", f"not JSON: {fault.description} at {where}")],
             )
-    text = f"Replica {replica_id} answered with HTTP status {status}"
+    head = f"Replica {replica_id} answered with HTTP status {status}"
     return failure(
         errors_pb2.ERROR_REASON_REPLICA_REFUSED,
-        f"{text}: {detail}" if detail else f"{text} and no text.",
+        f"{head}: {detail}" if detail else f"{head} and no text.",
         code=code_of_status(status),
         metadata=metadata,
         retry_after=parse_retry_after(retry_after),

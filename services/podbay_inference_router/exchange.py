@@ -167,7 +167,7 @@ class ExchangeStream:
         self._count(_ITEM_OVERHEAD)
 
     def _refuse(self, call_id: int, error: CallError) -> None:
-        self._dispatcher.failed_calls.note(self._claims.session_id, error)
+        self._dispatcher.refuse(error, self._claims.session_id)
         result = self._batch.results.add(id=call_id, done=True)
         result.error.CopyFrom(error)
         self._count(len(error.message) + _ITEM_OVERHEAD)

@@ -180,7 +180,7 @@ def _metrics(numbers: Numbers) -> Iterator[Metric]:
     counters: dict[str, Any] = numbers["counters"]
     gauges: dict[str, Any] = numbers["gauges"]
     for name, text in (
-        ("requests", "Calls that have ended, well or not."),
+        ("requests", "Calls that have ended, well or not, and those that were refused."),
         ("set_asides", "How often a replica was set aside because its calls failed."),
     ):
         yield CounterMetricFamily(f"{_NAME}_{name}", text, value=counters.get(name, 0))

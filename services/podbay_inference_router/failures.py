@@ -43,6 +43,7 @@ __all__ = [
 
 _ID: Final = re.compile(r"[A-Za-z0-9]{1,64}")
 _NEW_SESSION: Final = "Create a new session"
+_NEW_SESSION_WAYS: Final = ("create a new session", "create a new one")
 _ENDED_WORDS: Final[Mapping[int, str]] = {
     errors_pb2.ERROR_REASON_SESSION_TERMINATED: "was terminated",
     errors_pb2.ERROR_REASON_SESSION_EXPIRED: "has expired",
@@ -188,8 +189,8 @@ def session_ended(
     text = f"Session {session_id} {_ENDED_WORDS[reason]}"
     if message:
         text += f": {message.rstrip('.')}"
-    # The session manager's own words may end with the way out.
-    if not text.lower().endswith(_NEW_SESSION.lower()):
+    # The session manager's own words may tell the way out already.
+    if not any(way in text.lower() for way in _NEW_SESSION_WAYS):
         text += f". {_NEW_SESSION}"
     return failure(
         reason,

@@ -4,7 +4,7 @@ import codecs
 import json
 from typing import Final, Protocol
 
-from podbay_inference_router.jsontext import is_json
+from podbay_inference_router.jsontext import is_broken, is_json
 
 __all__ = ["EventFramer", "Framer", "FramingError", "LineFramer", "Piece", "TextFramer", "as_text"]
 
@@ -16,7 +16,7 @@ _DONE: Final = b"[DONE]"
 
 
 class FramingError(Exception):
-    """The body cannot be split: a piece is larger than the limit.
+    """The body cannot be split: a piece is larger than the limit, or the end is missing.
 
     The text says so for people and holds no data.
     """
@@ -32,8 +32,15 @@ class Framer(Protocol):
     def feed(self, data: bytes) -> list[Piece]:
         """Take the next bytes and return the pieces that they complete."""
 
-    def end(self) -> list[Piece]:
-        """Take the end of the body and return the piece that was open."""
+    def end(self, *, closed: bool = False) -> list[Piece]:
+        """Take the end of the body and return the piece that was open.
+
+        Args:
+            closed: Whether only the end of the connection says that this is the end of the body.
+
+        Raises:
+            FramingError: The body ends in the middle of a piece.
+        """
 
 
 def as_text(text: str) -> bytes:
@@ -42,19 +49,23 @@ def as_text(text: str) -> bytes:
 
 
 class TextFramer:
-    """Splits plain text into what has come so far, never in the middle of a character."""
+    """Splits plain text into what has come so far, never in the middle of a character.
+
+    Args:
+        charset: How the text is encoded, by a name that Python knows.
+    """
 
     ended = False
 
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    def __init__(self, charset: str = "utf-8") -> None:
+        self._decoder = codecs.getincrementaldecoder(charset)("replace")
 
     def feed(self, data: bytes) -> list[Piece]:
         """Take the next bytes and return them as one JSON text."""
         text = self._decoder.decode(data)
         return [(as_text(text), "")] if text else []
 
-    def end(self) -> list[Piece]:
+    def end(self, *, closed: bool = False) -> list[Piece]:  # noqa: ARG002 # a text has no end
         """Return what was left of a character."""
         text = self._decoder.decode(b"", final=True)
         return [(as_text(text), "")] if text else []
@@ -124,9 +135,15 @@ class LineFramer:
                 pieces.append((text, ""))
         return pieces
 
-    def end(self) -> list[Piece]:
-        """Take the end of the body: the last line needs no newline."""
+    def end(self, *, closed: bool = False) -> list[Piece]:  # noqa: ARG002 # a cut line shows itself
+        """Take the end of the body: the last line needs no newline.
+
+        Raises:
+            FramingError: The last line is cut off.
+        """
         text = self._held.take().strip(b" \t\r")
+        if text and is_broken(text):
+            raise FramingError("it ends in the middle of a line")
         return [(text, "")] if text else []
 
 
@@ -191,16 +208,27 @@ class EventFramer:
                 self._event = ""
         return pieces
 
-    def end(self) -> list[Piece]:
-        """Take the end of the body: an event that was open is complete."""
+    def end(self, *, closed: bool = False) -> list[Piece]:
+        """Take the end of the body: an event that was open is complete, as far as one can see.
+
+        Raises:
+            FramingError: The connection ended in the middle of an event.
+        """
         pieces: list[Piece] = []
         if not self.ended:
             line = self._held.take()
             if line:
                 self._take_field(line)
             if self._data:
+                if closed and not self._seems_whole():
+                    raise FramingError("it ends in the middle of an event")
                 self._close_event(pieces)
         return pieces
+
+    def _seems_whole(self) -> bool:
+        """Whether the data of the open event are a JSON value, or the end of all events."""
+        data = b"\n".join(self._data)
+        return data.strip() == _DONE or is_json(data)
 
     def _unify(self, data: bytes) -> bytes:
         """Turn CR LF and CR into LF; a CR at the end may have its LF in the next bytes."""

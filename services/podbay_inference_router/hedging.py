@@ -134,10 +134,10 @@ class Hedge:
         if self._taken:
             self._call.on_body(data)
 
-    def on_end(self) -> None:
+    def on_end(self, *, closed: bool = False) -> None:
         """The answer is complete."""
         if self._taken:
-            self._call.on_end()
+            self._call.on_end(closed=closed)
 
     def on_json(self, body: bytes) -> None:
         """A good answer has come as a whole: it is the first."""

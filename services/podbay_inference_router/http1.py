@@ -85,6 +85,7 @@ class Connection(asyncio.Protocol):
         self._body_sized = False
         self._chunked = False
         self._keep_alive = False
+        self._encoding = ""
         self._expect_head()
 
     @property
@@ -191,7 +192,7 @@ class Connection(asyncio.Protocol):
         if call is None:
             return
         if error is None and self._head_done and not self._body_sized:
-            call.on_end()
+            call.on_end(closed=True)
         else:
             call.on_lost(answering=self._received)
 
@@ -213,9 +214,10 @@ class Connection(asyncio.Protocol):
                 self._body_sized = True
                 self._length = int(value)
             case b"transfer-encoding":
-                self._body_sized = self._chunked = True
+                self._take_codings(value)
             case b"content-encoding":
-                self._encoding = value.decode("latin-1").strip()
+                if self._encoding in ("", "identity"):
+                    self._encoding = value.decode("latin-1").strip()
             case b"retry-after":
                 self._retry_after = value.decode("latin-1").strip()
 
@@ -224,7 +226,7 @@ class Connection(asyncio.Protocol):
         if self._complete:
             return
         self._status = status = self._parser.get_status_code()
-        if status < 200:
+        if _is_interim(status):
             return
         self._head_done = True
         if status in _NO_BODY:
@@ -247,11 +249,22 @@ class Connection(asyncio.Protocol):
         """Note the end; the call is told when the parser has returned."""
         if self._complete:
             return
-        if self._status < 200:
+        if _is_interim(self._status):
             self._expect_head()
             return
         self._complete = True
         self._keep_alive = self._parser.should_keep_alive()
+
+    def _take_codings(self, value: bytes) -> None:
+        """Note how the body is coded on its way: in chunks, and perhaps compressed."""
+        for coding in value.decode("latin-1").lower().split(","):
+            match coding.strip():
+                case "chunked":
+                    self._body_sized = self._chunked = True
+                case "" | "identity":
+                    continue
+                case other:
+                    self._encoding = other
 
     def _take_whole(self, call: Sendable, head: _Head, data: bytes) -> None:
         """Take an answer that has come at once, and whose head is known."""
@@ -337,6 +350,11 @@ class Connection(asyncio.Protocol):
             self._release(self)
         elif transport is not None:
             transport.abort()
+
+
+def _is_interim(status: int) -> bool:
+    """Whether another head follows this one; what is below is no status at all, and final."""
+    return 100 <= status < 200
 
 
 def _known(data: bytes) -> _Head | None:

@@ -3,9 +3,11 @@
 import json
 from typing import Final, NoReturn
 
-__all__ = ["JsonFault", "find_fault", "is_json"]
+__all__ = ["JsonFault", "find_fault", "is_broken", "is_json"]
 
 _FIRST: Final = frozenset(b'{["-0123456789tfn \t\r\n')
+
+_MAX_CHECKED_BYTES: Final = 1 << 20
 
 
 class _NotANumberError(ValueError):
@@ -19,6 +21,8 @@ def _refuse_constant(_name: str) -> NoReturn:
 # Integers are read as floats: the value is not wanted, and int() refuses more than 4300 digits,
 # which JSON allows.
 _decode = json.JSONDecoder(parse_int=float, parse_constant=_refuse_constant).decode
+# Many a server writes NaN, and its readers take it.
+_decode_more = json.JSONDecoder(parse_int=float).decode
 
 
 class JsonFault:
@@ -47,6 +51,22 @@ def is_json(data: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def is_broken(data: bytes) -> bool:
+    """Tell whether `data` is not one JSON value, as where it was cut off; NaN counts as one.
+
+    What is larger than 1 MiB counts as whole: to look would hold up the other calls of the worker.
+    """
+    if len(data) > _MAX_CHECKED_BYTES:
+        return False
+    try:
+        _decode_more(data.decode("utf-8-sig"))
+    except RecursionError:
+        return False
+    except ValueError:
+        return True
+    return False
 
 
 def find_fault(data: bytes) -> JsonFault | None:

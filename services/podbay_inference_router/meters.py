@@ -56,7 +56,8 @@ class Meters:
     """The counters of one worker.
 
     Attributes:
-        requests: Calls that have ended, well or not.
+        requests: Calls that have ended, well or not, and those that were refused unread; a stream
+            that is refused counts as one.
         errors: Those that failed, by the number of their reason.
         latency: How long calls took from their arrival to their end, in seconds.
         first_piece: How long streamed calls took to their first piece.
@@ -105,6 +106,15 @@ class Meters:
             self.latency.add(now - call.began)
             if call.first_piece_at:
                 self.first_piece.add(call.first_piece_at - call.began)
+
+    def refused(self, reason: int) -> None:
+        """Count a call, or a stream of them, that was refused before it became one."""
+        self.requests += 1
+        self.errors[reason] += 1
+
+    def spoiled(self, reason: int) -> None:
+        """Count that a call that ended well has failed after all."""
+        self.errors[reason] += 1
 
     def numbers(self) -> Numbers:
         """Return the counters."""

@@ -81,8 +81,13 @@ class Sendable(Protocol):
     def on_body(self, data: bytes) -> None:
         """A part of the body has come."""
 
-    def on_end(self) -> None:
-        """The answer is complete, and the connection is done with it."""
+    def on_end(self, *, closed: bool = False) -> None:
+        """The answer is complete, and the connection is done with it.
+
+        Args:
+            closed: Whether the end of the connection is all that says so: the replica did not tell
+                how long its answer is, and may have ended in the middle of it.
+        """
 
     def on_json(self, body: bytes) -> None:
         """A whole answer with status 200 and JSON has come, and the connection is done with it.

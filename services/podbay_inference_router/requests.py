@@ -74,13 +74,13 @@ def prepare(message: Call | InferRequest | StreamInferRequest, max_body: int) ->
 
 
 def check_key(key: str) -> str:
-    """Return an affinity key that is not too long.
+    """Return an affinity key of at most 1 KiB.
 
     Raises:
         RequestError: INVALID_REQUEST.
     """
-    if len(key) > _MAX_KEY:
-        raise RequestError(invalid("affinityKey", f"is longer than {_MAX_KEY} characters"))
+    if len(key) > _MAX_KEY or (not key.isascii() and len(key.encode()) > _MAX_KEY):
+        raise RequestError(invalid("affinityKey", f"is longer than {_MAX_KEY} bytes"))
     return key
 
 

@@ -174,24 +174,29 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
 
     def _authenticate(self, context: Context) -> Claims:
         if not self._dispatcher.table.synced:
-            raise to_service_error(failures.not_synced(self._away()))
-        token = bearer_token(context.invocation_metadata() or ())
+            raise self._refused(failures.not_synced(self._away()))
+        try:
+            token = bearer_token(context.invocation_metadata() or ())
+        except ServiceError as error:
+            if self._dispatcher.meters is not None:
+                self._dispatcher.meters.refused(error.reason)
+            raise
         try:
             return self._verifier.verify(token, self._wall_clock())
         except ExpiredTokenError as error:
-            raise self._failed(error.session_id, error.failure) from error
+            raise self._refused(error.failure, error.session_id) from error
         except RequestError as error:
             # Whoever made this token may have written any session into it.
-            raise to_service_error(error.failure) from error
+            raise self._refused(error.failure) from error
 
     def _check_epoch(self, claims: Claims) -> None:
         session = self._dispatcher.table.find(claims.session_id)
         if session is not None and claims.epoch < session.epoch:
-            raise self._failed(claims.session_id, failures.token_revoked(claims.session_id))
+            raise self._refused(failures.token_revoked(claims.session_id), claims.session_id)
 
-    def _failed(self, session_id: str, error: CallError) -> ServiceError:
-        """Count a failure of a session, and return it as an RPC raises it."""
-        self._dispatcher.failed_calls.note(session_id, error)
+    def _refused(self, error: CallError, session_id: str = "") -> ServiceError:
+        """Count a refusal, and return it as an RPC raises it; a session only where it is known."""
+        self._dispatcher.refuse(error, session_id)
         return to_service_error(error)
 
     def _mistaken(self, session_id: str, claims: Claims) -> ServiceError:
@@ -202,9 +207,9 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
         """
         called = self._dispatcher.table.find(session_id)
         ours = called is not None and called.account == claims.account
-        return self._failed(
-            session_id if ours else claims.session_id,
+        return self._refused(
             failures.token_for_other_session(session_id),
+            session_id if ours else claims.session_id,
         )
 
     def _begin(
@@ -217,7 +222,7 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
     ) -> Call:
         claims = self._authenticate(context)
         if not request.session_id:
-            raise self._failed(claims.session_id, failures.invalid("sessionId", "is required"))
+            raise self._refused(failures.invalid("sessionId", "is required"), claims.session_id)
         if request.session_id != claims.session_id:
             raise self._mistaken(request.session_id, claims)
         dispatcher = self._dispatcher
@@ -225,7 +230,7 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
             prepared = prepare(request, dispatcher.settings.max_body_bytes)
             affinity = check_key(request.affinity_key)
         except RequestError as error:
-            raise self._failed(claims.session_id, error.failure) from error
+            raise self._refused(error.failure, claims.session_id) from error
         trace = begin_trace(
             dispatcher.spans, *_trace_of(context), claims.session_id, request.endpoint
         )
@@ -261,9 +266,9 @@ class RouterServicer(pb_grpc.InferenceRouterServiceServicer):
             return [pb.Item(value=from_json(text), event=event) for text, event in pieces]
         except ValueFormError as error:
             session_id = call.session.session_id
-            raise self._failed(
-                session_id, failures.bad_answer(session_id, call.replica_id, str(error))
-            ) from error
+            failure = failures.bad_answer(session_id, call.replica_id, str(error))
+            self._dispatcher.spoil(failure, session_id)
+            raise to_service_error(failure) from error
 
 
 def _trace_of(context: Context) -> tuple[str, str]:

@@ -11,6 +11,8 @@ __all__ = ["ValueFormError", "from_json", "to_json"]
 # protobuf refuses messages nested more than 100 deep, and one level of JSON takes three.
 _MAX_DEPTH: Final = 30
 _EXACT: Final = 2.0**53
+_TOO_DEEP: Final = f"it is nested more than {_MAX_DEPTH} levels deep"
+_NO_NUMBER: Final = "it holds a number that a value cannot be: NaN, infinite, or too large"
 
 
 class ValueFormError(ValueError):
@@ -42,14 +44,19 @@ def from_json(text: bytes) -> Value:
         The value.
 
     Raises:
-        ValueFormError: The text is not JSON, or nested too deeply for a value.
+        ValueFormError: The text is not JSON, nested too deeply for a value, or holds a number that
+            no value can be: protobuf's JSON has neither NaN nor infinities.
     """
     value = Value()
     try:
         _fill(value, json.loads(text), 0)
     except ValueFormError:
         raise
-    except (ValueError, RecursionError, OverflowError) as error:
+    except RecursionError as error:
+        raise ValueFormError(_TOO_DEEP) from error
+    except OverflowError as error:
+        raise ValueFormError(_NO_NUMBER) from error
+    except ValueError as error:
         raise ValueFormError("it is not JSON") from error
     return value
 
@@ -80,13 +87,15 @@ def _number(number: float) -> int | float:
 
 def _fill(value: Value, item: Any, depth: int) -> None:
     if depth > _MAX_DEPTH:
-        raise ValueFormError(f"it is nested more than {_MAX_DEPTH} levels deep")
+        raise ValueFormError(_TOO_DEEP)
     if item is None:
         value.null_value = 0  # type: ignore[assignment]  # the only member of NullValue
     elif isinstance(item, bool):
         value.bool_value = item
     elif isinstance(item, int | float):
-        value.number_value = float(item)
+        value.number_value = number = float(item)
+        if not math.isfinite(number):
+            raise ValueFormError(_NO_NUMBER)
     elif isinstance(item, str):
         # A lone surrogate is legal in JSON text and has no UTF-8 form.
         value.string_value = item.encode(errors="replace").decode()

@@ -109,6 +109,49 @@ def test_many_calls_have_one_key_or_each_its_own(
         list(calls.infer_many([1], affinity=7))
 
 
+@pytest.mark.parametrize("key", [7, None, b"x", "\ud800"])
+def test_a_key_that_cannot_be_sent_breaks_no_stream(
+    calls: Any, installation: FakeInstallation, background: ThreadPoolExecutor, key: Any
+) -> None:
+    router = installation.router
+    router.on_call = silent
+    other = background.submit(calls.infer, 1)
+    eventually_sync(lambda: len(router.calls) == 1, "the first call is under way")
+    for call in (calls.infer, lambda body, **options: list(calls.stream(body, **options))):
+        with pytest.raises(errors.InvalidRequestError, match="affinity"):
+            call(2, affinity=key, timeout=5)
+    assert not other.done()
+    router.streams[0].answer(router.calls[0].id, b"1")
+    assert other.result(20) == [1]
+    assert len(router.streams) == 1
+
+
+@pytest.mark.parametrize("timeout", [2e9, 1e10, 1e19, 1e300, pytest.param(10**400, id="huge")])
+def test_a_timeout_may_be_longer_than_any_clock(calls: Any, timeout: Any) -> None:
+    assert calls.infer(1, timeout=timeout) == [1]
+    assert list(calls.stream(2, timeout=timeout)) == [2]
+    assert [result.items for result in calls.infer_many([3], timeout=timeout)] == [[3]]
+
+
+@pytest.mark.parametrize("number", [0, -1, "3", None, 1.5, float("nan")])
+def test_how_many_run_at_once_is_a_number_from_one_on(calls: Any, number: Any) -> None:
+    with pytest.raises(errors.InvalidRequestError, match="max_in_flight"):
+        list(calls.infer_many([1, 2], max_in_flight=number))
+
+
+def test_a_writer_that_fails_leaves_nobody_waiting(
+    calls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert calls.infer(1) == [1]
+
+    for face in ("_sync", "_async"):
+        monkeypatch.setattr(f"podbay.{face}.inference.text", lambda value, _field: value)
+    with pytest.raises(errors.PodbayError) as caught:
+        calls.infer(2, affinity="\ud800", timeout=10)
+    assert caught.value.reason in ("INTERNAL", "CONNECTION_LOST")
+    assert calls.infer(3, timeout=5) == [3]
+
+
 @pytest.mark.parametrize(
     ("bad", "failure"), [(b"{}", adapters.ItemKeyError), (b"<", errors.ReplicaError)]
 )
@@ -178,6 +221,17 @@ def test_an_answer_that_is_not_json_is_an_error(calls: Any, installation: FakeIn
         calls.infer({})
     assert caught.value.reason == "REPLICA_BAD_ANSWER"
     assert "<html>" not in str(caught.value)
+    where = {"session": "s1", "replica": "r1"}
+    assert caught.value.metadata == where
+    (result,) = calls.infer_many([{}])
+    assert result.error.metadata == where
+    # What came before it is yielded, though it came in the same message.
+    installation.router.on_call = lambda stream, call: stream.answer(call.id, b"1", b"<", b"3")
+    pieces = calls.stream({})
+    assert next(pieces) == 1
+    with pytest.raises(errors.ReplicaError) as caught:
+        next(pieces)
+    assert caught.value.metadata == where
 
 
 def test_in_flight_calls_fail_with_a_lost_stream_and_the_next_ones_do_not(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -153,6 +154,103 @@ def test_a_client_that_is_never_closed_ends_with_its_process(fake: FakeInstallat
     assert (done.stdout, done.stderr, done.returncode) == ("[{}]\n", "", 0)
 
 
+_FORKING = """
+import asyncio, os, sys
+from podbay import AsyncClient, Client, errors
+
+def attempt(call):
+    try:
+        return call()
+    except errors.PodbayError as error:
+        return f"{error.reason}: {error.message}"
+
+def in_child(*calls):
+    if (child := os.fork()) == 0:
+        for call in calls:
+            print(attempt(call), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+def made():
+    with Client(sys.argv[1], "token", timeout=20) as client:
+        return client.inferencesessions.client("s", "t", endpoint="e").infer("child", timeout=20)
+
+async def made_async():
+    async with AsyncClient(sys.argv[1], "token", timeout=20) as client:
+        calls = client.inferencesessions.client("s", "t", endpoint="e")
+        return await calls.infer("child", timeout=20)
+
+in_child(made)
+client = Client(sys.argv[1], "token")
+calls = client.inferencesessions.client("s", "t", endpoint="e")
+print(calls.infer("parent"), flush=True)
+many = calls.infer_many(["parent"] * 3, max_in_flight=1)
+next(many)
+in_child(
+    lambda: calls.infer("child"),
+    lambda: list(many),
+    lambda: client.models.get("m"),
+    client.close,
+    made,
+    lambda: asyncio.run(made_async()),
+)
+print([result.items for result in many], calls.infer("parent"), flush=True)
+client.close()
+in_child(made)
+"""
+
+
+def _run_forking(script: str, address: str, supported: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", script, address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": supported},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_fork_leaves_clients_to_the_parent_and_says_so(fake: FakeInstallation) -> None:
+    lines = _run_forking(_FORKING, fake.registry.address, "0")
+    left = "CANCELLED: The client belongs to the process that this one was forked from"
+    no_grpc = "SERVICE_UNREACHABLE: This process was forked after its parent had made calls"
+    expected = [
+        "['child']",  # the parent had not made any call
+        "['parent']",
+        *[left] * 3,
+        "None",  # to close what is the parent's does nothing
+        *[no_grpc] * 2,
+        "[['parent'], ['parent']] ['parent']",
+        no_grpc,
+    ]
+    assert len(lines) == len(expected), lines
+    for line, beginning in zip(lines, expected, strict=True):
+        assert line.startswith(beginning)
+
+
+@pytest.mark.parametrize("supported", ["0", "1"])
+def test_who_has_grpc_go_on_in_children_may_try(fake: FakeInstallation, supported: str) -> None:
+    script = (
+        "import os, sys\n"
+        "from podbay import Client\n"
+        "from podbay._core import forks\n"
+        "Client(sys.argv[1], 'token').installation()\n"
+        "if (child := os.fork()) == 0:\n"
+        "    try:\n"
+        "        forks.use_grpc()\n"
+        "        print('may', flush=True)\n"
+        "    except Exception as error:\n"
+        "        print(error.reason, flush=True)\n"
+        "    os._exit(0)\n"
+        "os.waitpid(child, 0)\n"
+    )
+    lines = _run_forking(script, fake.registry.address, supported)
+    assert lines == (["may"] if supported == "1" else ["SERVICE_UNREACHABLE"])
+
+
 def test_a_forgotten_session_client_ends_its_stream(fake: FakeInstallation) -> None:
     with SyncFace().client(fake.registry.address) as client:
         calls = client.inferencesessions.client("s1", "token", endpoint="generate")
@@ -185,6 +283,34 @@ async def test_forgotten_clients_of_a_loop_end_their_streams(fake: FakeInstallat
     gc.collect()
     current = asyncio.current_task()
     await eventually(lambda: asyncio.all_tasks() == {current}, "no task is left")
+
+
+def test_a_client_of_another_event_loop_says_so(fake: FakeInstallation) -> None:
+    async def first() -> tuple[AsyncClient, Any]:
+        client = AsyncClient(fake.registry.address, "token")
+        calls = client.inferencesessions.client("s1", "token", endpoint="generate")
+        assert await calls.infer(1) == [1]
+        return client, calls
+
+    client, calls = asyncio.run(first())
+
+    async def second() -> None:
+        fresh = client.inferencesessions.client("s1", "token", endpoint="generate")
+        for call in (
+            lambda: calls.infer(2),
+            lambda: fresh.infer(2),
+            lambda: anext(calls.stream(2)),
+            lambda: anext(calls.infer_many([2])),
+            lambda: client.models.get("m"),
+        ):
+            with pytest.raises(errors.InvalidRequestError, match="another event loop"):
+                await call()
+        with pytest.raises(errors.InvalidRequestError, match="not JSON"):
+            await calls.infer({1})
+        await calls.close()
+        await client.close()
+
+    asyncio.run(second())
 
 
 def test_import_podbay_imports_nothing_heavy() -> None:

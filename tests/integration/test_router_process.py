@@ -13,8 +13,11 @@ from typing import Any
 import grpc
 import psutil
 import pytest
+from google.protobuf.struct_pb2 import Value
 from prometheus_client.parser import text_string_to_metric_families
 
+from podbay.v1 import errors_pb2
+from podbay.v1 import inference_router_service_pb2 as pb
 from podbay_inference_router.workers import hold_port
 from podbay_kit.serving import ListenError
 from tests.support.eventually import eventually
@@ -300,19 +303,44 @@ async def test_all_workers_numbers_are_shown_together(
     async def refuse(call: ReplicaCall) -> None:
         await call.reply(b"no", status=500)
 
+    async def not_a_number(call: ReplicaCall) -> None:
+        await call.reply(b"NaN")
+
     replica.handler = refuse
     for _ in range(3):
         with pytest.raises(grpc.aio.AioRpcError):
             await router.infer(router.stub())
 
+    # What is refused before it becomes a call: without a token, and with a request of no form.
+    stub = router.stub()
+    metadata = [("authorization", f"Bearer {manager.token('s')}")]
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stub.Infer(pb.InferRequest(session_id="s", endpoint="x", json=b"{}"))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stub.Infer(pb.InferRequest(session_id="s", json=b"{}"), metadata=metadata)
+    stream = stub.Exchange(metadata=metadata)
+    await stream.write(pb.ExchangeRequest(calls=[pb.Call(id=1, json=b"{}")]))
+    assert (await stream.read()).results[0].error.reason == errors_pb2.ERROR_REASON_INVALID_REQUEST
+    await stream.done_writing()
+    # An answer that no value can be: the call ended well, and failed all the same.
+    replica.handler = not_a_number
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stub.Infer(
+            pb.InferRequest(session_id="s", endpoint="x", value=Value(bool_value=True)),
+            metadata=metadata,
+        )
+
     async def shown() -> bool:
-        return (await scrape(port))["podbay_router_requests_total"] == 23
+        return (await scrape(port))["podbay_router_requests_total"] == 27
 
     await eventually(shown, "all calls are counted")
     seen = await scrape(port)
     assert seen["podbay_router_errors_total[('reason', 'REPLICA_REFUSED')]"] == 3
-    assert seen["podbay_router_latency_seconds_count"] == 23
-    assert seen["podbay_router_latency_seconds_bucket[('le', '+Inf')]"] == 23
+    assert seen["podbay_router_errors_total[('reason', 'TOKEN_MISSING')]"] == 1
+    assert seen["podbay_router_errors_total[('reason', 'INVALID_REQUEST')]"] == 2
+    assert seen["podbay_router_errors_total[('reason', 'REPLICA_BAD_ANSWER')]"] == 1
+    assert seen["podbay_router_latency_seconds_count"] == 24
+    assert seen["podbay_router_latency_seconds_bucket[('le', '+Inf')]"] == 24
     assert 0 < seen["podbay_router_latency_seconds_sum"] < 60
     assert seen["podbay_router_outstanding[('replica', 's-r0'), ('session', 's')]"] == 0
     assert seen["podbay_router_waiting[('session', 's')]"] == 0
@@ -321,7 +349,7 @@ async def test_all_workers_numbers_are_shown_together(
         # What a worker had counted is not lost with it.
         router.workers[0].kill()
         await eventually(lambda: manager.watches == 3, "a new worker watches the routes")
-        assert (await scrape(port))["podbay_router_requests_total"] == 23
+        assert (await scrape(port))["podbay_router_requests_total"] == 27
     assert await router.end() == 0
 
 

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podbay_inference_router.framing import EventFramer, Framer, LineFramer, Piece
+from podbay_inference_router.framing import EventFramer, Framer, FramingError, LineFramer, Piece
 
 TEXTS = st.binary(max_size=12) | st.sampled_from([b"[DONE]", b'{"a":1}', b"1", b"\xef\xbb\xbf"])
 PARTS = st.lists(
@@ -17,8 +17,12 @@ PARTS = st.lists(
 )
 
 
-def run(framer: Framer, parts: list[bytes]) -> list[Piece]:
-    return [piece for part in parts for piece in framer.feed(part)] + framer.end()
+def run(framer: Framer, parts: list[bytes]) -> list[Piece | str]:
+    pieces: list[Piece | str] = [piece for part in parts for piece in framer.feed(part)]
+    try:
+        return pieces + framer.end()
+    except FramingError as error:
+        return [*pieces, str(error)]
 
 
 def cut(body: bytes, places: list[int]) -> list[bytes]:

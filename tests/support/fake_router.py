@@ -61,7 +61,9 @@ class FakeStream:
 
     def answer(self, call_id: int, *items: bytes, done: bool = True) -> None:
         """Answer a call, or send a piece of its answer."""
-        result = wire.CallResult(id=call_id, items=[wire.Item(json=i) for i in items], done=done)
+        result = wire.CallResult(
+            id=call_id, items=[wire.Item(json=i) for i in items], done=done, replica_id="r1"
+        )
         self.send(wire.ExchangeResponse(results=[result]))
 
     def fail(self, call_id: int, reason: str, *, not_started: bool = False, **facts: Any) -> None:

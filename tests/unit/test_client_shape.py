@@ -153,6 +153,21 @@ def test_an_answer_that_is_not_json(text: bytes) -> None:
     assert caught.value.reason == "REPLICA_BAD_ANSWER"
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"{", "are not JSON"),
+        (b"\xff", "are not JSON"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested more deeply"),
+        (b"9" * 5000, "more digits"),
+    ],
+    ids=range(4),
+)
+def test_an_answer_that_cannot_be_read_says_what_of_it(text: bytes, why: str) -> None:
+    with pytest.raises(ReplicaError, match=why):
+        CallShape(None, "e", None, None).results(items(text))
+
+
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
 def test_timeouts_are_numbers_above_zero(timeout: float) -> None:
     assert check_timeout(None, 2) == 2.0
@@ -160,7 +175,7 @@ def test_timeouts_are_numbers_above_zero(timeout: float) -> None:
         check_timeout(timeout, 1.0)
 
 
-def decode(gotten: Sequence[wire.Item]) -> list[Any]:
+def decode(gotten: Sequence[wire.Item], _replica: str) -> list[Any]:
     return [item.json for item in gotten]
 
 
@@ -219,7 +234,7 @@ def test_many_as_they_come() -> None:
 
 
 def test_an_error_of_the_output_is_the_item_s() -> None:
-    def broken(_items: Sequence[wire.Item]) -> list[Any]:
+    def broken(_items: Sequence[wire.Item], _replica: str) -> list[Any]:
         raise KeyError("text")
 
     many = Many(1, ordered=True, decode=broken)

@@ -1,5 +1,7 @@
 """What an answer's head and bytes mean."""
 
+import json
+
 import pytest
 
 from podbay_inference_router.answers import Answer, AnswerError
@@ -53,6 +55,74 @@ def test_lines_come_one_by_one(content_type: str) -> None:
     assert it.end() == [(b"3", "")]
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_last_line_that_is_cut_off_is_told(closed: bool) -> None:
+    it = answer(content_type="application/jsonl")
+    assert it.feed(b'1\n{"a":') == [(b"1", "")]
+    with pytest.raises(AnswerError, match="in the middle of a line"):
+        it.end(closed=closed)
+    whole = answer(content_type="application/jsonl")
+    whole.feed(b'1\n{"a":NaN}')
+    assert whole.end(closed=closed) == [(b'{"a":NaN}', "")]
+
+
+def test_an_event_that_is_cut_off_by_the_end_of_the_connection_is_told() -> None:
+    cut = answer(content_type="text/event-stream")
+    assert cut.feed(b'data: 1\n\ndata: {"a":') == [(b"1", "")]
+    with pytest.raises(AnswerError, match="in the middle of an event"):
+        cut.end(closed=True)
+    for last, piece in ((b'data: {"a":1}', b'{"a":1}'), (b"data: [DONE]", None)):
+        whole = answer(content_type="text/event-stream")
+        whole.feed(last)
+        assert whole.end(closed=True) == ([(piece, "")] if piece else [])
+    # A body whose length the replica tells ends where the replica means it to.
+    told = answer(content_type="text/event-stream")
+    told.feed(b"data: hello")
+    assert told.end() == [(b'"hello"', "")]
+
+
+def test_json_that_is_cut_off_by_the_end_of_the_connection_is_told() -> None:
+    cut = answer()
+    cut.feed(b'{"a":')
+    with pytest.raises(AnswerError, match="in the middle of its JSON"):
+        cut.end(closed=True)
+    whole = answer()
+    whole.feed(b'\xef\xbb\xbf{"a":NaN}')
+    assert whole.end(closed=True) == [(b'\xef\xbb\xbf{"a":NaN}', "")]
+
+
+def text(content_type: str, *parts: bytes, pieces: bool) -> list[str]:
+    made = Answer(100, 50)
+    made.head(200, content_type, "", "", chunked=True, pieces=pieces)
+    taken = [piece for part in parts for piece in made.feed(part)] + made.end()
+    return [json.loads(piece) for piece, _ in taken]
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+@pytest.mark.parametrize(
+    ("content_type", "charset"),
+    [
+        ("text/plain", "utf-8"),
+        ("text/plain; charset=iso-8859-1", "latin-1"),
+        ('text/plain; format=flowed; Charset="UTF-16LE"', "utf-16-le"),
+    ],
+)
+def test_a_text_is_read_in_its_charset(content_type: str, charset: str, pieces: bool) -> None:
+    data = "café olé".encode(charset)
+    assert "".join(text(content_type, data[:5], data[5:], pieces=pieces)) == "café olé"
+
+
+@pytest.mark.parametrize("name", ["klingon", "hex", ""])
+def test_a_text_in_a_charset_that_nobody_knows_is_refused(name: str) -> None:
+    with pytest.raises(AnswerError, match="charset"):
+        text(f"text/plain; charset={name}", b"x", pieces=True)
+
+
+def test_a_text_may_be_empty() -> None:
+    assert text("text/plain", pieces=False) == [""]
+    assert text("text/plain", pieces=True) == []
+
+
 def test_events_come_one_by_one() -> None:
     it = answer(content_type="text/event-stream")
     assert it.feed(b"event: e\ndata: 1\n\n") == [(b"1", "e")]
@@ -86,4 +156,7 @@ def test_a_refusal_is_read_up_to_its_limit() -> None:
     assert not it.complete
     it.feed(b"y" * 100)
     assert it.complete
-    assert it.body.startswith(b"x" * 50)
+    assert not it.body  # nobody could read it
+    plain = answer(status=500)
+    plain.feed(b"x" * 50)
+    assert plain.body == b"x" * 50

@@ -411,6 +411,22 @@ def test_a_refusal_that_never_ends_is_cut_off() -> None:
     assert router.running == 0
 
 
+def test_a_refusal_that_breaks_off_tells_its_status() -> None:
+    router = FakeRouter()
+    router.apply(route("s", [1]))
+    _, sink = router.call()
+    flight = router.flight(1)
+    flight.connect()
+    flight.call.on_head(413, "text/plain", "", "")
+    flight.call.on_body(b"too lar")
+    flight.end()
+    flight.call.on_lost(answering=True)
+    (error,) = sink.ends
+    assert error is not None
+    assert error.metadata["httpStatus"] == "413"
+    assert error.metadata["detail"] == "too lar"
+
+
 def test_an_endpoint_that_goes_keeps_its_running_calls() -> None:
     router = FakeRouter()
     router.apply(route("s", [1]))

@@ -90,6 +90,12 @@ def test_bytes_that_are_no_text_do_not_break_the_error() -> None:
     assert refusal(500, b"\xff\xfe").metadata["detail"] == "\ufffd\ufffd"
 
 
+def test_a_refusal_steers_no_terminal() -> None:
+    error = refusal(500, "a\x1b[2J\x07\x9bb\x00\r\n\tc\u00a0é".encode())
+    assert error.metadata["detail"] == "a\ufffd[2J\ufffd\ufffdb\ufffd\n\tc\u00a0é"
+    assert error.message.endswith(error.metadata["detail"])
+
+
 def test_a_request_that_is_no_json_is_the_reason() -> None:
     error = refusal(422, b"bad", request=b'{"a": 1,\n  b}')
     assert error.reason == errors_pb2.ERROR_REASON_MALFORMED_JSON
@@ -161,5 +167,11 @@ def test_the_way_out_of_an_end_is_told_once() -> None:
     told = failures.session_ended("s", reason, "Mend it, and create a new session.", {}).message
     assert told.lower().count("create a new session") == 1
     assert told.endswith("session.")
+    for words in (
+        "It was deleted. Create a new one to go on.",
+        "Create a new one, with an expiry.",
+    ):
+        told = failures.session_ended("s", reason, words, {}).message
+        assert told.endswith(words)
     told = failures.session_ended("s", reason, "exit code 3.", {}).message
     assert told.endswith("exit code 3. Create a new session.")

@@ -102,7 +102,9 @@ def test_all_of_it_is_bounded() -> None:
 
 def test_no_character_steers_a_terminal() -> None:
     failed = FailedCalls(Seconds())
-    failed.note("s", refusal(500, b"\x1b[2Jgone\r\nline\t1\x07"))
+    error = refusal(500, b"gone")
+    error.metadata["detail"] = "\x1b[2Jgone\r\nline\t1\x07"
+    failed.note("s", error)
     (one,) = told(failed)
     assert one.metadata["detail"] == "�[2Jgone�\nline\t1�"
 

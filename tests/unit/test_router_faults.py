@@ -179,7 +179,7 @@ def test_a_second_try_that_fails_leaves_the_first_alone() -> None:
 
 
 def test_a_first_try_that_fails_leaves_the_second_alone() -> None:
-    for how in ("refuse", "lose"):
+    for how in ("refuse", "lose", "error", "garbage"):
         router = hedging(1, 2)
         call, sink = router.call()
         (first,) = flights(router)
@@ -187,9 +187,16 @@ def test_a_first_try_that_fails_leaves_the_second_alone() -> None:
         second = next(item for item in flights(router) if item is not first)
         if how == "refuse":
             first.refuse()
-        else:
+        elif how == "lose":
             first.connect()
             first.lose()
+        elif how == "error":
+            first.answer(b"no", 503)
+        else:
+            first.connect()
+            first.end()
+            first.call.flight = None
+            first.call.on_bad_answer("it is not HTTP/1.1")
         assert flights(router) == [second]
         assert call.flight is second
         second.answer(b"2")

@@ -93,8 +93,8 @@ class Recorder:
             raise KeyError("secret")
         self.told.append(data)
 
-    def on_end(self) -> None:
-        self.told.append("end")
+    def on_end(self, *, closed: bool = False) -> None:
+        self.told.append("end with the connection" if closed else "end")
 
     def on_json(self, body: bytes) -> None:
         self.told += [(200, "application/json", "", ""), body, "end"]
@@ -200,8 +200,39 @@ def test_an_answer_may_end_with_the_connection() -> None:
     wire.feed(OK + b"\r\nab")
     assert call.told[-1] == b"ab"
     wire.connection.connection_lost(None)
-    assert call.told[-1] == "end"
+    assert call.told[-1] == "end with the connection"
     assert wire.forgotten == 1
+
+
+@pytest.mark.parametrize(
+    ("coding", "encoding"),
+    [
+        (b"gzip, chunked", "gzip"),
+        (b"gzip,chunked\r\nContent-Encoding: identity", "gzip"),
+        (b"Chunked", ""),
+        (b"chunked\r\nContent-Encoding: identity\r\nContent-Encoding: br", "br"),
+    ],
+)
+def test_a_body_that_is_compressed_on_its_way_is_told(coding: bytes, encoding: str) -> None:
+    wire = Wire()
+    call = wire.start()
+    wire.feed(OK + b"Transfer-Encoding: " + coding + b"\r\n\r\n2\r\nab\r\n0\r\n\r\n")
+    assert call.told == [(200, "application/json", encoding, ""), b"ab", "end"]
+
+
+def test_a_body_that_is_not_coded_on_its_way_ends_with_the_connection() -> None:
+    wire = Wire()
+    call = wire.start()
+    wire.feed(OK + b"Transfer-Encoding: identity\r\n\r\n{}")
+    wire.connection.connection_lost(None)
+    assert call.told[-1] == "end with the connection"
+
+
+def test_a_status_below_all_others_is_final() -> None:
+    wire = Wire()
+    call = wire.start()
+    wire.feed(b"HTTP/1.1 099 X\r\nContent-Length: 0\r\n\r\n")
+    assert call.told == [(99, "", "", ""), "end"]
 
 
 def test_an_answer_that_ends_with_a_broken_connection_is_lost() -> None:

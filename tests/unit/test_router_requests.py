@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import Value
 from podbay.v1 import errors_pb2
 from podbay.v1.inference_router_service_pb2 import Call, FileUpload, FormField, InferRequest
 from podbay_inference_router import multipart, values
-from podbay_inference_router.requests import RequestError, prepare
+from podbay_inference_router.requests import RequestError, check_key, prepare
 
 
 def refusal(message: Call | InferRequest, limit: int = 1000) -> errors_pb2.CallError:
@@ -122,6 +122,27 @@ def test_json_is_read_as_values(item: Any) -> None:
 def test_what_has_no_form_as_a_value_is_refused(text: bytes) -> None:
     with pytest.raises(values.ValueFormError):
         values.from_json(text)
+
+
+def test_a_key_is_as_long_as_its_bytes() -> None:
+    assert check_key("k" * 1024)
+    assert check_key("é" * 512)
+    for key in ("k" * 1025, "é" * 513):
+        with pytest.raises(RequestError, match="longer than 1024 bytes"):
+            check_key(key)
+
+
+@pytest.mark.parametrize(
+    "text", [b"NaN", b'{"a":[-Infinity]}', b"1e999", b"1" + b"0" * 400], ids=range(4)
+)
+def test_a_number_that_no_value_can_be_is_refused(text: bytes) -> None:
+    with pytest.raises(values.ValueFormError, match="a number that a value cannot be"):
+        values.from_json(text)
+
+
+def test_what_is_nested_too_deeply_is_not_called_no_json() -> None:
+    with pytest.raises(values.ValueFormError, match="nested"):
+        values.from_json(b"[" * 100_000 + b"]" * 100_000)
 
 
 def test_a_lone_surrogate_is_replaced() -> None:

@@ -17,6 +17,7 @@ import grpc
 
 from podbay._async.transport import Endpoint, Transport, error_of, now
 from podbay._async.write_failures import keep_status
+from podbay._core import forks
 from podbay._core.channels import authorization, closed_error, is_accepted
 from podbay._core.client_failures import TELL_SECONDS, ClientFailures
 from podbay._core.exchange import Call, CallState, Delivery, ExchangeCore, Stream
@@ -62,17 +63,25 @@ class Exchange:
         self._telling: Call | None = None
         self._quiet = asyncio.Event()
         self._quiet.set()
+        forks.follow(self)
+
+    def left_behind(self) -> None:
+        """Be closed, as this is a forked child; see `forks`."""
+        self._closed = True
+        self._loop = None
+        self._quiet = asyncio.Event()
+        self._quiet.set()
 
     def report(self, error: Exception) -> None:
         """Tell the router of what failed at the client, where that is for it; returns at once.
 
-        Outside of an event loop it is told with what fails next.
+        Outside of the client's event loop it is told with what fails next.
         """
         if not self._failures.note(error):
             return
         try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+            self.transport.check_loop()
+        except (RuntimeError, PodbayError):
             return
         self._tell()
 
@@ -120,9 +129,11 @@ class Exchange:
 
         Raises:
             CancelledCallError: The client is closed.
+            InvalidRequestError: It belongs to another event loop.
         """
         if self._closed or self.transport.closed:
-            raise closed_error()
+            raise self.transport.closed_error()
+        self.transport.check_loop()
         self.core.submit(call)
         self.notice()
 
@@ -314,8 +325,10 @@ class _Driver:
         except grpc.aio.UsageError:
             failure = closed_error()
         except asyncio.CancelledError:
-            failure = closed_error()
-            raise
+            if self._stopped or writer is None or not _has_failed(writer):
+                failure = closed_error()
+                raise
+            failure = error_for("INTERNAL", "The client's exchange task failed.")
         finally:
             if writer is not None:
                 writer.cancel()
@@ -360,6 +373,17 @@ class _Driver:
         except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
             # The stream has ended; the reader finds out how.
             return
+        except Exception as error:
+            # Without a writer the stream would stay open, and its calls wait for ever.
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "the writer of a podbay stream failed", "exception": error}
+            )
+            rpc.cancel()
+            raise
+
+
+def _has_failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None
 
 
 def _deliver(deliveries: list[Delivery]) -> None:

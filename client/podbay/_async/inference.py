@@ -10,6 +10,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Iterator,
     Sequence,
 )
 from contextlib import aclosing
@@ -20,8 +21,9 @@ from podbay._async.adapting import in_thread
 from podbay._async.exchange import Exchange
 from podbay._async.mailbox import Mailbox
 from podbay._async.transport import now
+from podbay._core.arguments import text
 from podbay._core.exchange import Call, Delivery
-from podbay._core.inference import CallShape
+from podbay._core.inference import CallShape, locate
 from podbay._core.many import Many
 from podbay._core.retries import call_slack
 from podbay._core.timeouts import check_timeout
@@ -94,16 +96,17 @@ class AsyncInferenceSessionClient:
             The items.
 
         Raises:
-            InvalidRequestError: The body makes no valid request.
+            InvalidRequestError: The body makes no valid request, or `timeout` or `affinity` is not
+                valid.
             AdapterError: The body or the answer does not fit a pipeline.
             PodbayError: The call failed; the class and the reason say how.
         """
         prepared = self._prepare(body)
-        allowed = check_timeout(timeout, self._timeout)
+        allowed, key = check_timeout(timeout, self._timeout), text(affinity, "affinity")
         until = now() + allowed if timeout is not None else None
         while True:
             try:
-                items = await self._whole(prepared, allowed, affinity)
+                items, replica = await self._whole(prepared, allowed, key)
                 break
             except SessionNotReadyError:
                 if not wait:
@@ -112,7 +115,7 @@ class AsyncInferenceSessionClient:
                 await self._wait_ready(timeout=left)
                 if until is not None:
                     allowed = max(until - now(), 0.001)
-        return self._results(items)
+        return self._results(items, replica)
 
     def stream(
         self, body: Any, *, timeout: float | None = None, affinity: str = ""
@@ -130,12 +133,13 @@ class AsyncInferenceSessionClient:
             affinity: As for `infer`.
 
         Raises:
-            InvalidRequestError: The body makes no valid request.
+            InvalidRequestError: The body makes no valid request, or `timeout` or `affinity` is not
+                valid.
             PodbayError: The call failed; items that came before it have been yielded.
         """
         prepared = self._prepare(body)
         allowed = check_timeout(timeout, self._timeout)
-        return self._stream(prepared, allowed, affinity)
+        return self._stream(prepared, allowed, text(affinity, "affinity"))
 
     def infer_many(
         self,
@@ -150,7 +154,7 @@ class AsyncInferenceSessionClient:
 
         Bodies are taken when there is room for them, so they may come from an endless generator.
         A body that fails makes a result with an error and stops nothing. Closing the generator
-        cancels what is under way.
+        cancels what is under way. So does what taking a body raises, which is raised at once.
 
         Args:
             bodies: The input items; may be asynchronous.
@@ -203,11 +207,12 @@ class AsyncInferenceSessionClient:
             self._exchange.report(error)
             raise
 
-    def _results(self, items: Sequence[wire.Item]) -> list[Any]:
+    def _results(self, items: Sequence[wire.Item], replica: str) -> list[Any]:
         """Return the user's items; where the answer does not fit, the router is told."""
         try:
             return self._shape.results(items)
         except Exception as error:
+            locate(error, self.session_id, replica)
             self._exchange.report(error)
             raise
 
@@ -238,7 +243,8 @@ class AsyncInferenceSessionClient:
                     raise error
             await sink.wait(deadline)
 
-    async def _whole(self, prepared: Any, allowed: float, affinity: str) -> list[Any]:
+    async def _whole(self, prepared: Any, allowed: float, affinity: str) -> tuple[list[Any], str]:
+        """Return the items of an answer, and the replica that gave it."""
         sink = Mailbox()
         call = self._submit(prepared, allowed, sink, affinity=affinity)
         items: list[Any] = []
@@ -249,7 +255,7 @@ class AsyncInferenceSessionClient:
                     raise error
                 items.extend(part)
                 if done:
-                    return items
+                    return items, call.replica_id
         finally:  # a cancelled task, too, must not leave the call behind
             self._exchange.cancel(call)
 
@@ -260,7 +266,7 @@ class AsyncInferenceSessionClient:
             async with aclosing(self._stream_parts(prepared, allowed, affinity)) as parts:
                 if self._shape.adapts_by_item:
                     async for part in parts:
-                        for result in self._shape.adapted(self._shape.values(part)):
+                        for result in self._shape.adapted(part):
                             yield result
                     return
                 async with aclosing(in_thread(self._shape.adapted, self._values(parts))) as made:
@@ -270,21 +276,22 @@ class AsyncInferenceSessionClient:
             self._exchange.report(error)
             raise
 
-    async def _values(self, parts: AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
+    async def _values(self, parts: AsyncIterable[Iterator[Any]]) -> AsyncGenerator[Any, None]:
         async for part in parts:
-            for value in self._shape.values(part):
+            for value in part:
                 yield value
 
     async def _stream_parts(
         self, prepared: Any, allowed: float, affinity: str
-    ) -> AsyncGenerator[Any, None]:
+    ) -> AsyncGenerator[Iterator[Any], None]:
+        """Yield the values of each piece."""
         sink = Mailbox()
         call = self._submit(prepared, allowed, sink, stream=True, affinity=affinity)
         try:
             while True:
                 _, part, done, error = await self._next(call, sink, allowed)
                 if part:
-                    yield part
+                    yield self._shape.values(part, self.session_id, call.replica_id)
                     self._exchange.taken(call, part)
                 if error is not None:
                     raise error

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from podbay._core import platform_ops
+from podbay._core import forks, platform_ops
 from podbay._core.channels import (
     HEALTH_CHECK,
     address_of,
@@ -40,7 +40,7 @@ from podbay._core.settings import Settings
 from podbay._core.timeouts import LEAST_SECONDS, check_timeout
 from podbay._core.tls import TlsSettings
 from podbay._core.tracing import trace_metadata
-from podbay._core.wire_errors import from_status, unreachable
+from podbay._core.wire_errors import from_status, invalid, unreachable
 from podbay._tls.credentials import channel_credentials, files_state
 from podbay._tls.look import look
 from podbay.errors import PodbayError
@@ -73,6 +73,7 @@ class Endpoint:
     def __init__(
         self, service: Service, address: str, tls: TlsSettings, *, several: bool = False
     ) -> None:
+        forks.use_grpc()
         self.service = service
         self.address = address
         self.waits = not several
@@ -192,6 +193,9 @@ class Transport:
         self._leaders: Leaders | None = None
         self._installation: Installation | None = None
         self._closed = False
+        self._left = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # to which its channels are bound
+        forks.follow(self)
 
     @property
     def closed(self) -> bool:
@@ -207,6 +211,7 @@ class Transport:
     async def endpoint(self, service: Service, timeout: float | None = None) -> Endpoint:
         """Return the channel to a service; the registry may have to be asked where it is."""
         self._check_open()
+        self.check_loop()
         if service is Service.SESSION_MANAGER:
             return await self._leader(check_timeout(timeout, self.settings.timeout))
         if service not in self._endpoints:
@@ -308,7 +313,7 @@ class Transport:
         patience = check_timeout(timeout, self.settings.timeout)
         endpoint = await self.endpoint(operation.service, patience)
         await endpoint.reach(patience)
-        left = None if timeout is None else max(timeout + began - now(), LEAST_SECONDS)
+        left = None if timeout is None else max(patience + began - now(), LEAST_SECONDS)
         try:
             rpc = endpoint.channel.unary_stream(
                 operation.path,
@@ -390,7 +395,7 @@ class Transport:
             PodbayError: It failed, or was lost for longer than the client's timeout.
         """
         if timeout is not None:
-            check_timeout(timeout, timeout)
+            timeout = check_timeout(timeout, timeout)
         began = now()
         reconnects = Reconnects(self.settings.timeout if self.settings.retries else 0.0)
         while True:
@@ -408,8 +413,14 @@ class Transport:
                 return
             await asyncio.sleep(delay if left is None else min(delay, left))
 
+    def left_behind(self) -> None:
+        """Be closed, as this is a forked child; see `forks`."""
+        self._closed = self._left = True
+
     async def close(self) -> None:
         """Close the channels; what runs on them is cancelled."""
+        if self._left:
+            return  # they are the parent's
         self._closed = True
         endpoints = [*self._endpoints.values(), *self._former.values(), *self._managers.values()]
         self._endpoints.clear()
@@ -498,9 +509,30 @@ class Transport:
             self._leaders.failed(endpoint.address, failure)
         return failure
 
+    def check_loop(self) -> None:
+        """Return in the event loop where it was used first; gRPC's channels work in no other.
+
+        Raises:
+            InvalidRequestError: This is another one.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise invalid(
+                "client",
+                "was used in another event loop before, as by an earlier asyncio.run(), and works "
+                "in that one only; make a client in each event loop",
+                "The call",
+            )
+
+    def closed_error(self) -> PodbayError:
+        """Return the error of a call where it is closed."""
+        return forks.left_error() if self._left else closed_error()
+
     def _check_open(self) -> None:
         if self._closed:
-            raise closed_error()
+            raise self.closed_error()
 
     def _check_cancelled_by_caller(self) -> None:
         """Tell a closed channel, which gRPC reports as a cancel, from a cancel of the task."""

@@ -45,6 +45,7 @@ class Call:
         carrier: The stream that it was handed to.
         affinity: What calls that belong to the same replica share; "" for any replica.
         trace: The trace context that it belongs to: traceparent and tracestate.
+        replica_id: The replica that answers; "" before its first piece.
         unread: About how many bytes of its pieces the caller has not taken.
         paused: Whether the router was told to send no more of them for now.
     """
@@ -59,6 +60,7 @@ class Call:
     carrier: Stream | None = None
     affinity: str = ""
     trace: tuple[str, str] = ("", "")
+    replica_id: str = ""
     unread: int = 0
     paused: bool = False
 

@@ -226,6 +226,8 @@ class ExchangeCore:
                 again.append(call)
                 continue
             self._went_well(stream)
+            if result.replica_id:
+                call.replica_id = result.replica_id
             if result.done:
                 call.state = CallState.DONE
             elif call.stream:

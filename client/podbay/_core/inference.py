@@ -18,7 +18,7 @@ from podbay.schema.jsontext import loads, quick_dumps
 from podbay.schema.platform import InferenceInterface
 from podbay.v1 import inference_router_service_pb2 as wire
 
-__all__ = ["MAX_BODY_BYTES", "Adapter", "CallShape"]
+__all__ = ["MAX_BODY_BYTES", "Adapter", "CallShape", "locate"]
 
 Adapter = Callable[[Iterable[Any]], Iterable[Any]]
 """From a stream of items to a stream of items."""
@@ -95,13 +95,19 @@ class CallShape:
         values = [_value(item) for item in items]
         return values if self._output is None else list(self._output(values))
 
-    def values(self, items: Sequence[wire.Item]) -> Iterator[Any]:
+    def values(self, items: Sequence[wire.Item], session_id: str, replica_id: str) -> Iterator[Any]:
         """Yield the values of an answer, or of a piece of one, before the output pipeline.
 
         Raises:
             ReplicaError: The replica's answer is not JSON.
         """
-        return map(_value, items)
+        for item in items:
+            try:
+                value = _value(item)
+            except PodbayError as error:
+                locate(error, session_id, replica_id)
+                raise
+            yield value
 
     def adapted(self, values: Iterator[Any]) -> Iterator[Any]:
         """Return the user's items of a stream of values, each as soon as the adapter makes it.
@@ -175,10 +181,23 @@ def _value(item: wire.Item) -> Any:
         return MessageToDict(item.value)
     try:
         return loads(item.json)
-    except (ValueError, RecursionError):
-        raise error_for(
-            "REPLICA_BAD_ANSWER", f"The replica answered {len(item.json)} bytes that are not JSON."
-        ) from None
+    except RecursionError:
+        why = "are nested more deeply than Python reads"
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        why = "are not JSON"
+    except ValueError:
+        why = "hold an integer of more digits than Python reads"
+    raise error_for(
+        "REPLICA_BAD_ANSWER", f"The replica answered {len(item.json)} bytes that {why}."
+    )
+
+
+def locate(error: Exception, session_id: str, replica_id: str) -> None:
+    """Add to an error that a replica's answer cannot be read which replica's it is."""
+    if isinstance(error, PodbayError) and error.reason == "REPLICA_BAD_ANSWER":
+        error.metadata["session"] = session_id
+        if replica_id:
+            error.metadata["replica"] = replica_id
 
 
 def _file_upload(envelope: adapters.FileUploadEnvelope) -> wire.FileUpload:

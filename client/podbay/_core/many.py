@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 from podbay._core.arguments import text
@@ -31,11 +32,12 @@ class Many:
     Args:
         max_in_flight: The most calls that are not answered.
         ordered: Whether results come in the order of the bodies.
-        decode: Makes the user's items of those of the wire; may raise.
+        decode: Makes the user's items of those of the wire and the call's replica; may raise.
         affinity: The key of all calls, or what makes one of a body; may raise.
 
     Raises:
-        InvalidRequestError: `max_in_flight` is less than 1, or `affinity` is neither.
+        InvalidRequestError: `max_in_flight` is no whole number from 1 on, or `affinity` is neither
+            a text that can be sent nor a function.
     """
 
     def __init__(
@@ -43,12 +45,15 @@ class Many:
         max_in_flight: int,
         *,
         ordered: bool,
-        decode: Callable[[Sequence[wire.Item]], list[Any]],
+        decode: Callable[[Sequence[wire.Item], str], list[Any]],
         affinity: str | Callable[[Any], str] = "",
     ) -> None:
-        if max_in_flight < 1:
-            raise invalid("max_in_flight", "must be 1 or more")
-        self._max_in_flight = max_in_flight
+        try:
+            self._max_in_flight = index(max_in_flight)
+        except TypeError:
+            raise invalid("max_in_flight", "must be a whole number, 1 or more") from None
+        if self._max_in_flight < 1:
+            raise invalid("max_in_flight", "must be a whole number, 1 or more")
         self._ordered = ordered
         self._decode = decode
         self._affinity = affinity if callable(affinity) else text(affinity, "affinity")
@@ -118,7 +123,7 @@ class Many:
             self._put(InferResult(entry.index, None, error))
             return
         try:
-            result = InferResult(entry.index, self._decode(entry.items))
+            result = InferResult(entry.index, self._decode(entry.items, call.replica_id))
         except Exception as failure:  # noqa: BLE001 # adapters raise what they like; it is this item's
             result = InferResult(entry.index, None, failure)
         self._put(result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 from podbay._core.wire_errors import invalid
 
@@ -12,9 +12,12 @@ __all__ = ["LEAST_SECONDS", "check_timeout"]
 LEAST_SECONDS = 0.001
 """What is left of a time that has run out: gRPC takes none that is 0 or less."""
 
+# More than thirty years. Beyond it clocks, locks and protobuf overflow, each at another number.
+_MOST_SECONDS: Final = 1e9
+
 
 def check_timeout(timeout: float | None, default: float, what: str = "The call") -> float:
-    """Return how long a call may take, in seconds.
+    """Return how long a call may take, in seconds; more than 1,000,000,000 counts as that.
 
     Args:
         timeout: What was given; None for the default.
@@ -26,6 +29,6 @@ def check_timeout(timeout: float | None, default: float, what: str = "The call")
     """
     seconds: Any = default if timeout is None else timeout
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if not (is_number and seconds > 0 and math.isfinite(seconds)):
+    if not (is_number and 0 < seconds < math.inf):
         raise invalid("timeout", "must be a number of seconds above 0", what)
-    return float(seconds)
+    return float(min(seconds, _MOST_SECONDS))

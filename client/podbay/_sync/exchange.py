@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 
+from podbay._core import forks
 from podbay._core.channels import authorization, closed_error, is_accepted
 from podbay._core.client_failures import TELL_SECONDS, ClientFailures
 from podbay._core.exchange import Call, CallState, Delivery, ExchangeCore, Stream
@@ -63,6 +64,14 @@ class Exchange:
         self._telling: Call | None = None
         self._quiet = threading.Event()
         self._quiet.set()
+        forks.follow(self)
+
+    def left_behind(self) -> None:
+        """Be closed, as this is a forked child; see `forks`."""
+        self._lock = threading.Lock()
+        self._closed = True
+        self._quiet = threading.Event()
+        self._quiet.set()
 
     def report(self, error: Exception) -> None:
         """Tell the router of what failed at the client, where that is for it; returns at once."""
@@ -82,7 +91,7 @@ class Exchange:
         """
         with self._lock:
             if self._closed or self._transport.closed:
-                raise closed_error()
+                raise self._transport.closed_error()
             self._core.submit(call)
             self._notice()
 

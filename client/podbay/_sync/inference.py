@@ -10,8 +10,9 @@ from contextlib import closing
 from types import TracebackType
 from typing import Any, Final, Self
 
+from podbay._core.arguments import text
 from podbay._core.exchange import Call, Delivery
-from podbay._core.inference import CallShape
+from podbay._core.inference import CallShape, locate
 from podbay._core.many import Many
 from podbay._core.retries import call_slack
 from podbay._core.timeouts import check_timeout
@@ -83,16 +84,17 @@ class InferenceSessionClient:
             The items.
 
         Raises:
-            InvalidRequestError: The body makes no valid request.
+            InvalidRequestError: The body makes no valid request, or `timeout` or `affinity` is not
+                valid.
             AdapterError: The body or the answer does not fit a pipeline.
             PodbayError: The call failed; the class and the reason say how.
         """
         prepared = self._prepare(body)
-        allowed = check_timeout(timeout, self._timeout)
+        allowed, key = check_timeout(timeout, self._timeout), text(affinity, "affinity")
         until = time.monotonic() + allowed if timeout is not None else None
         while True:
             try:
-                items = self._whole(prepared, allowed, affinity)
+                items, replica = self._whole(prepared, allowed, key)
                 break
             except SessionNotReadyError:
                 if not wait:
@@ -101,7 +103,7 @@ class InferenceSessionClient:
                 self._wait_ready(timeout=left)
                 if until is not None:
                     allowed = max(until - time.monotonic(), 0.001)
-        return self._results(items)
+        return self._results(items, replica)
 
     def stream(
         self, body: Any, *, timeout: float | None = None, affinity: str = ""
@@ -118,12 +120,13 @@ class InferenceSessionClient:
             affinity: As for `infer`.
 
         Raises:
-            InvalidRequestError: The body makes no valid request.
+            InvalidRequestError: The body makes no valid request, or `timeout` or `affinity` is not
+                valid.
             PodbayError: The call failed; items that came before it have been yielded.
         """
         prepared = self._prepare(body)
         allowed = check_timeout(timeout, self._timeout)
-        return self._stream(prepared, allowed, affinity)
+        return self._stream(prepared, allowed, text(affinity, "affinity"))
 
     def infer_many(
         self,
@@ -138,7 +141,7 @@ class InferenceSessionClient:
 
         Bodies are taken when there is room for them, so they may come from an endless generator.
         A body that fails makes a result with an error and stops nothing. Leaving the loop cancels
-        what is under way.
+        what is under way. So does what taking a body raises, which is raised at once.
 
         Args:
             bodies: The input items.
@@ -191,11 +194,12 @@ class InferenceSessionClient:
             self._exchange.report(error)
             raise
 
-    def _results(self, items: Sequence[wire.Item]) -> list[Any]:
+    def _results(self, items: Sequence[wire.Item], replica: str) -> list[Any]:
         """Return the user's items; where the answer does not fit, the router is told."""
         try:
             return self._shape.results(items)
         except Exception as error:
+            locate(error, self.session_id, replica)
             self._exchange.report(error)
             raise
 
@@ -225,7 +229,8 @@ class InferenceSessionClient:
                 if error is not None:
                     raise error from None
 
-    def _whole(self, prepared: Any, allowed: float, affinity: str) -> list[Any]:
+    def _whole(self, prepared: Any, allowed: float, affinity: str) -> tuple[list[Any], str]:
+        """Return the items of an answer, and the replica that gave it."""
         sink: _Sink = queue.SimpleQueue()
         call = self._submit(prepared, allowed, sink, affinity=affinity)
         items: list[Any] = []
@@ -236,7 +241,7 @@ class InferenceSessionClient:
                     raise error
                 items.extend(part)
                 if done:
-                    return items
+                    return items, call.replica_id
         finally:  # an interrupt, too, must not leave the call behind
             self._exchange.cancel(call)
 
@@ -256,7 +261,7 @@ class InferenceSessionClient:
         try:
             while True:
                 _, part, done, error = self._next(call, sink, allowed)
-                yield from self._shape.values(part)
+                yield from self._shape.values(part, self.session_id, call.replica_id)
                 self._exchange.taken(call, part)
                 if error is not None:
                     raise error

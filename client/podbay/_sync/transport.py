@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from podbay._core import platform_ops
+from podbay._core import forks, platform_ops
 from podbay._core.channels import (
     HEALTH_CHECK,
     address_of,
@@ -79,6 +79,7 @@ class Endpoint:
     def __init__(
         self, service: Service, address: str, tls: TlsSettings, *, several: bool = False
     ) -> None:
+        forks.use_grpc()
         self.service = service
         self.address = address
         self.waits = not several
@@ -209,6 +210,8 @@ class Transport:
         self._leaders: Leaders | None = None
         self._installation: Installation | None = None
         self._closed = False
+        self._left = False
+        forks.follow(self)
 
     def installation(self, timeout: float | None = None) -> Installation:
         """Return what the registry says of the installation; asked once."""
@@ -323,7 +326,7 @@ class Transport:
         patience = check_timeout(timeout, self.settings.timeout)
         endpoint = self.endpoint(operation.service, patience)
         endpoint.reach(patience)
-        left = None if timeout is None else max(timeout + began - time.monotonic(), LEAST_SECONDS)
+        left = None if timeout is None else max(patience + began - time.monotonic(), LEAST_SECONDS)
         rpc = endpoint.channel.unary_stream(
             operation.path,
             request_serializer=type(operation.request).SerializeToString,
@@ -382,7 +385,7 @@ class Transport:
             PodbayError: It failed, or was lost for longer than the client's timeout.
         """
         if timeout is not None:
-            check_timeout(timeout, timeout)
+            timeout = check_timeout(timeout, timeout)
         began = time.monotonic()
         reconnects = Reconnects(self.settings.timeout if self.settings.retries else 0.0)
         while True:
@@ -403,8 +406,15 @@ class Transport:
                 return
             time.sleep(delay if left is None else min(delay, left))
 
+    def left_behind(self) -> None:
+        """Be closed, as this is a forked child; see `forks`."""
+        self._lock = threading.Lock()
+        self._closed = self._left = True
+
     def close(self) -> None:
         """Close the channels; what runs on them is cancelled."""
+        if self._left:
+            return  # they are the parent's
         with self._lock:
             self._closed = True
             endpoints = [
@@ -498,6 +508,10 @@ class Transport:
             self._leaders.failed(endpoint.address, failure)
         return failure
 
+    def closed_error(self) -> PodbayError:
+        """Return the error of a call where it is closed."""
+        return forks.left_error() if self._left else closed_error()
+
     def _check_open(self) -> None:
         if self._closed:
-            raise closed_error()
+            raise self.closed_error()
