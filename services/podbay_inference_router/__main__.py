@@ -223,7 +223,10 @@ class _at_least:  # noqa: N801 # read as a function: the type of an option
         self._smallest = smallest
 
     def __call__(self, text: str) -> int:
-        value = int(text)
+        try:
+            value = int(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"must be an integer, not {text!r}") from error
         if value < self._smallest:
             raise argparse.ArgumentTypeError(f"must be at least {self._smallest}")
         return value

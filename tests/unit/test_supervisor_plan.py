@@ -13,7 +13,7 @@ from podbay.cli import detached
 from podbay.cli.root import cli
 from podbay.local import ports
 from podbay.local.faults import LocalError
-from podbay.local.plan import UpSettings, check_ports, plan_services
+from podbay.local.plan import UpSettings, check_ports, plan_services, read_service_option
 from podbay.local.state import DataDir
 from podbay.local.up_certificates import up_certificates
 from tests.support.certificates import expired
@@ -69,6 +69,64 @@ def test_the_router_shows_its_numbers_where_it_is_told(tmp_path: Path):
             check_ports(taken)
     with pytest.raises(LocalError, match="7102"):
         check_ports(UpSettings(0, 7102, 0, metrics_listen="127.0.0.1:7102"))
+
+
+def test_a_service_gets_the_options_that_are_named_for_it(tmp_path: Path):
+    data = DataDir(tmp_path)
+    texts = ("inference-router.max-body-bytes=1=2", "registry.audit-days=-1", "registry.no-such")
+    settings = UpSettings(service_options=tuple(read_service_option(text) for text in texts))
+    registry, manager, router = plan_services(settings, data)
+    assert router.argv[-1] == "--max-body-bytes=1=2"
+    assert registry.argv[-2:] == ("--audit-days=-1", "--no-such")
+    assert manager.argv == plan_services(UpSettings(), data)[1].argv
+    handed_on = detached._arguments(data, settings)
+    assert [handed_on[at + 1] for at, part in enumerate(handed_on) if part == "--set"] == [*texts]
+
+
+def test_what_podbay_up_sets_itself_is_not_set_twice(tmp_path: Path):
+    settings = UpSettings(
+        workers=2,
+        metrics_listen="127.0.0.1:9103",
+        signing_key_days=2,
+        model_quota="1Gi",
+        account_quota=("sessions=1",),
+        no_fetch=True,
+        hub_token_file=tmp_path / "hub",
+        nodes=tmp_path / "nodes",
+        runner_kinds=tmp_path / "kinds",
+        allow_egress=True,
+        allow_root_images=True,
+        node_grace=1,
+        gpu_probe_image="probe",
+        gpu_probe_interval=1,
+        model_cache_quota="1Gi",
+        session_managers=2,
+        manager_ports=(7109,),
+        enable_process_driver=True,
+        drivers=("process",),
+        host="0.0.0.0",
+        plain_text=True,
+        reset_admin_token=True,
+        keep_model_files=True,
+    )
+    for spec in plan_services(settings, DataDir(tmp_path)):
+        for part in (*spec.argv, *spec.once):
+            if part.startswith("--"):
+                with pytest.raises(ValueError, match="sets itself"):
+                    read_service_option(f"{spec.service}.{part[2:]}=1")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "max-body-bytes=1", "router.x=1", "registry.=1", "registry.--x"]
+)
+def test_what_names_no_option_of_a_service_is_refused(text: str):
+    with pytest.raises(ValueError, match="SERVICE.OPTION=VALUE"):
+        read_service_option(text)
+    result = CliRunner().invoke(cli, ["up", "--set", text])
+    assert result.exit_code == 2
+    assert "the services are registry, session-manager, inference-router" in " ".join(
+        result.output.replace("│", " ").split()
+    )
 
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1", ":9103", "::1:9103", "h:0", "h:65536", "h:x"])

@@ -106,6 +106,8 @@ def _arguments(data: DataDir, settings: UpSettings) -> list[str]:
         arguments.append("--allow-plain-text-off-loopback")
     if settings.enable_process_driver:
         arguments.append("--enable-process-driver")
+    for service, option, value in settings.service_options:
+        arguments += ["--set", f"{service}.{option}" + ("" if value is None else f"={value}")]
     return [*arguments, *_registry_arguments(settings), *_manager_arguments(settings)]
 
 

@@ -57,6 +57,17 @@ def _address(_ctx: click.Context, _parameter: click.Parameter, text: str | None)
     return text
 
 
+def _service_options(
+    _ctx: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]
+) -> tuple[tuple[str, str, str | None], ...]:
+    from podbay.local.plan import read_service_option  # noqa: PLC0415 # takes long
+
+    try:
+        return tuple(read_service_option(text) for text in texts)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command(cls=LoneCommand)
 @click.option(
     "--registry-port",
@@ -222,6 +233,16 @@ def _address(_ctx: click.Context, _parameter: click.Parameter, text: str | None)
     is_flag=True,
     help="Keep models' files in this data folder from now on, although they are said to be "
     "elsewhere or of another installation; those that the database does not know are removed.",
+)
+@click.option(
+    "--set",
+    "service_options",
+    multiple=True,
+    metavar="SERVICE.OPTION=VALUE",
+    callback=_service_options,
+    help="An option of a service that is not above, as inference-router.max-body-bytes=268435456 "
+    "or registry.audit-days=30; may be given more than once. `python -m podbay_inference_router "
+    "--help` and its kin list them.",
 )
 @click.option("--detach", is_flag=True, help="Run in the background; return when healthy.")
 @click.option("--detached", is_flag=True, hidden=True, help="This is the background process.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ __all__ = [
     "check_ports",
     "container_flags",
     "plan_services",
+    "read_service_option",
 ]
 
 DRIVERS = ("process", "inprocess", "attached")
@@ -28,6 +30,22 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _INSIDE = "127.0.0.1"
 _ROUTER_CONFIRMATIONS = 6
 _FOLDERS = {INFERENCE_ROUTER: "router"}
+_SERVICES = (REGISTRY, SESSION_MANAGER, INFERENCE_ROUTER)
+_OPTION = re.compile("[a-z]+(-[a-z]+)*")
+# By these the services find their data, each other and what they are to each other.
+_OWN_OPTIONS = frozenset(
+    {
+        *("listen", "data-dir", "address-file", "exit-with-parent", "drain-seconds"),
+        *("database", "database-file", "tls", "service-listen", "service-token-file"),
+        *("allow-plain-text-off-loopback", "allow-process-driver-off-loopback"),
+        *("registry-endpoint", "session-manager-endpoint", "inference-router-endpoint"),
+        *("admin-token-file", "reset-admin-token", "keep-model-files", "advertise-address"),
+        *("drivers", "mock-hosts", "stop-replicas-on-exit", "workers", "metrics-listen"),
+        *("model-quota", "account-quota", "no-fetch", "hub-token-file", "signing-key-days"),
+        *("nodes", "runner-kinds", "allow-egress", "allow-root-images", "node-grace"),
+        *("gpu-probe-image", "gpu-probe-interval", "model-cache-quota", "take-over"),
+    }
+)
 _WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -70,6 +88,9 @@ class UpSettings:
             the disk holds.
         metrics_listen: Where the router shows its numbers to Prometheus, as "127.0.0.1:9103"; None
             for nowhere.
+        service_options: Options of the services that `podbay up` has not itself, each as service,
+            option and value, as ("inference-router", "max-body-bytes", "268435456"); the value is
+            None for one that takes none.
         tls: The folder of the services' certificates (`podbay certs`); None for those of the data
             folder where `host` is not loopback.
         plain_text: Speak plain text although `host` is not loopback.
@@ -104,6 +125,7 @@ class UpSettings:
     gpu_probe_interval: float | None = None
     model_cache_quota: str | None = None
     metrics_listen: str | None = None
+    service_options: tuple[tuple[str, str, str | None], ...] = ()
     tls: Path | None = None
     plain_text: bool = False
     manager_ports: tuple[int, ...] = ()
@@ -227,6 +249,33 @@ class ServiceSpec:
     def endpoint(self) -> str:
         """The address on this machine, as "127.0.0.1:7101"."""
         return ports.join(self.host, self.port)
+
+
+def read_service_option(text: str) -> tuple[str, str, str | None]:
+    """Return service, option and value of "inference-router.max-body-bytes=268435456".
+
+    Raises:
+        ValueError: It has another form, or the option is one that `podbay up` sets.
+    """
+    name, equals, value = text.partition("=")
+    service, _, option = name.partition(".")
+    if service not in _SERVICES or not _OPTION.fullmatch(option):
+        raise ValueError(
+            f"{text!r} is not SERVICE.OPTION=VALUE, as inference-router.max-body-bytes=268435456; "
+            f"the services are {', '.join(_SERVICES)}"
+        )
+    if option in _OWN_OPTIONS:
+        raise ValueError(f"{option!r} is what `podbay up` sets itself: see its own options")
+    return service, option, value if equals else None
+
+
+def _further_options(settings: UpSettings, service: str) -> tuple[str, ...]:
+    """Return the options that were named for a service, each as one part of its command line."""
+    return tuple(
+        f"--{option}" if value is None else f"--{option}={value}"
+        for of, option, value in settings.service_options
+        if of == service
+    )
 
 
 def _off_loopback(settings: UpSettings) -> tuple[str, ...]:
@@ -411,6 +460,7 @@ def plan_services(
             "--exit-with-parent",
             *(() if is_router else database),
             *own,
+            *_further_options(settings, service),
         )
         specs.append(
             ServiceSpec(
