@@ -24,10 +24,10 @@ from podbay_inference_router.failed_calls import FailedCalls, Row, message_of
 from podbay_inference_router.health import ReplicaReport
 from podbay_inference_router.leaders import Leaders, leader_of
 from podbay_kit.service_link import ServiceLink
-from podbay_kit.tls_files import LiveTls
 
 if TYPE_CHECKING:
     from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceAsyncStub
+    from podbay_kit.tls_files import LiveTls
 
 __all__ = ["CHANNEL_OPTIONS", "RouteWatcher", "pause_after"]
 
