@@ -11,7 +11,7 @@ from podbay_inference_router.router_id import held_home
 from podbay_inference_router.settings import Settings
 from podbay_inference_router.succession import Afterlife
 from podbay_kit.process import Stop, common_options, run
-from podbay_kit.starting import split_address
+from podbay_kit.starting import split_address, uncollected
 from podbay_kit.transport import transport_of, transport_options
 
 __all__ = ["main"]
@@ -57,14 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_available()
         # Who only watches workers needs neither gRPC nor what a call needs.
         if options.worker is not None:
-            from podbay_inference_router.worker import serve  # noqa: PLC0415 # heavy
+            with uncollected():
+                from podbay_inference_router.worker import serve  # noqa: PLC0415 # heavy
 
             await serve(options, settings, stop, afterlife)
             return
         with held_home(options.data_dir) as home:
             if workers == 1:
                 options.router_id = home.router_id
-                from podbay_inference_router.worker import serve  # noqa: PLC0415 # heavy
+                with uncollected():
+                    from podbay_inference_router.worker import serve  # noqa: PLC0415 # heavy
 
                 await serve(options, settings, stop)
                 return

@@ -8,7 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import grpc
 
@@ -23,7 +23,9 @@ from podbay_inference_router.leaders import Leaders, leader_of
 from podbay_inference_router.shares import LimitShares
 from podbay_inference_router.watch import CHANNEL_OPTIONS, pause_after
 from podbay_kit.service_link import ServiceLink
-from podbay_kit.tls_files import LiveTls
+
+if TYPE_CHECKING:
+    from podbay_kit.tls_files import LiveTls
 
 __all__ = ["ShareLink", "Use", "boot_seconds"]
 

@@ -1,15 +1,18 @@
-"""Session tokens, verified with the keys at hand. No call to anybody, no clock of its own."""
+"""Session tokens, verified with the keys at hand. No call to anybody, no clock of its own.
+
+What reads web tokens takes as long to import as a third of all else that a worker needs: a worker
+that starts has it come while its clients are on their way back (`prepare`).
+"""
 
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from podbay_inference_router import failures
 from podbay_inference_router.requests import RequestError
 
-__all__ = ["AUDIENCE", "Claims", "ExpiredTokenError", "TokenVerifier"]
+__all__ = ["AUDIENCE", "Claims", "ExpiredTokenError", "TokenVerifier", "prepare"]
 
 AUDIENCE: Final = "podbay-inference-router"
 
@@ -39,6 +42,11 @@ class ExpiredTokenError(RequestError):
     def __init__(self, session_id: str) -> None:
         super().__init__(failures.token_expired())
         self.session_id = session_id
+
+
+def prepare() -> None:
+    """Import what the first token needs; in any thread, and again without effect."""
+    import jwt  # noqa: F401, PLC0415 # see above
 
 
 class TokenVerifier:
@@ -92,6 +100,8 @@ class TokenVerifier:
         return claims
 
     def _check(self, token: str) -> Claims:
+        import jwt  # noqa: PLC0415 # see above
+
         if len(token) > _MAX_TOKEN:
             raise _bad("it is too long")
         try:

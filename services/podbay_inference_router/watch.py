@@ -24,10 +24,10 @@ from podbay_inference_router.failed_calls import FailedCalls, Row, message_of
 from podbay_inference_router.health import ReplicaReport
 from podbay_inference_router.leaders import Leaders, leader_of
 from podbay_kit.service_link import ServiceLink
-from podbay_kit.tls_files import LiveTls
 
 if TYPE_CHECKING:
     from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceAsyncStub
+    from podbay_kit.tls_files import LiveTls
 
 __all__ = ["CHANNEL_OPTIONS", "RouteWatcher", "pause_after"]
 
@@ -50,6 +50,8 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    # Words are short: to find out by pings how much is best under way would double what is sent.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     # The "minimum" is how long one connection may take to come about: on a busy machine, too.
     ("grpc.min_reconnect_backoff_ms", 1_000),
@@ -219,10 +221,12 @@ class RouteWatcher:
         """Tell the newest revision, one after the other, for as long as the watch runs."""
         self._watch_id = ""
         self._news.clear()
+        told = ("", 0)
         while True:
             await self._news.wait()
             self._news.clear()
-            if not self._watch_id:
+            # Most messages are signs of life, and bring nothing new to acknowledge.
+            if not self._watch_id or (self._watch_id, self._applied) == told:
                 continue
             request = AcknowledgeRoutesRequest(watch_id=self._watch_id, revision=self._applied)
             try:
@@ -235,6 +239,8 @@ class RouteWatcher:
                 _LOG.warning("routes cannot be acknowledged (%s)", error.code().name)
                 self._news.set()
                 await asyncio.sleep(pause_after(1))
+            else:
+                told = (request.watch_id, request.revision)
 
     async def _tell_reports(self, stub: SessionManagerServiceAsyncStub) -> None:
         """Tell what is to be told of replicas, for as long as the watch runs."""

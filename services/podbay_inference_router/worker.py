@@ -32,7 +32,7 @@ from podbay_inference_router.shares import LimitShares
 from podbay_inference_router.slots import READY_LINE
 from podbay_inference_router.succession import SERVE_ON_SECONDS, Afterlife
 from podbay_inference_router.table import RouteTable
-from podbay_inference_router.tokens import TokenVerifier
+from podbay_inference_router.tokens import TokenVerifier, prepare
 from podbay_inference_router.upstream import ConnectionPools
 from podbay_inference_router.watch import RouteWatcher
 from podbay_kit.process import Stop, write_address_file
@@ -158,6 +158,8 @@ class Worker:
                 await self._synced.wait()
                 await self._link.settled.wait()
         port = await self._server.start(serving=self._table.synced)
+        # In a thread: connections are taken meanwhile.
+        self._tasks.spawn("prepare-tokens", asyncio.to_thread(prepare))
         self._listening = True
         self._server.set_serving(self._table.synced)
         return port

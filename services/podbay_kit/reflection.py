@@ -1,28 +1,70 @@
-"""The descriptors that reflection serves: with JSON names, and methods found by name.
+"""Reflection: loaded when it is first asked for, with JSON names, and methods found by name.
 
 The code that protoc generates for Python leaves the JSON names of fields out of its descriptors,
 and grpcurl then prints `session_id` where the JSON interface says `sessionId`. And the pool of
 protobuf's C implementation does not find the file of a method, so that
 `grpcurl describe package.Service.Method` fails.
+
+Descriptors as messages take long to import, and few ever ask for them: a service that starts does
+without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
+import grpc
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import FileDescriptor
+    from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
+
+    Handler = grpc.RpcMethodHandler[Any, Any]
 
     _Pool = descriptor_pool.DescriptorPool
 else:
     # The pool's class cannot be derived from without making a second pool.
     _Pool = object
 
-__all__ = ["ReflectionPool", "json_name"]
+__all__ = ["REFLECTION_SERVICE", "LazyReflection", "ReflectionPool", "json_name"]
+
+REFLECTION_SERVICE: Final = "grpc.reflection.v1alpha.ServerReflection"
+"""The full name of the service."""
+
+_METHOD: Final = f"/{REFLECTION_SERVICE}/ServerReflectionInfo"
+
+
+class LazyReflection(grpc.GenericRpcHandler):
+    """Answers reflection, and imports what that takes with the first question.
+
+    Args:
+        services: The full names of the services that it tells of.
+    """
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self._services = tuple(services)
+        self._handler: Handler | None = None
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """Return what answers a call; None where it is of another service."""
+        if handler_call_details.method != _METHOD:
+            return None
+        if self._handler is None:
+            self._handler = self._loaded()
+        return self._handler
+
+    def _loaded(self) -> Handler:
+        from grpc_reflection.v1alpha import reflection, reflection_pb2  # noqa: PLC0415 # heavy
+
+        servicer = reflection.aio.ReflectionServicer(self._services, pool=ReflectionPool())
+        handler: Handler = grpc.stream_stream_rpc_method_handler(
+            servicer.ServerReflectionInfo,
+            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )
+        return handler
 
 
 def json_name(name: str) -> str:

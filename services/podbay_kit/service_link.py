@@ -6,14 +6,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
 from podbay.schema.identities import service_dns
 from podbay_kit.starting import split_address
 from podbay_kit.tls_credentials import channel_credentials
-from podbay_kit.tls_files import LiveTls, TlsMaterial
+
+if TYPE_CHECKING:
+    from podbay_kit.tls_files import LiveTls, TlsMaterial
 
 __all__ = ["ServiceLink"]
 

@@ -7,21 +7,22 @@ import logging
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from podbay_kit.audit import CallLog
 from podbay_kit.auth import Authenticator
 from podbay_kit.interceptors import RECHECK_SECONDS, PodbayInterceptor
-from podbay_kit.reflection import ReflectionPool
+from podbay_kit.reflection import REFLECTION_SERVICE, LazyReflection
 from podbay_kit.rpc_rules import RULES, Rule
 from podbay_kit.starting import ListenError, join_address, split_address
 from podbay_kit.tls_credentials import server_credentials
-from podbay_kit.tls_files import LiveTls
 from podbay_kit.tracing import configured_spans
+
+if TYPE_CHECKING:
+    from podbay_kit.tls_files import LiveTls
 
 __all__ = [
     "KEEPALIVE_SECONDS",
@@ -205,14 +206,9 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         for service in self._services:
             service.add(self._server)
-        reflection.enable_server_reflection(
-            [
-                *(service.name for service in self._services),
-                health.SERVICE_NAME,
-                reflection.SERVICE_NAME,
-            ],
-            self._server,
-            pool=ReflectionPool(),
+        told = (service.name for service in self._services)
+        self._server.add_generic_rpc_handlers(
+            [LazyReflection([*told, health.SERVICE_NAME, REFLECTION_SERVICE])]
         )
 
     async def start(self, *, serving: bool = True) -> int:

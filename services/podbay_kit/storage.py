@@ -56,8 +56,9 @@ _PATIENCE_SECONDS: Final = 3.0
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.5
 
-# How often writes of other processes are looked for, where somebody waits for them.
-_POLL_SECONDS: Final = {"sqlite": 1.0, "postgresql": 0.25}
+# How often writes of other processes are looked for, where somebody waits for them. With SQLite
+# one process has all those who wait, and all who write while they do; it tells them at once.
+_POLL_SECONDS: Final = {"sqlite": 2.5, "postgresql": 0.25}
 
 
 class Database:

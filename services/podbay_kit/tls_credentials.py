@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from podbay_kit.tls_files import LiveTls, TlsMaterial
+if TYPE_CHECKING:
+    # What reads certificates is for who has some.
+    from podbay_kit.tls_files import LiveTls, TlsMaterial
 
 __all__ = ["channel_credentials", "server_credentials"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 
@@ -23,8 +23,10 @@ from podbay_kit.audit import shown_id
 from podbay_kit.errors import ServiceError
 from podbay_kit.model_source import RegistryModelFiles
 from podbay_kit.service_link import ServiceLink
-from podbay_kit.tls_files import LiveTls
 from podbay_session_manager.model_gate import COMING, ModelState, Stand
+
+if TYPE_CHECKING:
+    from podbay_kit.tls_files import LiveTls
 
 __all__ = ["RegistryClient", "RegistryUnavailableError"]
 

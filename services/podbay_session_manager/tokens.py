@@ -1,4 +1,7 @@
-"""Session tokens: JWTs for the calls of one session, verified by routers with the public key."""
+"""Session tokens: JWTs for the calls of one session, verified by routers with the public key.
+
+What writes web tokens takes long to import, and nothing that a start waits for needs it.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
 
 from podbay.v1 import session_manager_service_pb2 as manager_pb2
 from podbay_kit.errors import invalid
@@ -34,7 +30,7 @@ def make_key(now: float) -> SigningKeyRow:
         now: Seconds since 1970.
     """
     private = Ed25519PrivateKey.generate()
-    raw = private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+    raw = private.private_bytes_raw()
     return SigningKeyRow(kid=uuid.uuid4().hex, private_key=raw, created_at=now)
 
 
@@ -53,7 +49,7 @@ class TokenSigner:
         self._verification = tuple(
             manager_pb2.VerificationKey(
                 kid=kid,
-                ed25519_public_key=key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw),
+                ed25519_public_key=key.public_key().public_bytes_raw(),
             )
             for kid, key in private
         )
@@ -88,6 +84,8 @@ class TokenSigner:
         Raises:
             ServiceError: INVALID_REQUEST, where `expires` is past or later than the session's end.
         """
+        import jwt  # noqa: PLC0415 # see above
+
         limit = None if session.expires is None else datetime.fromtimestamp(session.expires, tz=UTC)
         if expires is not None:
             if expires <= now:

@@ -17,6 +17,7 @@ from podbay.v1 import errors_pb2
 from podbay.v1 import inference_router_service_pb2 as pb
 from podbay.v1.session_manager_service_pb2 import ROUTE_STATE_ENDED
 from podbay_inference_router.settings import Settings
+from podbay_kit.serving import GrpcServer
 from tests.support.eventually import eventually
 from tests.support.router_fakes import ReplicaCall, SigningKey, echo, event, route
 from tests.support.router_rig import Rig, running_rig
@@ -449,6 +450,35 @@ async def test_routes_are_acknowledged(rig: Rig) -> None:
     await eventually(
         lambda: rig.manager.acknowledged.get("watch-2") == revision, "the new watch is told"
     )
+
+
+async def test_signs_of_life_are_not_acknowledged(rig: Rig) -> None:
+    first = rig.manager.revision
+    await eventually(lambda: rig.manager.acknowledged == {"watch-1": first}, "it is told")
+    before = rig.manager.acknowledgements
+    for _ in range(3):
+        rig.manager.sign_of_life()
+    rig.manager.set_route(route("s", [1]))
+    # What comes behind them on the same stream is, so that they have been read by then.
+    await eventually(lambda: rig.manager.acknowledged == {"watch-1": first + 1}, "news are told")
+    assert rig.manager.acknowledgements == before + 1
+
+
+async def test_tokens_are_prepared_once_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    start = GrpcServer.start
+
+    async def listen(server: GrpcServer, *, serving: bool = True) -> int:
+        port = await start(server, serving=serving)
+        order.append("listens")
+        return port
+
+    monkeypatch.setattr(GrpcServer, "start", listen)
+    monkeypatch.setattr("podbay_inference_router.worker.prepare", lambda: order.append("prepared"))
+    async with running_rig() as rig:
+        await eventually(lambda: order == ["listens", "prepared"], "it prepares")
+        await rig.session("s", echo)
+        assert (await rig.infer("s")).items
 
 
 async def test_a_router_that_knows_nothing_yet_says_so() -> None:

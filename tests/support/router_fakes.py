@@ -91,6 +91,7 @@ class FakeSessionManager:
         self.port = 0
         self.watches = 0
         self.acknowledged: dict[str, int] = {}
+        self.acknowledgements = 0
         self.tokens: list[str] = []
         self.reports: list[ReportReplicaRequest] = []
         self.usages: list[ReportUsageRequest] = []
@@ -165,6 +166,11 @@ class FakeSessionManager:
         del self._routes[session_id]
         self._send(WatchRoutesResponse(removed_sessions=[session_id]))
 
+    def sign_of_life(self) -> None:
+        """Send a message that brings nothing new."""
+        for queue in self._watchers:
+            queue.put_nowait(WatchRoutesResponse(revision=self._revision))
+
     def _send(self, message: WatchRoutesResponse) -> None:
         self._revision += 1
         message.revision = self._revision
@@ -175,6 +181,7 @@ class FakeSessionManager:
         self, request: AcknowledgeRoutesRequest, context: Any
     ) -> AcknowledgeRoutesResponse:
         self.acknowledged[request.watch_id] = request.revision
+        self.acknowledgements += 1
         return AcknowledgeRoutesResponse()
 
     async def report_replica(

@@ -14,9 +14,9 @@ from podbay.v1 import account_pb2, errors_pb2, inference_session_pb2
 from podbay.v1 import registry_service_pb2 as registry_pb
 from podbay_kit.errors import ServiceError
 from podbay_kit.process import SettingsError
-from podbay_session_manager.__main__ import _drivers, _parser
 from podbay_session_manager.auth import RegistryAuthenticator
 from podbay_session_manager.codec import read_replica, read_session, write_record
+from podbay_session_manager.command_line import _drivers, _parser
 from podbay_session_manager.commands import check_open, delete, revoke_tokens, terminate
 from podbay_session_manager.drivers.contract import ObservedReplica
 from podbay_session_manager.logs import split_lines
