@@ -3,7 +3,7 @@
 Watchers share what is read from the database: the last changes are kept in memory, and one of
 the watchers that wait reads on for all of them, at most once for each commit of this process
 (which announces it), and now and then for commits of other processes: four times a second where
-the database is shared (PostgreSQL), once a second where it is not. Looking costs one row by its
+the database is shared (PostgreSQL), every few seconds where it is not. Looking costs one row by its
 key; a NOTIFY for each commit would cost all writers of the server a common lock.
 """
 
@@ -139,7 +139,11 @@ class ChangeFeed:
 
     async def snapshot(self, kind: ResourceKind[Any]) -> tuple[list[Change], int]:
         """Return what is there, and the revision of that."""
-        return await self._database.read(lambda conn: self._store.snapshot(conn, kind))
+        found, revision = await self._database.read(lambda conn: self._store.snapshot(conn, kind))
+        if self._head is None:
+            # Where the first look came later, a change before it would be read by each watcher.
+            self._head = self._floor = revision
+        return found, revision
 
     async def after(self, kind: str, revision: int) -> tuple[list[Change], int]:
         """Return changes of one kind after a revision, and the revision up to which that is all.

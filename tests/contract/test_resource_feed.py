@@ -250,6 +250,27 @@ async def test_many_watchers_share_what_is_read(
     assert reads < 10
 
 
+async def test_a_change_between_a_snapshot_and_the_first_look_is_read_once(
+    under_test: StoreUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watchers = [Watcher(under_test.feed) for _ in range(50)]
+    for watcher in watchers:
+        await watcher.next()
+    await under_test.add(ship(1))
+    reads = 0
+    read = Database.read
+
+    async def counted(self: Database, function: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await read(self, function)
+
+    monkeypatch.setattr(Database, "read", counted)
+    events = await asyncio.gather(*(watcher.next_change() for watcher in watchers))
+    assert {event.revision for event in events} == {1}
+    assert reads < 10
+
+
 async def test_an_abandoned_watch_leaves_no_task(under_test: StoreUnderTest) -> None:
     watcher = Watcher(under_test.feed)
     await watcher.next()
