@@ -162,9 +162,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_at_least(0),
         default=defaults.account_in_flight,
         metavar="N",
-        help="the most calls of one account that run, over all its sessions, divided among the "
-        "workers, at least 1 each; 0 for no limit "
-        "(default: %(default)s)",
+        help="the most calls of one account that run at this router, over all its sessions; 0 for "
+        "no limit (default: %(default)s)",
     )
     parser.add_argument(
         "--account-queue-length",

@@ -246,8 +246,10 @@ class Call:
         tenant = self.tenant
         tenant.running -= 1
         tenant.account.running -= 1
-        if tenant.account.allowance:
+        if tenant.account.leases:
             self._dispatcher.left_account(tenant.account)
+        if self.session.leases:
+            self._dispatcher.left_session(self.session)
         return True
 
     # What the connection says.

@@ -19,17 +19,17 @@ __all__ = ["Chooser", "Leases", "Shares"]
 
 
 class Leases(Protocol):
-    """Shares limits of replicas and accounts out among workers; `leases.LeaseFile` does."""
+    """Shares limits out among workers; `leases.LeaseFile` does."""
 
-    def grow(self, shared: Shared, limit: int, now: float, share: int | None = None) -> bool:
-        """Let this worker have more calls within a limit; say whether there was room."""
+    def grow(self, shared: Shared, bound: int, now: float) -> bool:
+        """Let this worker have more of the calls that this router may; say whether it got any."""
         ...
 
-    def allowance(self, shared: Shared, limit: int, share: int) -> int:
-        """Return how many calls this worker may have within this router's share of a limit."""
+    def allowance(self, shared: Shared, bound: int) -> int:
+        """Return how many of the calls that this router may have are this worker's."""
         ...
 
-    def shrink(self, shared: Shared, limit: int, now: float) -> None:
+    def shrink(self, shared: Shared, limit: int, now: float, *, politely: bool = True) -> None:
         """Give back what the calls within a limit no longer need."""
         ...
 
@@ -45,7 +45,11 @@ class Shares(Protocol):
         ...
 
     def of_session(self, session: SessionRoute) -> int:
-        """Return how many calls of a session this worker may have running."""
+        """Return how many calls of a session this router may have running."""
+        ...
+
+    def of_account(self, account: AccountLoad, limit: int) -> int:
+        """Return how many calls of an account this router may have running within its quota."""
         ...
 
     def holds(self) -> bool:
@@ -59,7 +63,7 @@ class Chooser:
     Args:
         settings: The limits.
         rng: Gives numbers from 0 up to 1, for ties.
-        leases: Shares replicas' limits with other workers; None where there are no others.
+        leases: Shares limits with other workers; None where there are no others.
         shares: Tells this router's shares of limits; None where it has all of them.
     """
 
@@ -74,25 +78,30 @@ class Chooser:
         self._rng = rng
         self._leases = leases
         self._shares = shares
-        self.account_limit = (
-            settings.divided(settings.account_in_flight) if settings.account_in_flight else 0
-        )
+        self.account_limit = settings.in_flight_of(settings.account_in_flight)
         """The most calls of one account that run at this worker; 0 for no limit."""
         self.limits_accounts = bool(self.account_limit)
         """Whether any account has a limit."""
-        self._settings = settings
 
-    def limit_account(self, account: AccountLoad, limit: int | None) -> None:
-        """Set how many calls of an account run at once, at all workers together; None for all."""
-        settings = self._settings
-        account.shared = self._leases is not None and settings.workers > 1 and bool(limit)
-        account.limit = account.told_limit = limit
-        if limit and not account.shared:
-            account.limit = settings.divided(limit)
+    @property
+    def polls(self) -> bool:
+        """Whether nobody tells when other workers give back what calls here wait for."""
+        return self._leases is not None
+
+    def limit_account(self, account: AccountLoad, quota: int | None) -> None:
+        """Set how many calls of an account run at once.
+
+        Args:
+            account: The account.
+            quota: How many may, at all routers together; None for no such limit.
+        """
+        # Without a quota workers share the limit of this router alone.
+        limit = (self._settings.account_in_flight or None) if quota is None else quota
+        others = self._leases is not None or (self._shares is not None and quota is not None)
+        account.shared = others and bool(limit)
+        account.told_limit = quota
+        account.limit = limit if account.shared or not limit else self._settings.in_flight_of(limit)
         account.blocked = False
-        if account.leases and not account.shared and self._leases is not None:
-            # Whatever runs goes on; what it was counted by is given back.
-            self._leases.shrink(account, 1, 0.0)
         self.limits_accounts = self.limits_accounts or limit is not None
 
     def admits(self, tenant: Tenant[Any]) -> bool:
@@ -103,16 +112,17 @@ class Chooser:
     def choose(self, call: Call, now: float) -> Endpoint | None:
         """Return the best endpoint for a call, which must then be sent there; None for none."""
         session = call.session
-        if session.max_in_flight and session.running >= self._session_limit(session):
-            return None
         if session.max_concurrency and self._shares is not None and not self._shares.holds():
             return None
-        account = call.tenant.account
-        if self.limits_accounts and not self._account_has_room(call.tenant, now):
+        if session.max_in_flight and not self._session_has_room(session, now):
             return None
-        endpoint = self._choose(call, now)
-        if endpoint is None and account.allowance:
-            self.left_account(account, now)
+        endpoint = None
+        if not self.limits_accounts or self._account_has_room(call.tenant, now):
+            endpoint = self._choose(call, now)
+        if endpoint is None:
+            # What it took and does not use was free a moment ago: nobody waited for that.
+            self.left_account(call.tenant.account, now, politely=False)
+            self.left_session(session, now, politely=False)
         return endpoint
 
     def _choose(self, call: Call, now: float) -> Endpoint | None:
@@ -138,10 +148,15 @@ class Chooser:
             return self._choose_shared(session, healthy, call.endpoint, now, strict=True)
         return pick(healthy, session.limit, now, self._rng, call.endpoint)
 
-    def left_account(self, account: AccountLoad, now: float) -> None:
+    def left_account(self, account: AccountLoad, now: float, *, politely: bool = True) -> None:
         """Note that a call of an account has ended, or needs no lease after all."""
         if self._leases is not None and account.leases:
-            self._leases.shrink(account, account.limit or 1, now)
+            self._leases.shrink(account, account.limit or 1, now, politely=politely)
+
+    def left_session(self, session: SessionRoute, now: float, *, politely: bool = True) -> None:
+        """Note that a call of a session has ended, or needs no lease after all."""
+        if self._leases is not None and session.leases:
+            self._leases.shrink(session, session.session_limit or 1, now, politely=politely)
 
     def mark_account(self, account: AccountLoad, *, waits: bool) -> None:
         """Tell other workers whether calls of an account wait here for its limit."""
@@ -156,21 +171,50 @@ class Chooser:
 
     def mark(self, session: SessionRoute, *, waits: bool) -> None:
         """Tell other workers whether calls of a session wait here."""
-        if self._leases is not None and session.shared_limit and session.marked != waits:
+        if self._leases is None or session.marked == waits:
+            return
+        if session.session_limit or not waits:
+            session.marked = waits
+            self._leases.mark(session, waits=waits)
+        if session.shared_limit or not waits:
             session.marked = waits
             for endpoint in session.endpoints:
                 self._leases.mark(endpoint, waits=waits)
+
+    def _session_has_room(self, session: SessionRoute, now: float) -> bool:
+        bound = session.max_in_flight
+        if self._shares is not None:
+            bound = min(bound, self._shares.of_session(session))
+        return self._has_place(session, bound, now)
 
     def _account_has_room(self, tenant: Tenant[Any], now: float) -> bool:
         if not self.admits(tenant):
             return False
         account = tenant.account
-        if not account.shared or account.limit is None:
+        limit = account.limit
+        if not account.shared or limit is None:
             return True
+        bound = limit
+        if self._shares is not None and account.told_limit is not None:
+            bound = self._shares.of_account(account, limit)
+        if self.account_limit:
+            bound = min(bound, self.account_limit)
+        account.blocked = not self._has_place(account, bound, now)
+        return not account.blocked
+
+    def _has_place(self, shared: Shared, bound: int, now: float) -> bool:
+        """Say whether this worker may have another call within a limit, and see to it.
+
+        Args:
+            shared: What has the limit.
+            bound: How many calls this router may have there.
+            now: The time on the scheduler's clock.
+        """
+        if self._leases is None:
+            return shared.outstanding < bound
         # Calls that ran before there was a limit need leases, too.
-        while account.running >= account.allowance:
-            if self._leases is None or not self._leases.grow(account, account.limit, now):
-                account.blocked = True
+        while shared.outstanding >= self._leases.allowance(shared, bound):
+            if not self._leases.grow(shared, bound, now):
                 return False
         return True
 
@@ -210,14 +254,5 @@ class Chooser:
         limit = session.shared_limit
         if not limit:
             return True
-        share = limit if self._shares is None else self._shares.of_replica(endpoint, limit)
-        if self._leases is None:
-            return endpoint.outstanding < share
-        if endpoint.outstanding < self._leases.allowance(endpoint, limit, share):
-            return True
-        return self._leases.grow(endpoint, limit, now, share)
-
-    def _session_limit(self, session: SessionRoute) -> int:
-        if self._shares is None:
-            return session.max_in_flight
-        return self._shares.of_session(session)
+        bound = limit if self._shares is None else self._shares.of_replica(endpoint, limit)
+        return self._has_place(endpoint, bound, now)

@@ -41,12 +41,12 @@ class Dispatcher:
         table: The routes.
         settings: The limits.
         scheduler: Time and timers: the event loop.
-        rng: Gives numbers from 0 up to 1, for ties.
+        rng: Gives numbers from 0 up to 1, for ties and pauses.
         wall_clock: Gives the time of day in seconds since 1970.
         report: Told of replicas whose calls fail, and of those that recover.
         meters: Counts what happens; None where nobody looks.
         spans: Makes spans of calls; None where they are not traced.
-        leases: Shares replicas' limits with other workers; None where there are no others.
+        leases: Shares limits with other workers; None where there are no others.
         shares: Tells this router's shares of limits; None where it has all of them.
         on_want: Called where calls wait for what other routers may have.
         failed_calls: Counts the calls that fail, for the session manager.
@@ -69,6 +69,7 @@ class Dispatcher:
     ) -> None:
         self.failed_calls = failed_calls or FailedCalls(scheduler.time)
         self._on_want = on_want
+        self._rng = rng
         self.table = table
         self.settings = settings
         self.scheduler = scheduler
@@ -89,10 +90,12 @@ class Dispatcher:
         load = self._accounts.get(name)
         if load is None:
             load = self._accounts[name] = AccountLoad(name)
-            limit = self.table.account_limits.get(name)
-            if limit is not None:
-                self._chooser.limit_account(load, limit)
+            self._chooser.limit_account(load, self.table.account_limits.get(name))
         return load
+
+    def accounts(self) -> list[AccountLoad]:
+        """Return what each account has at this worker."""
+        return list(self._accounts.values())
 
     def running(self) -> dict[str, int]:
         """Return how many calls of each account run at this worker."""
@@ -198,6 +201,8 @@ class Dispatcher:
             finished: Whether it has ended; otherwise it looks for another endpoint.
         """
         session = call.session
+        # It may have left a place that calls of its account wait for.
+        call.tenant.account.blocked = False
         if session.waiting:
             if finished:
                 session.rate.note(self.scheduler.time())
@@ -249,9 +254,8 @@ class Dispatcher:
     def on_changes(self, changes: Changes) -> None:
         """Look at the waiting calls of sessions that changed."""
         if changes.accounts:
-            for name, load in list(self._accounts.items()):
-                limit = self.table.account_limits.get(name)
-                self._chooser.limit_account(load, limit)
+            for load in self.accounts():
+                self._chooser.limit_account(load, self.table.account_limits.get(load.name))
                 self._look_at_held(load)
         for session in changes.removed:
             for call in session.waiting.take_all():
@@ -268,6 +272,8 @@ class Dispatcher:
 
     def on_shares(self) -> None:
         """Look at all calls that wait, as what this router may use has changed."""
+        for load in self.accounts():
+            load.blocked = False
         for session in self.table.waiting_sessions():
             self.pump(session)
 
@@ -281,6 +287,10 @@ class Dispatcher:
     def left(self, session: SessionRoute, endpoint: Endpoint) -> None:
         """Note that a call has left an endpoint whose limit other workers share."""
         self._chooser.left(session, endpoint, self.scheduler.time())
+
+    def left_session(self, session: SessionRoute) -> None:
+        """Note that a call of a session has ended."""
+        self._chooser.left_session(session, self.scheduler.time())
 
     def left_account(self, account: AccountLoad) -> None:
         """Note that a call of an account has ended."""
@@ -394,16 +404,16 @@ class Dispatcher:
             if endpoint.failures or endpoint.asides
             if (until := max(endpoint.down_until, endpoint.aside_until)) > now
         ]
-        if session.shared_limit:
-            # Nobody tells what becomes free at other workers.
-            self._chooser.mark(session, waits=True)
-            pauses.append(RETRY_SECONDS)
-        elif self._chooser.limits_accounts and any(
+        blocked = self._chooser.limits_accounts and any(
             tenant.account.blocked for tenant in session.waiting.tenants()
-        ):
-            pauses.append(RETRY_SECONDS)
-        if session.shared_limit or session.session_limit:
+        )
+        if session.shared_limit or session.session_limit or blocked:
             self._on_want()
+            if self._chooser.polls:
+                # Nobody tells what becomes free at other workers. At changing times, as of two
+                # workers that look in the same rhythm one might always be the later.
+                self._chooser.mark(session, waits=True)
+                pauses.append(RETRY_SECONDS * (0.5 + self._rng()))
         if pauses and session.probe is None:
             session.probe = self.scheduler.call_later(min(pauses), self._probe, session)
 

@@ -1,10 +1,14 @@
-"""A replica's limit, kept by several workers together.
+"""Limits that several workers of a router keep together: of a replica, a session or an account.
 
-The workers share nothing but a file that their parent opened. A replica's `max_concurrency` is cut
+The workers share nothing but a file that their parent opened. A limit, as `max_concurrency`, is cut
 into leases; a lease is a lock on a byte of that file, so no two workers have the same one, and the
 kernel takes it back when a worker dies. A worker takes a lease with a call that needs it and gives
-it back with the call's end. Beside the locks the file holds marks of who waits for which replica:
+it back with the call's end. Beside the locks the file holds marks of who waits for which limit:
 they are hints, so that a worker that has its share leaves the next free lease to one that has not.
+
+How many calls a lease is for does not depend on the limit, which only says how far the leases may
+be used. So workers of which some know a new limit, or a new share of it, and others do not yet,
+together never have more than the larger one.
 """
 
 from __future__ import annotations
@@ -13,28 +17,39 @@ import fcntl
 import mmap
 import os
 import tempfile
+from bisect import bisect_left
 from hashlib import blake2b
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol, cast
 
 __all__ = ["RETRY_SECONDS", "LeaseFile", "Shared", "cut", "make_lease_file"]
 
 RETRY_SECONDS: Final = 0.005
-"""How long a worker that got no lease waits before it looks again; nobody tells it of free ones."""
+"""How long a worker that got no lease waits on average before it looks again; nobody tells it of
+free ones."""
 
-_MOST_LEASES: Final = 32  # of one replica: what a worker looks through when none is free
 _YIELD_SECONDS: Final = 3 * RETRY_SECONDS
 _BUCKETS: Final = 4096
 _WORKERS: Final = 64
 _LEASE_BITS: Final = 8
+# One call each up to 32, so that no place is lost where workers share a small limit. Then each is
+# for at most a sixteenth of the calls of those before it: a worker that finds none free has looked
+# through about a hundred of a limit of 1,000.
+_SIZES: Final = (
+    *[1] * 32,
+    *[1 << (1 + index // 16) for index in range((1 << _LEASE_BITS) - 33)],
+    1 << 31,
+)
+# How many calls the leases before each one are for.
+_STARTS: Final = (0, *accumulate(_SIZES[:-1]))
 
 
 class Shared(Protocol):
-    """What has a limit that workers share: a replica, or an account.
+    """What has a limit that workers share: a replica, a session, or an account.
 
     Attributes:
-        leases: The leases that this worker has, by their places in the file: how many calls each
-            is for.
+        leases: The leases that this worker has, by their numbers: how many calls each is for.
         allowance: How many calls they are for together.
         yield_until: Until when other workers go first.
     """
@@ -55,17 +70,16 @@ class Shared(Protocol):
 
 
 def cut(limit: int) -> list[int]:
-    """Cut a limit into leases of nearly equal size.
+    """Cut a limit into leases.
 
     Args:
-        limit: How many calls a replica works on at once; at least 1.
+        limit: How many calls may run at once; at least 1.
 
     Returns:
-        How many calls each lease is for; their sum is the limit.
+        How many calls each lease may be used for; their sum is the limit.
     """
-    count = min(limit, _MOST_LEASES)
-    size, rest = divmod(limit, count)
-    return [size + (index < rest) for index in range(count)]
+    count = _count(limit)
+    return [*_SIZES[: count - 1], limit - _STARTS[count - 1]]
 
 
 def make_lease_file(path: Path | None = None, *, in_use: bool = False) -> BinaryIO:
@@ -106,78 +120,81 @@ class LeaseFile:
         for bucket in range(_BUCKETS):
             self._marks[bucket * _WORKERS + self._worker] = 0
 
-    def grow(self, shared: Shared, limit: int, now: float, share: int | None = None) -> bool:
+    def grow(self, shared: Shared, bound: int, now: float) -> bool:
         """Take another lease of a limit, and let this worker have more calls.
 
         Args:
             shared: What has the limit.
-            limit: How many calls that may be, at all workers together.
+            bound: How many calls that may be, at all workers of this router together.
             now: The time on the clock of `yield_until`.
-            share: How many of them this router may have, where the limit is shared with other
-                routers; else None.
 
         Returns:
             Whether there was one to take.
         """
         if now < shared.yield_until:
             return False
-        sizes, base = cut(limit), _offset(shared)
-        usable = len(sizes) if share is None else _leases_in(sizes, share)
-        first = self._worker * usable // self._workers
-        for step in range(usable):
-            index = (first + step) % usable
+        count, base = _count(bound), _offset(shared)
+        first = self._worker * count // self._workers
+        for step in range(count):
+            index = (first + step) % count
             if self._lock(base + index):
-                shared.leases[base + index] = sizes[index]
-                shared.allowance += sizes[index]
+                shared.leases[index] = _SIZES[index]
+                shared.allowance += _SIZES[index]
                 return True
         return False
 
-    def shrink(self, shared: Shared, limit: int, now: float) -> None:
+    def shrink(self, shared: Shared, limit: int, now: float, *, politely: bool = True) -> None:
         """Give back the leases of a limit that its calls no longer need.
 
         Args:
             shared: What has the limit.
             limit: How many calls that may be, at all workers together.
             now: The time on the clock of `yield_until`.
+            politely: Whether workers that wait go first then, where this one has its share.
         """
         while shared.leases:
             # The last of all leases is the first that the router may have to give away.
-            offset = max(shared.leases)
-            size = shared.leases[offset]
+            index = max(shared.leases)
+            size = shared.leases[index]
             if shared.allowance - size < shared.outstanding:
                 return
-            del shared.leases[offset]
+            del shared.leases[index]
             shared.allowance -= size
-            self._held.discard(offset)
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, offset, os.SEEK_SET)
-            others = self._others_that_wait(shared)
-            if others and len(shared.leases) >= min(limit, _MOST_LEASES) // (others + 1):
-                shared.yield_until = now + _YIELD_SECONDS
+            self._unlock(_offset(shared) + index)
+            if politely:
+                others = self._others_that_wait(shared)
+                if others and shared.allowance >= limit // (others + 1):
+                    shared.yield_until = now + _YIELD_SECONDS
 
-    def allowance(self, shared: Shared, limit: int, share: int) -> int:
-        """Return how many calls this worker's leases let it have at a limit.
+    def allowance(self, shared: Shared, bound: int) -> int:
+        """Return how many calls this worker's leases let it have.
 
         Args:
             shared: What has the limit.
-            limit: How many calls that may be, at all routers together.
-            share: How many of them this router may have.
+            bound: How many calls that may be, at all workers of this router together.
         """
-        if share >= limit or not shared.leases:
+        leases = shared.leases
+        if not leases or _STARTS[last := max(leases)] + _SIZES[last] <= bound:
             return shared.allowance
-        end = _offset(shared) + _leases_in(cut(limit), share)
-        return sum(size for offset, size in shared.leases.items() if offset < end)
+        return sum(min(size, max(0, bound - _STARTS[index])) for index, size in leases.items())
 
-    def bound(self, shared: Shared, limit: int, share: int) -> int:
-        """Return how many calls this router may have at a limit by what this worker holds.
+    def bound(self, shared: Shared) -> int:
+        """Return how many calls this router may have running by what this worker has running.
 
-        That is the share, or more where this worker still has calls from before the share became
-        smaller.
+        Other workers may have all leases before the last one that this one uses; what lies behind
+        it they tell themselves.
         """
-        if share >= limit or not shared.leases:
-            return share
-        sizes = cut(limit)
-        last = max(shared.leases) - _offset(shared)
-        return max(share, sum(sizes[: last + 1]))
+        left = shared.outstanding
+        if left <= 0:
+            return 0
+        reached = 0
+        for index in sorted(shared.leases):
+            reached = _STARTS[index] + min(left, shared.leases[index])
+            left -= shared.leases[index]
+            if left <= 0:
+                return reached
+        # Calls that ran before there was a limit have no lease.
+        return reached + left
 
     def mark(self, shared: Shared, *, waits: bool) -> None:
         """Tell the other workers whether calls wait here for a lease of a limit."""
@@ -198,16 +215,14 @@ class LeaseFile:
         self._held.add(offset)
         return True
 
+    def _unlock(self, offset: int) -> None:
+        self._held.discard(offset)
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, offset, os.SEEK_SET)
 
-def _leases_in(sizes: list[int], share: int) -> int:
-    """Return how many leases, from the first on, are for no more calls than a share."""
-    count = total = 0
-    for size in sizes:
-        total += size
-        if total > share:
-            break
-        count += 1
-    return count
+
+def _count(bound: int) -> int:
+    """Return how many leases, from the first on, may be used for so many calls."""
+    return bisect_left(_STARTS, bound)
 
 
 def _hash(shared: Shared) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from podbay_inference_router.leases import LeaseFile
-from podbay_inference_router.settings import Settings
+from podbay_inference_router.leases import LeaseFile, Shared
 from podbay_inference_router.share_link import Use
 from podbay_inference_router.shares import LimitShares
 from podbay_inference_router.table import Endpoint, RouteTable, SessionRoute
+from podbay_inference_router.tenancy import AccountLoad
 
 __all__ = ["RouterShares"]
 
@@ -19,8 +19,8 @@ class RouterShares:
     Args:
         shares: What the session manager gave.
         table: The routes, with what runs.
-        settings: The limits.
-        leases: Shares replicas' limits with the other workers; None where there are none.
+        accounts: Returns what the accounts have here.
+        leases: Shares limits with the other workers; None where there are none.
         now: A clock that only grows.
     """
 
@@ -28,30 +28,15 @@ class RouterShares:
         self,
         shares: LimitShares,
         table: RouteTable,
-        settings: Settings,
+        accounts: Callable[[], Iterable[AccountLoad]],
         leases: LeaseFile | None,
         now: Callable[[], float],
     ) -> None:
         self._shares = shares
         self._table = table
-        self._settings = settings
+        self._accounts = accounts
         self._leases = leases
         self._now = now
-        # The most that this router could use of a session's limit since no more ran than it may.
-        self._before: dict[str, int] = {}
-
-    def note(self) -> None:
-        """Note what may be used from now on; to be called whenever that has changed.
-
-        Shares may change twice before anybody is told what is held: calls that began in between
-        are held by what they began with.
-        """
-        now = self._now()
-        for session in self._table.sessions():
-            key, limit = session.session_id, session.session_limit
-            if limit:
-                before = self._before.get(key, limit)
-                self._before[key] = max(before, self._shares.usable(key, limit, now))
 
     def holds(self) -> bool:
         """Say whether anything may be used of limits at this moment."""
@@ -62,11 +47,12 @@ class RouterShares:
         return self._shares.usable(endpoint.replica_id, limit, self._now())
 
     def of_session(self, session: SessionRoute) -> int:
-        """Return how many calls of a session this worker may have running."""
-        usable = self._shares.usable(session.session_id, session.session_limit, self._now())
-        # With one router each worker may always have one; with several that may be too many.
-        least = 1 if self._shares.sole and usable else 0
-        return self._settings.divided(usable, least=least)
+        """Return how many calls of a session this router may have running."""
+        return self._shares.usable(session.session_id, session.session_limit, self._now())
+
+    def of_account(self, account: AccountLoad, limit: int) -> int:
+        """Return how many calls of an account this router may have running within its quota."""
+        return self._shares.usable(account.lease_key, limit, self._now())
 
     def uses(self) -> Mapping[str, Use]:
         """Return what this worker has and wants of each limit."""
@@ -74,30 +60,30 @@ class RouterShares:
         given = self._shares.given(self._now())
         found = {key: Use(share, 0, usable=share) for key, share in given.items()}
         for session in self._table.sessions():
-            if session.session_limit:
-                found[session.session_id] = self._of_session(session)
-            if session.max_concurrency:
+            waiting = len(session.waiting)
+            limit = session.session_limit
+            if limit:
+                key = session.session_id
+                found[key] = self._use(key, session, limit, waiting, given)
+            limit = session.max_concurrency
+            if limit:
+                each = -(-waiting // max(1, len(session.endpoints)))
                 for endpoint in session.endpoints:
-                    found[endpoint.replica_id] = self._of_replica(session, endpoint)
+                    key = endpoint.replica_id
+                    found[key] = self._use(key, endpoint, limit, each, given)
+        for account in self._accounts():
+            key, quota = account.lease_key, account.told_limit
+            if quota:
+                found[key] = self._use(key, account, quota, account.waiting, given)
         return found
 
-    def _of_replica(self, session: SessionRoute, endpoint: Endpoint) -> Use:
-        limit = session.max_concurrency
-        share = self.of_replica(endpoint, limit)
-        if self._leases is None:
-            held = max(share, endpoint.outstanding)
-        else:
-            held = self._leases.bound(endpoint, limit, share)
-        count = max(1, len(session.endpoints))
-        waiting = -(-len(session.waiting) // count)
-        return Use(held, min(limit, endpoint.outstanding + waiting), held > share, share)
-
-    def _of_session(self, session: SessionRoute) -> Use:
-        limit = session.session_limit
-        share = self._shares.usable(session.session_id, limit, self._now())
-        held = share
-        if session.running > self.of_session(session):
-            held = max(share, self._before.get(session.session_id, limit))
-        self._before[session.session_id] = held
-        wanted = min(limit, session.running + len(session.waiting))
-        return Use(held, wanted, held > share, share)
+    def _use(
+        self, key: str, shared: Shared, limit: int, waiting: int, given: Mapping[str, int]
+    ) -> Use:
+        # A share may be of a larger limit than this worker was told of yet.
+        share = max(given.get(key, 0), self._shares.usable(key, limit, self._now()))
+        # What it began with a larger share that nobody was told of is counted, too.
+        running = shared.outstanding if self._leases is None else self._leases.bound(shared)
+        return Use(
+            max(share, running), min(limit, shared.outstanding + waiting), running > share, share
+        )

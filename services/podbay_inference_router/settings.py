@@ -19,8 +19,8 @@ class Settings:
         max_body_bytes: The largest request body.
         max_answer_bytes: The largest answer, and the largest piece of a streamed answer.
         max_error_bytes: How much of a refusal's body is read before the connection is given up.
-        account_in_flight: The most calls of one account that run, over all sessions; 0 for no
-            limit.
+        account_in_flight: The most calls of one account that run at this router, over all sessions;
+            0 for no limit.
         account_queue_length: The most calls of one account that wait, over all sessions; 0 for no
             limit of its own.
         account_queue_timeout: Seconds a call waits because its account has too many running; None
@@ -32,9 +32,9 @@ class Settings:
         idle_seconds: Seconds an unused connection is kept; less than the 5 s of common servers,
             so that a request never races the server's close.
         meters: Whether calls are counted for an operator to look at.
-        leases: Whether workers share the replicas' limits, call by call; otherwise the limits are
+        leases: Whether workers share limits on what runs, call by call; otherwise the limits are
             divided among them.
-        workers: How many workers share the port; limits on what runs are divided among them.
+        workers: How many workers share the port.
         worker_index: Which of them this is, from 0.
     """
 
@@ -77,7 +77,21 @@ class Settings:
             return min(self.max_connections, max_concurrency), max_concurrency
         return min(self.max_connections, self.divided(max_concurrency)), 0
 
-    def divided(self, limit: int, *, least: int = 1) -> int:
-        """Tell this worker's share of a limit that holds for all of them, at least `least`."""
+    def in_flight_of(self, limit: int) -> int:
+        """Tell how many calls may run within the limit of a session or an account.
+
+        Args:
+            limit: The limit at all workers together; 0 for none.
+
+        Returns:
+            The most of this worker as far as it can tell without the others, which is all of it
+            where they share it by leases, and its part otherwise; 0 for no limit.
+        """
+        if not limit or self.leases:
+            return limit
+        return self.divided(limit)
+
+    def divided(self, limit: int) -> int:
+        """Tell this worker's share of a limit that holds for all of them, at least 1."""
         share, rest = divmod(limit, self.workers)
-        return max(least, share + (self.worker_index < rest))
+        return max(1, share + (self.worker_index < rest))

@@ -185,6 +185,7 @@ class ShareLink:
             sent + self._lease,
             boot_seconds(),
             sole=answer.sole,
+            accounts=answer.accounts,
         )
         self.settled.set()
         if changed:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from podbay_kit.limit_keys import is_account_limit
+
 __all__ = ["LimitShares"]
 
 
@@ -18,11 +20,14 @@ class LimitShares:
     Attributes:
         sole: Whether there is no other router: every limit is this one's as a whole.
         kept: The number of the last word that was taken on this stream.
+        accounts: Whether limits of accounts are shared, too; a session manager of an earlier
+            version leaves them to each router.
     """
 
     def __init__(self) -> None:
         self.sole = False
         self.kept = 0
+        self.accounts = True
         self._shares: dict[str, int] = {}
         self._valid_until = float("-inf")
         self._alone = False
@@ -36,6 +41,7 @@ class LimitShares:
         now: float,
         *,
         sole: bool,
+        accounts: bool = True,
     ) -> bool:
         """Take a word of the session manager; say whether it changes anything.
 
@@ -45,10 +51,13 @@ class LimitShares:
             valid_until: Until when they may be used without a further word.
             now: The time.
             sole: Whether this is the sole router.
+            accounts: Whether limits of accounts are shared, too.
         """
-        changed = not self.holds(now) or (sole, shares) != (self.sole, self._shares)
+        before = (self.sole, self.accounts, self._shares)
+        changed = not self.holds(now) or (sole, accounts, shares) != before
         self.kept = number
         self.sole = sole
+        self.accounts = accounts
         self._shares = dict(shares)
         self._valid_until = max(self._valid_until, valid_until)
         self._alone = False
@@ -88,10 +97,12 @@ class LimitShares:
         """Return how many calls all processes of this router may have running.
 
         Args:
-            key: The limit: a replica, or a session.
+            key: The limit: a replica, a session, or an account's.
             limit: All of it.
             now: The time.
         """
         if not self.holds(now):
             return 0
-        return limit if self.sole else min(limit, self._shares.get(key, 0))
+        if self.sole or (is_account_limit(key) and not self.accounts):
+            return limit
+        return min(limit, self._shares.get(key, 0))

@@ -111,7 +111,11 @@ class SessionRoute:
         max_concurrency: How many calls one replica works on at once; 0 for any number.
         session_limit: How many of its calls run at once at all routers; 0 for any number.
         marked: Whether the other workers were told that calls wait here.
-        max_in_flight: The most calls that this worker may have running in it; 0 for no limit.
+        max_in_flight: The most calls that this worker may have running in it, as far as it can tell
+            without the others; 0 for no limit.
+        allowance: The most that may run here, where workers share the limit.
+        leases: What that is made of: how many calls each lease is for.
+        yield_until: Until when other workers go first, on the scheduler's clock.
         safe_to_retry: Whether a call may be sent again although a replica may have seen it.
         hedge_after: Seconds without an answer after which a call is sent to a second replica; 0
             for never.
@@ -130,6 +134,7 @@ class SessionRoute:
         "_ring",
         "_tenants",
         "account",
+        "allowance",
         "budget",
         "calls",
         "ended",
@@ -139,6 +144,7 @@ class SessionRoute:
         "expires",
         "hedge_after",
         "known",
+        "leases",
         "limit",
         "marked",
         "max_concurrency",
@@ -155,6 +161,7 @@ class SessionRoute:
         "shared_limit",
         "waiting",
         "was_ready_at",
+        "yield_until",
     )
 
     def __init__(self, session_id: str, retry_ratio: float = 0.1) -> None:
@@ -173,6 +180,9 @@ class SessionRoute:
         self.max_in_flight = 0
         self.max_concurrency = 0
         self.session_limit = 0
+        self.allowance = 0
+        self.leases: dict[int, int] = {}
+        self.yield_until = 0.0
         self.safe_to_retry = False
         self.hedge_after = 0.0
         self.queue_timeout: float | None = None
@@ -191,6 +201,16 @@ class SessionRoute:
     def running(self) -> int:
         """How many of its calls run."""
         return sum(tenant.running for tenant in self._tenants.values())
+
+    @property
+    def outstanding(self) -> int:
+        """The calls that leases are needed for."""
+        return self.running
+
+    @property
+    def lease_key(self) -> str:
+        """What its leases are known by to all workers."""
+        return f"session {self.session_id}"
 
     def tenant(self, account: AccountLoad) -> Tenant[Any]:
         """Return the place of an account in this session."""
@@ -381,9 +401,7 @@ class RouteTable:
         session.limit, session.shared_limit = self._settings.limits_of(
             session.max_concurrency, sole=self._sole
         )
-        session.max_in_flight = (
-            self._settings.divided(session.session_limit) if session.session_limit else 0
-        )
+        session.max_in_flight = self._settings.in_flight_of(session.session_limit)
 
     def _update_endpoints(
         self, session: SessionRoute, told: Iterable[RouteEndpoint], now: float

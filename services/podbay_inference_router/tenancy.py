@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+from podbay_kit.limit_keys import account_limit_key
+
 __all__ = ["AccountLoad", "FairLine", "Tenant"]
 
 _T = TypeVar("_T")
@@ -21,13 +23,15 @@ class AccountLoad:
         running: Its calls that run.
         waiting: Its calls that wait.
         held: The sessions in which its calls wait only because the account has too many running.
-        limit: The most of its calls that may run, as its quota says; None for no such limit.
-        told_limit: How many may run at all workers together, as its quota says.
-        shared: Whether all workers together keep to that; otherwise it is this worker's part.
+        limit: The most of its calls that may run, at all workers together where that is shared;
+            None for no limit.
+        told_limit: How many may run at all routers together, as its quota says; None for no quota.
+        shared: Whether others keep to the limit with this worker, so that only a try can tell
+            whether there is room; otherwise the limit is this worker's part.
         allowance: The most that may run here, where workers share the limit.
         leases: What that is made of: how many calls each lease is for.
         yield_until: Until when other workers go first, on the scheduler's clock.
-        blocked: Whether no lease could be had when one was looked for last.
+        blocked: Whether there was no room within what is shared when it was looked for last.
         marked: Whether the other workers were told that its calls wait here.
     """
 
@@ -69,7 +73,7 @@ class AccountLoad:
     @property
     def lease_key(self) -> str:
         """What its leases are known by to all workers."""
-        return f"account {self.name}"
+        return account_limit_key(self.name)
 
     @property
     def admits(self) -> bool:

@@ -32,6 +32,7 @@ from podbay_inference_router.shares import LimitShares
 from podbay_inference_router.slots import READY_LINE
 from podbay_inference_router.succession import SERVE_ON_SECONDS, Afterlife
 from podbay_inference_router.table import RouteTable
+from podbay_inference_router.tenancy import AccountLoad
 from podbay_inference_router.tokens import TokenVerifier, prepare
 from podbay_inference_router.upstream import ConnectionPools
 from podbay_inference_router.watch import RouteWatcher
@@ -63,7 +64,7 @@ class Worker:
         session_manager: The session manager's "host:port"; of several all, by commas.
         service_token: The token of the services; None where certificates say who calls.
         settings: The limits.
-        leases: Shares the replicas' limits with the other workers; None where there are none.
+        leases: Shares limits with the other workers; None where there are none.
         tls: How it speaks TLS; None for plain text.
         router_id: Which router this is a worker of, to those that give shares of limits.
     """
@@ -94,7 +95,7 @@ class Worker:
             failed_calls=failed_calls,
         )
         self._limits = LimitShares()
-        self._shares = RouterShares(self._limits, self._table, settings, leases, boot_seconds)
+        self._shares = RouterShares(self._limits, self._table, self._accounts, leases, boot_seconds)
         self._link = ShareLink(
             session_manager,
             service_token,
@@ -190,8 +191,10 @@ class Worker:
 
     def _on_shares(self) -> None:
         self._table.set_sole(self._limits.sole)
-        self._shares.note()
         self.dispatcher.on_shares()
+
+    def _accounts(self) -> list[AccountLoad]:
+        return self.dispatcher.accounts()
 
     def _running(self) -> dict[str, int]:
         return self.dispatcher.running()

@@ -50,12 +50,18 @@ class QuotaBook:
         self._known: dict[str, KnownQuota] = {}
         self._asked: set[str] = set()
         self._quotas: dict[str, Quota] = {}
+        self._in_flight: dict[str, int] = {}
         self._away = False
 
     @property
     def quotas(self) -> Mapping[str, Quota]:
-        """The quotas of the accounts that have limits."""
+        """The quotas of the accounts that have limits on sessions."""
         return self._quotas
+
+    @property
+    def in_flight(self) -> Mapping[str, int]:
+        """How many calls of an account may run at once, of the accounts that have such a limit."""
+        return self._in_flight
 
     def of(self, account: str) -> KnownQuota:
         """Return the quota of an account, and the registry's revision of it; 0 for none."""
@@ -140,4 +146,9 @@ class QuotaBook:
     def _look(self) -> None:
         self._quotas = {
             account: quota for account, (quota, _) in self._known.items() if quota.limits
+        }
+        self._in_flight = {
+            account: quota.requests_in_flight
+            for account, (quota, _) in self._known.items()
+            if quota.requests_in_flight is not None
         }

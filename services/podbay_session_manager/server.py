@@ -262,10 +262,17 @@ async def _running(
         max_age=settings.key_age,
     )
     await keys.load()
-    shares = ShareDesk(store, state, settings.share_seconds, boot_seconds, lambda: lease.valid)
-    await shares.load()
     quotas = QuotaBook(registry, QuotaStore(database), state, clock, reconciler.hint)
     await quotas.load()
+    shares = ShareDesk(
+        store,
+        state,
+        lambda: quotas.in_flight,
+        settings.share_seconds,
+        boot_seconds,
+        lambda: lease.valid,
+    )
+    await shares.load()
     parts = Parts(
         store=store,
         state=state,

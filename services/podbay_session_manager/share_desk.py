@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from google.protobuf import duration_pb2
 
 from podbay.v1 import session_manager_service_pb2 as pb
+from podbay_kit.limit_keys import account_limit_key, is_account_limit
 from podbay_session_manager.live_state import LiveState
 from podbay_session_manager.shares import TURN_SECONDS, ShareBook, Word
 from podbay_session_manager.store import SessionStore
@@ -21,9 +22,26 @@ _TICK_SECONDS: Final = 1.0
 _LATE_SECONDS: Final = 2.0
 
 
-def limits_of(state: LiveState) -> dict[str, int]:
-    """Return all limits that routers share: of replicas, and of sessions as a whole."""
+def limits_of(
+    state: LiveState, quotas: Mapping[str, int], named: Collection[str] = ()
+) -> dict[str, int]:
+    """Return the limits that routers share: of replicas, of sessions as a whole, and of accounts.
+
+    Of the accounts with a quota, which may be many, only those are in it that may call: those that
+    have a session, and those of which routers have spoken.
+
+    Args:
+        state: The sessions.
+        quotas: How many calls of an account may run at once, where that is limited.
+        named: The limits of accounts of which routers have spoken.
+    """
     limits: dict[str, int] = {}
+    accounts = {session.account for session in state.sessions.values()}
+    for account, quota in quotas.items():
+        key = account_limit_key(account)
+        # Of 0 there is nothing to share.
+        if quota > 0 and (account in accounts or key in named):
+            limits[key] = quota
     for session_id, session in state.sessions.items():
         if session.serving.max_in_flight > 0:
             limits[session_id] = session.serving.max_in_flight
@@ -40,6 +58,7 @@ class ShareDesk:
     Args:
         store: Remembers which routers may have shares.
         state: The sessions.
+        quotas: Returns how many calls of each account may run at once, where that is limited.
         lease: For how long shares hold without a further word, in seconds.
         now: A clock that only grows.
         leads: Whether this process leads at this moment: without that nobody gets anything.
@@ -49,18 +68,21 @@ class ShareDesk:
         self,
         store: SessionStore,
         state: LiveState,
+        quotas: Callable[[], Mapping[str, int]],
         lease: float,
         now: Callable[[], float],
         leads: Callable[[], bool],
     ) -> None:
         self._store = store
         self._state = state
+        self._quotas = quotas
         self._now = now
         self._leads = leads
         self._lease = duration_pb2.Duration()
         self._lease.FromMilliseconds(round(lease * 1000))
         self._book = ShareBook(lease, now())
         self._known: set[str] = set()
+        self._named: set[str] = set()
         self._numbers: dict[str, int] = {}
         self._streams: dict[str, object] = {}
         self._plan: tuple[dict[str, dict[str, int]], bool] | None = None
@@ -70,9 +92,10 @@ class ShareDesk:
     async def load(self) -> None:
         """Read which routers an earlier session manager gave shares."""
         self._known = await self._store.routers()
-        self._book = ShareBook(
-            self._book.lease, self._now(), self._known, limits_of(self._state).keys()
-        )
+        # Routers may have shares of each quota: which accounts they spoke of is not written down.
+        quotas = self._quotas()
+        limits = limits_of(self._state, quotas, {account_limit_key(name) for name in quotas})
+        self._book = ShareBook(self._book.lease, self._now(), self._known, limits.keys())
 
     async def hear(self, request: pb.ShareLimitsRequest, stream: object) -> None:
         """Take a process's word.
@@ -102,6 +125,11 @@ class ShareDesk:
                 sole=request.sole,
                 usable={use.id: use.usable for use in request.uses},
             )
+            self._named |= {
+                use.id
+                for use in request.uses
+                if is_account_limit(use.id) and (use.held or use.wanted)
+            }
             self._streams[request.worker_id] = stream
             self._book.hear(word, self._now())
         self._wake()
@@ -135,6 +163,7 @@ class ShareDesk:
             answered=answered,
             lease=self._lease,
             sole=sole,
+            accounts=True,
             shares=[pb.LimitShare(id=key, calls=calls) for key, calls in sorted(shares.items())],
         )
         if made == last:
@@ -162,7 +191,8 @@ class ShareDesk:
 
     def _shares(self) -> dict[str, dict[str, int]]:
         if self._plan is None:
-            self._plan = self._book.plan(limits_of(self._state), self._now())
+            limits = limits_of(self._state, self._quotas(), self._named)
+            self._plan = self._book.plan(limits, self._now())
         return self._plan[0]
 
     def _wake(self) -> None:

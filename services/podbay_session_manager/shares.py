@@ -8,8 +8,9 @@ above a limit, whatever is lost or late.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final
 
 __all__ = ["TURN_SECONDS", "ShareBook", "Word", "divide"]
@@ -32,7 +33,9 @@ def divide(limit: int, wants: Mapping[str, int], turn: int) -> dict[str, int]:
     Args:
         limit: What there is.
         wants: What each router wants, by its id.
-        turn: Which of them go first where not each can have one; it should change now and then.
+        turn: Counts the turns in which others go first where not each can have one. All limits of
+            which a call may need a place are to be divided in the same turn, among the same
+            routers.
     """
     if not wants:
         return {}
@@ -42,8 +45,9 @@ def divide(limit: int, wants: Mapping[str, int], turn: int) -> dict[str, int]:
     left = limit - least * len(names)
     eager = [name for name in names if wants[name] > 0] or names
     if limit < len(eager):
-        start = turn % len(eager)
-        eager = eager[start:] + eager[:start]
+        # All routers take part in the order, also where they do not want this: so it is the same
+        # for each limit, and who is first gets a place of all that one call of it needs.
+        eager = [name for name in _order(names, turn) if name in eager]
     # Round by round, so that the smallest wishes are fulfilled first.
     hungry = [name for name in eager if wants[name] > shares[name]]
     while left > 0 and hungry:
@@ -57,6 +61,17 @@ def divide(limit: int, wants: Mapping[str, int], turn: int) -> dict[str, int]:
     for index, name in enumerate(eager):
         shares[name] += part + (index < rest)
     return shares
+
+
+def _order(names: Sequence[str], turn: int) -> list[str]:
+    """Return routers in the order of a turn.
+
+    In each of as many turns as there are routers another one is first, in an order that changes
+    from one such round to the next: no rhythm of calls keeps one of them from places for long.
+    """
+    round_, place = divmod(turn, len(names))
+    order = sorted(names, key=lambda name: blake2b(f"{round_} {name}".encode()).digest())
+    return order[place:] + order[:place]
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ import socket
 import sys
 import urllib.request
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -403,3 +404,52 @@ async def test_workers_keep_a_replicas_limit_together(
     await asyncio.gather(*calls, return_exceptions=True)
     at_once = most = 0
     await eventually(all_four, "four calls run at once")
+
+
+@pytest.mark.parametrize("limited", ["session", "quota", "account"])
+async def test_workers_keep_limits_of_sessions_and_accounts_together(
+    router: RouterProcess, manager: FakeSessionManager, replica: FakeReplica, limited: str
+) -> None:
+    limit, options = 5, ["--workers", "2"]
+    at_once = most = 0
+
+    async def count(call: ReplicaCall) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.002)  # the work
+        at_once -= 1
+        await call.reply()
+
+    replica.handler = count
+    if limited == "session":
+        manager.set_route(route("s", [replica.port], max_in_flight=limit))
+    elif limited == "quota":
+        manager.set_quota("acct", limit)
+    else:
+        options += ["--account-in-flight", str(limit)]
+    await router.start(*options)
+    await eventually(lambda: manager.watches == 2, "both workers watch the routes")
+    # So many connections that both workers have some.
+    stubs = [router.stub() for _ in range(16)]
+
+    async def all_of_it(*through: Any) -> bool:
+        """Call as often as that is more than may run; say whether all ran that may."""
+        nonlocal most
+        most = 0
+        calls = 64 // len(through)
+        await asyncio.gather(*(router.infer(stub) for stub in through for _ in range(calls)))
+        assert most <= limit
+        return most == limit
+
+    for _ in range(4):
+        await all_of_it(*stubs)
+    # Each connection is at one worker, and has all of the limit while the others have no calls.
+    for stub in stubs[:4]:
+        await eventually(partial(all_of_it, stub), "all runs that may")
+    # What a worker had is free when it is killed in the middle of its calls.
+    calls = [asyncio.ensure_future(router.infer(stub)) for stub in stubs]
+    router.workers[0].kill()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await eventually(lambda: not at_once, "the replica has done what nobody waits for")
+    await eventually(partial(all_of_it, stubs[0]), "all runs that may")

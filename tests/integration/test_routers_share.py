@@ -1,4 +1,4 @@
-"""Routers that share the limits of a replica and of a session, whatever ends or comes back."""
+"""Routers that share the limits of replicas, sessions and accounts, whatever ends or comes back."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from tests.support.session_manager import until
 
 LIMIT = 8
 SESSION_LIMIT = 6
+QUOTA = 5
 CLIENTS = 16  # at each router: more than the whole limit
 SHARE_SECONDS = 5.0
 # Tells with each answer how many calls it worked on at that moment, this one among them.
@@ -90,6 +91,16 @@ class Traffic:
     async def reaches(self, least: int, limit: int) -> None:
         """Wait until the replica has worked on so many calls at once; it is never more."""
         await until(lambda: self.check(limit).most >= least)
+
+    async def comes_down_to(self, limit: int) -> None:
+        """Wait until no more calls run at once than that, as they may from a while ago on."""
+        async with asyncio.timeout(30):
+            while True:
+                self.begin_phase()
+                # All that ran when the phase began is over when each client has had two answers.
+                await self.goes_on(CLIENTS, 2 * CLIENTS)
+                if self.seen.most <= limit:
+                    return
 
     async def goes_on(self, limit: int, answers: int = 100) -> None:
         """Wait for more answers."""
@@ -192,7 +203,8 @@ async def test_limits_hold_over_routers_whatever_ends(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 async def test_the_limit_of_a_session_holds_and_a_paused_router_asks_first(tmp_path: Path) -> None:
-    async with installation(tmp_path, 1, 1) as (managers, routers):
+    # One client's connection is at one worker, which can have the whole share of its router.
+    async with installation(tmp_path, 1, 2) as (managers, routers):
         leader = managers[0]
         command = [sys.executable, "-S", "-c", REPLICA]
         service = leader.registry.add(
@@ -213,3 +225,41 @@ async def test_the_limit_of_a_session_holds_and_a_paused_router_asks_first(tmp_p
         finally:
             await first.cancel()
             await second.cancel()
+
+
+@pytest.mark.timeout(600)
+async def test_the_quota_of_an_account_holds_over_routers_and_workers(tmp_path: Path) -> None:
+    async with installation(tmp_path, 2, 2) as (managers, routers):
+        leader, follower = managers[0], managers[1]
+        leader.registry.set_quota("acme", requests_in_flight=QUOTA)
+        command = [sys.executable, "-S", "-c", REPLICA]
+        service = leader.registry.add(command=command)
+        session = await leader.create(service)
+        await leader.ready(session.inferencesession.id)
+        traffic: list[Traffic] = []
+
+        def begin(router: RouterProcess) -> Traffic:
+            traffic.append(Traffic(router, session))
+            return traffic[-1]
+
+        try:
+            # All that is wanted is at one worker: it has all but the place of the other router.
+            first = begin(routers[0])
+            await first.comes_down_to(QUOTA)
+            await first.reaches(QUOTA - 1, QUOTA)
+            # A second connection, which may be at the other worker, and the other router.
+            second, third = begin(routers[0]), begin(routers[1])
+            await asyncio.gather(*(each.goes_on(QUOTA) for each in (first, second, third)))
+            await leader.end(signal.SIGKILL)
+            await until(follower.leads)
+            await asyncio.gather(*(each.goes_on(QUOTA) for each in (first, second, third)))
+            # What is wanted moves to the other router, but for one place.
+            await first.stop()
+            await second.stop()
+            third.begin_phase()
+            await third.reaches(QUOTA - 1, QUOTA)
+            # Where the quota changes, what runs goes on, and then the new one holds.
+            leader.registry.set_quota("acme", requests_in_flight=2 * QUOTA)
+            await third.reaches(2 * QUOTA - 1, 2 * QUOTA)
+        finally:
+            await asyncio.gather(*(each.stop() for each in traffic))

@@ -256,3 +256,25 @@ def test_places_that_are_fewer_than_routers_go_round() -> None:
     wants = {"a": 3, "b": 3, "c": 3}
     had = [max(divide(1, wants, turn).items(), key=lambda item: item[1])[0] for turn in range(6)]
     assert sorted(had) == ["a", "a", "b", "b", "c", "c"]
+
+
+@given(
+    limits=st.lists(st.tuples(st.integers(1, 6), st.sets(st.sampled_from("abcde"))), max_size=5),
+    begin=st.integers(0, 10**12),
+)
+def test_in_its_turn_a_router_gets_a_place_of_every_limit_that_it_wants(
+    limits: list[tuple[int, set[str]]], begin: int
+) -> None:
+    all_at_once: set[str] = set()
+    begin -= begin % 5
+    for turn in range(begin, begin + 5):
+        shares = [
+            (wanting, divide(limit, {name: 3 * (name in wanting) for name in "abcde"}, turn))
+            for limit, wanting in limits
+        ]
+        all_at_once |= {
+            name
+            for name in "abcde"
+            if all(share[name] > 0 for wanting, share in shares if name in wanting)
+        }
+    assert all_at_once == set("abcde")

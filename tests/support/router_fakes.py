@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from podbay.v1.session_manager_service_pb2 import (
     ROUTE_STATE_OPEN,
+    AccountLimit,
     AcknowledgeRoutesRequest,
     AcknowledgeRoutesResponse,
     ReportReplicaRequest,
@@ -85,6 +86,7 @@ class FakeSessionManager:
     def __init__(self, *keys: SigningKey) -> None:
         self.keys = keys or (SigningKey(),)
         self._routes: dict[str, Route] = {}
+        self._quotas: dict[str, int] = {}
         self._revision = 0
         self._watchers: set[asyncio.Queue[WatchRoutesResponse | None]] = set()
         self._server: grpc.aio.Server | None = None
@@ -150,6 +152,17 @@ class FakeSessionManager:
         self._routes[changed.session_id] = changed
         self._send(WatchRoutesResponse(routes=[changed]))
 
+    def set_quota(self, account: str, calls: int) -> None:
+        self._quotas[account] = calls
+        self._send(WatchRoutesResponse(account_limits=self._account_limits))
+
+    @property
+    def _account_limits(self) -> list[AccountLimit]:
+        return [
+            AccountLimit(account=account, requests_in_flight=calls)
+            for account, calls in self._quotas.items()
+        ]
+
     def set_route_later(self, session_id: str, ports: Iterable[int]) -> None:
         """Change a route while nobody can be told."""
         assert not self._watchers
@@ -207,6 +220,7 @@ class FakeSessionManager:
                 revision=self._revision,
                 snapshot=True,
                 routes=list(self._routes.values()),
+                account_limits=self._account_limits,
                 keys=[key.message for key in self.keys],
                 watch_id=f"watch-{self.watches}",
             )

@@ -14,7 +14,7 @@ from podbay.v1.session_manager_service_pb2 import (
     WatchRoutesResponse,
 )
 from podbay_inference_router.calls import Call
-from podbay_inference_router.choosing import Leases
+from podbay_inference_router.choosing import Leases, Shares
 from podbay_inference_router.dispatch import Dispatcher
 from podbay_inference_router.framing import Piece
 from podbay_inference_router.health import ReplicaReport
@@ -176,7 +176,13 @@ class ListSink:
 class FakeRouter:
     """A dispatcher with its table, on fake endpoints and fake time."""
 
-    def __init__(self, settings: Settings | None = None, leases: Leases | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        leases: Leases | None = None,
+        shares: Callable[[FakeRouter], Shares] | None = None,
+        rng: Callable[[], float] = lambda: 0.99,
+    ) -> None:
         self.settings = settings or Settings(queue_length=4, queue_timeout=10, settle_seconds=1)
         self.scheduler = FakeScheduler()
         self.upstreams: list[FakeUpstream] = []
@@ -188,11 +194,12 @@ class FakeRouter:
             self.table,
             self.settings,
             self.scheduler,
-            lambda: 0.99,
+            rng,
             lambda: self.wall,
             self.reports.append,
             self.meters,
             leases=leases,
+            shares=None if shares is None else shares(self),
         )
         self.apply(snapshot=True)
 

@@ -18,6 +18,7 @@ from podbay_inference_router.settings import Settings
 from podbay_inference_router.table import Endpoint
 from podbay_inference_router.tenancy import AccountLoad
 from tests.support.router_fakes import route
+from tests.support.router_leases import TakenLeases
 from tests.support.router_table import FakeRouter, FakeUpstream, ListSink
 
 CHILD = """
@@ -99,12 +100,50 @@ def endpoint() -> Endpoint:
     return Endpoint("r", "h", 1, FakeUpstream("h", 1))
 
 
-@given(limit=st.integers(1, 5000))
+@given(limit=st.one_of(st.integers(1, 5000), st.integers(1, 2**31 - 1)))
 def test_the_leases_of_a_limit_are_the_limit(limit: int) -> None:
     sizes = cut(limit)
     assert sum(sizes) == limit
-    assert len(sizes) == min(limit, 32)
-    assert max(sizes) - min(sizes) <= 1
+    assert len(sizes) <= 256, "where those of another limit begin"
+    if limit < 500_000:
+        before = 0
+        for size in sizes:
+            assert 1 <= size <= max(1, before // 16)
+            before += size
+
+
+@given(limits=st.tuples(st.integers(1, 3000), st.integers(1, 3000)))
+def test_the_leases_of_a_limit_are_the_first_of_those_of_a_larger_one(
+    limits: tuple[int, int],
+) -> None:
+    small, large = cut(min(limits)), cut(max(limits))
+    assert small[:-1] == large[: len(small) - 1]
+    assert small[-1] <= large[len(small) - 1]
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_workers_that_know_other_limits_have_no_more_than_the_largest_one(
+    data: st.DataObject,
+) -> None:
+    with make_lease_file() as file:
+        taken: set[int] = set()
+        leases = [TakenLeases(file.fileno(), index, 3, taken) for index in range(3)]
+        workers = [endpoint() for _ in leases]
+        bounds = [data.draw(st.integers(0, 200)) for _ in workers]
+        for index in data.draw(st.lists(st.integers(0, 2), max_size=300)):
+            mine = workers[index]
+            if data.draw(st.integers(0, 3)) == 0:
+                mine.outstanding = max(0, mine.outstanding - data.draw(st.integers(1, 30)))
+                leases[index].shrink(mine, 200, 0.0, politely=False)
+            while mine.outstanding >= leases[index].allowance(mine, bounds[index]):
+                if not leases[index].grow(mine, bounds[index], 0.0):
+                    break
+            else:
+                mine.outstanding += 1
+            running = sum(worker.outstanding for worker in workers)
+            told = [each.bound(mine) for each, mine in zip(leases, workers, strict=True)]
+            assert running <= max(told) <= max(bounds), (bounds, told)
 
 
 def test_no_two_workers_have_the_same_lease(file: BinaryIO, other: Other) -> None:
@@ -155,19 +194,19 @@ class FakeLeases:
     def __init__(self, taken: dict[str, int]) -> None:
         self._taken = taken
 
-    def allowance(self, shared: Shared, limit: int, share: int) -> int:
+    def allowance(self, shared: Shared, bound: int) -> int:
         return shared.allowance
 
-    def grow(self, shared: Shared, limit: int, now: float, share: int | None = None) -> bool:
+    def grow(self, shared: Shared, bound: int, now: float) -> bool:
         key = shared.lease_key
-        if self._taken.get(key, 0) >= limit:
+        if self._taken.get(key, 0) >= bound:
             return False
         self._taken[key] = self._taken.get(key, 0) + 1
         shared.allowance += 1
         shared.leases[shared.allowance] = 1
         return True
 
-    def shrink(self, shared: Shared, limit: int, now: float) -> None:
+    def shrink(self, shared: Shared, limit: int, now: float, *, politely: bool = True) -> None:
         while shared.allowance > shared.outstanding:
             del shared.leases[shared.allowance]
             shared.allowance -= 1

@@ -25,17 +25,17 @@ class World:
         settings = Settings(workers=workers, leases=leases is not None)
         self.table = RouteTable(lambda _host, _port: _Upstream(), settings)
         self.limits = LimitShares()
-        self.shares = RouterShares(self.limits, self.table, settings, leases, lambda: self.now)
+        self.accounts: list[AccountLoad] = []
+        self.shares = RouterShares(
+            self.limits, self.table, lambda: self.accounts, leases, lambda: self.now
+        )
 
     def tell_route(self, **fields: int) -> None:
         self.table.apply(WatchRoutesResponse(routes=[route("s", [1], **fields)]), self.now)
 
     def give(self, *, sole: bool = False, **shares: int) -> bool:
         given = {key.replace("_", "-"): share for key, share in shares.items()}
-        changed = self.limits.take(1, given, self.now + 20, self.now, sole=sole)
-        if changed:
-            self.shares.note()
-        return changed
+        return self.limits.take(1, given, self.now + 20, self.now, sole=sole)
 
 
 class _Upstream:
@@ -112,20 +112,45 @@ def test_a_process_that_slept_holds_nothing_on_its_next_stream() -> None:
     assert world.shares.uses() == {}
 
 
-@pytest.mark.parametrize("share", [0, 1, 3, 8])
+@pytest.mark.parametrize("share", [0, 1, 3, 40, 100])
 def test_the_workers_of_a_router_share_its_share(share: int) -> None:
+    limit = 100
     with make_lease_file() as file:
         leases = LeaseFile(file.fileno(), 0, 2)
         world = World(leases, workers=2)
-        world.tell_route(max_concurrency=LIMIT)
+        world.tell_route(max_concurrency=limit)
         (endpoint,) = world.table.sessions()[0].endpoints
-        while leases.grow(endpoint, LIMIT, 0.0):
+        while leases.grow(endpoint, limit, 0.0):
             pass
-        endpoint.outstanding = LIMIT
-        assert leases.bound(endpoint, LIMIT, share) == LIMIT
-        assert leases.allowance(endpoint, LIMIT, share) == share
-        assert not leases.grow(endpoint, LIMIT, 0.0, share)
+        assert leases.allowance(endpoint, limit) == limit
+        assert leases.bound(endpoint) == 0, "leases without calls are given back"
+        endpoint.outstanding = limit
+        assert leases.bound(endpoint) == limit
+        assert leases.allowance(endpoint, share) == share
+        assert not leases.grow(endpoint, share, 0.0)
+        world.give(s_r0=share)
+        assert world.shares.uses()["s-r0"] == Use(limit, limit, more=share < limit, usable=share)
         endpoint.outstanding = share
-        leases.shrink(endpoint, LIMIT, 0.0)
-        assert leases.bound(endpoint, LIMIT, share) == share
-        assert endpoint.allowance == share
+        leases.shrink(endpoint, limit, 0.0)
+        assert leases.bound(endpoint) == share
+        assert leases.allowance(endpoint, share) == share
+        assert world.shares.uses()["s-r0"] == Use(share, share, usable=share)
+
+
+def test_a_share_of_a_larger_limit_than_is_known_counts_as_a_whole() -> None:
+    world = World()
+    world.tell_route(max_in_flight=6)
+    world.give(s=9)
+    (session,) = world.table.sessions()
+    assert world.shares.of_session(session) == 6
+    assert world.shares.uses()["s"] == Use(9, 0, usable=9)
+
+
+def test_accounts_with_a_quota_are_told_of() -> None:
+    world = World()
+    account, free = AccountLoad("acme"), AccountLoad("free")
+    world.accounts += [account, free]
+    account.told_limit, account.running, account.waiting = 6, 3, 9
+    world.limits.take(1, {account.lease_key: 4}, 20.0, 0.0, sole=False)
+    assert world.shares.of_account(account, 6) == 4
+    assert world.shares.uses() == {account.lease_key: Use(4, 6, usable=4)}

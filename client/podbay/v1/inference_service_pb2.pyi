@@ -885,8 +885,8 @@ class ServingOptions(_message.Message):
     safe_to_retry: _builtins.bool
     """True where a call may be sent again although a replica may have seen it."""
     max_in_flight: _builtins.int
-    """How many calls of a session run at once, over all its replicas; unbounded unless said. A router
-    of several workers divides it among them, at least 1 each.
+    """How many calls of a session run at once, over all its replicas and routers; unbounded unless
+    said.
     """
     queue_length: _builtins.int
     """How many calls of a session may wait for a replica; the router's setting unless said. 0 refuses

@@ -1525,7 +1525,9 @@ class LimitUse(_message.Message):
     WANTED_FIELD_NUMBER: _builtins.int
     USABLE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The replica; or the session, for how many of its calls run at once."""
+    """The replica; or the session, for how many of its calls run at once; or "account NAME", for how
+    many calls of the account do.
+    """
     held: _builtins.int
     """The most calls that all processes of the router may have running by what this one holds."""
     wanted: _builtins.int
@@ -1561,12 +1563,15 @@ class ShareLimitsResponse(_message.Message):
     LEASE_FIELD_NUMBER: _builtins.int
     SOLE_FIELD_NUMBER: _builtins.int
     SHARES_FIELD_NUMBER: _builtins.int
+    ACCOUNTS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The number of this response, from 1."""
     answered: _builtins.int
     """The number of the last request that came."""
     sole: _builtins.bool
     """True where there is no other router: every limit is this router's as a whole."""
+    accounts: _builtins.bool
+    """Whether limits of accounts are shared; otherwise each router keeps to them by itself."""
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration:
         """How long the shares hold without a further answer."""
@@ -1583,10 +1588,11 @@ class ShareLimitsResponse(_message.Message):
         lease: _duration_pb2.Duration | None = ...,
         sole: _builtins.bool = ...,
         shares: _abc.Iterable[Global___LimitShare] | None = ...,
+        accounts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "lease", b"lease", "number", b"number", "shares", b"shares", "sole", b"sole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "answered", b"answered", "lease", b"lease", "number", b"number", "shares", b"shares", "sole", b"sole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1601,7 +1607,9 @@ class LimitShare(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     CALLS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The replica; or the session, for how many of its calls run at once."""
+    """The replica; or the session, for how many of its calls run at once; or "account NAME", for how
+    many calls of the account do.
+    """
     calls: _builtins.int
     """The most calls that all processes of the router together may have running."""
     def __init__(
