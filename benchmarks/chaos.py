@@ -59,7 +59,9 @@ class Plan:
         seconds: For how long parts are broken.
         rate: Calls a second.
         sessions: How many sessions; each has two replicas.
-        every: Seconds from a recovery to the next fault.
+        every: Seconds from a fault to the next one, which never comes before the recovery. Each
+            fault costs the calls that are in flight in what it hits, so this bounds what can be
+            answered at all.
         seed: Of what is called and broken when.
         postgresql: Whether the data is in a PostgreSQL, which is broken, too.
     """
@@ -67,7 +69,7 @@ class Plan:
     seconds: float = 900.0
     rate: float = 100.0
     sessions: int = 20
-    every: float = 3.0
+    every: float = 6.0
     seed: int = 0
     postgresql: bool = True
 
@@ -296,7 +298,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=default.seconds)
     parser.add_argument("--rate", type=float, default=default.rate, help="calls a second")
     parser.add_argument("--sessions", type=int, default=default.sessions)
-    parser.add_argument("--every", type=float, default=default.every, help="seconds to a fault")
+    parser.add_argument(
+        "--every", type=float, default=default.every, help="seconds from a fault to the next"
+    )
     parser.add_argument("--seed", type=int, help="any unless given")
     parser.add_argument("--sqlite", action="store_true", help="do without PostgreSQL")
     parser.add_argument("--folder", type=Path, help="a new one, which is kept with all logs")

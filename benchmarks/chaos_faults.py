@@ -21,6 +21,8 @@ __all__ = ["LOSSES", "PAIRS", "Blow", "Breaker", "Fault"]
 
 _RECOVERS_SECONDS = 120.0
 _PAUSE_SECONDS = 1.0
+# Between a recovery and the next fault, at least.
+_CALM_SECONDS = 0.5
 # How long it may take until the other end of a connection notices that it is broken: what is sent
 # before was in flight.
 _NOTICED_SECONDS = 0.05
@@ -161,16 +163,18 @@ class Breaker:
 
         Args:
             until: The time.
-            every: Seconds from a recovery to the next fault.
+            every: Seconds from a fault to the next one, which never comes before the recovery.
         """
         left: list[tuple[Blow, ...]] = []
-        await asyncio.sleep(every)
+        await asyncio.sleep(_CALM_SECONDS)
         while time.monotonic() < until:
             if not left:
                 left = self.ways()
                 self._random.shuffle(left)
-            self.faults.append(await self._break(left.pop()))
-            await asyncio.sleep(every)
+            fault = await self._break(left.pop())
+            self.faults.append(fault)
+            # By the clock: a platform that recovers sooner is not broken more often for that.
+            await asyncio.sleep(max(_CALM_SECONDS, fault.began + every - time.monotonic()))
 
     async def _break(self, blows: tuple[Blow, ...]) -> Fault:
         began = time.monotonic()
