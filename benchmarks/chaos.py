@@ -284,12 +284,17 @@ def _open(client: Client, targets: list[Target]) -> list[str]:
 
 
 def _connections(postgresql: PostgreSQL, database: str) -> list[str]:
-    """Return who is still connected to a database, and which rows speak of what runs."""
+    """Return who stays connected to a database."""
     with psycopg.connect(postgresql.url(), autocommit=True) as connection:
-        rows = connection.execute(
-            "SELECT pid, query FROM pg_stat_activity WHERE datname = %s", (database,)
-        ).fetchall()
-    return [f"{pid} is still connected: {query}" for pid, query in rows]
+
+        def connected() -> list[tuple[int, str]]:
+            query = "SELECT pid, query FROM pg_stat_activity WHERE datname = %s"
+            return connection.execute(query, (database,)).fetchall()
+
+        # A connection that was closed is there until the server's process for it has ended.
+        with contextlib.suppress(AssertionError):
+            eventually_sync(lambda: not connected(), "nobody is connected")
+        return [f"{pid} is still connected: {query}" for pid, query in connected()]
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from podbay import Client
 from podbay.schema.platform import InferenceService
 from tests.support.docker.engines import Engine
 from tests.support.docker.fixtures import Docker
+from tests.support.eventually import eventually_sync
 from tests.support.platform import Platform
 
 __all__ = ["NODES", "DockerPlatform", "NodeOptions", "docker_platform"]
@@ -217,4 +218,11 @@ def docker_platform(
     file.write_text("\n\n".join(declared), encoding="utf-8")
     options = ("--workers=1", "--drivers=docker", f"--nodes={file}", *arguments)
     with Platform(folder / "data", options) as platform, platform.client() as client:
+        # What a node has is told by its engine, a moment after the start; until then replicas are
+        # placed on the others.
+        eventually_sync(
+            lambda: [node.state for node in client.nodes.list()] == ["Ready"] * len(engines),
+            "all nodes are ready",
+            timeout=60,
+        )
         yield DockerPlatform(platform, client, docker, engines)
