@@ -18,10 +18,10 @@ from podbay._core import (
 )
 from podbay._core.log_reading import LogReading
 from podbay._core.operations import Operation, StreamOperation, UploadOperation
-from podbay._core.reading import decoded
+from podbay._core.reading import decoded, decoded_all
 from podbay._core.resource_ops import MODELS, SERVICES, SESSIONS, read
 from podbay._core.transfers import Offer
-from podbay.errors import InternalError, InvalidRequestError
+from podbay.errors import DeadlineExceededError, InternalError, InvalidRequestError
 from podbay.schema.platform import InferenceInterface
 from podbay.schema.requests import InferenceSessionCreateRequest, ModelCreateRequest
 from podbay.v1 import model_pb2
@@ -169,6 +169,20 @@ def test_an_answer_that_breaks_rules_is_explained() -> None:
     answer = registry.GetModelResponse(model=model_pb2.Model(id="m"))
     with pytest.raises(InternalError, match=r"get the model.*version"):
         decoded(MODELS.get("m"), answer)
+
+
+@pytest.mark.parametrize("left", [0.01, 0.0, -1.0])
+def test_an_answer_that_was_lost_as_the_time_was_up_is_a_deadline(left: float) -> None:
+    """So gRPC tells of an answer and a deadline that come at once: success, without a message."""
+    with pytest.raises(DeadlineExceededError, match="get the model"):
+        decoded(MODELS.get("m"), None, left)
+
+
+def test_an_answer_that_cannot_be_read_is_explained() -> None:
+    with pytest.raises(InternalError, match=r"get the model.*no message"):
+        decoded(MODELS.get("m"), None, 3.0)
+    with pytest.raises(InternalError, match="no message"):
+        decoded_all(session_ops.watch_status("s"), None)
 
 
 def test_requests_of_other_packages_are_taken_by_their_json() -> None:

@@ -288,7 +288,8 @@ class Transport:
         attempts = Attempts(self.settings.retries, operation.safe, deadline)
         while True:
             try:
-                return decoded(operation, await self._once(operation, began, deadline))
+                answer = await self._once(operation, began, deadline)
+                return decoded(operation, answer, deadline - now())
             except PodbayError as error:
                 delay = attempts.next_delay(error, now(), random.random())  # noqa: S311 # spreads tries, keeps no secret
                 if delay is None:

@@ -303,7 +303,8 @@ class Transport:
         attempts = Attempts(self.settings.retries, operation.safe, deadline)
         while True:
             try:
-                return decoded(operation, self._once(operation, began, deadline))
+                answer = self._once(operation, began, deadline)
+                return decoded(operation, answer, deadline - time.monotonic())
             except PodbayError as error:
                 delay = attempts.next_delay(error, time.monotonic(), random.random())  # noqa: S311 # spreads tries, keeps no secret
                 if delay is None:
