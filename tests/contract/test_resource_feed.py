@@ -227,27 +227,32 @@ async def test_writes_of_another_process_are_found(database_url: str) -> None:
         assert shown([await watcher.next_change()]) == [(1, CREATED, "Created")]
 
 
+def counted_reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return what grows with each read of a database from now on."""
+    reads: list[Any] = []
+    read = Database.read
+
+    async def counted(self: Database, function: Any) -> Any:
+        reads.append(function)
+        return await read(self, function)
+
+    monkeypatch.setattr(Database, "read", counted)
+    return reads
+
+
 async def test_many_watchers_share_what_is_read(
     under_test: StoreUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watchers = [Watcher(under_test.feed) for _ in range(50)]
     for watcher in watchers:
         await watcher.next()
-    reads = 0
-    read = Database.read
-
-    async def counted(self: Database, function: Any) -> Any:
-        nonlocal reads
-        reads += 1
-        return await read(self, function)
-
-    monkeypatch.setattr(Database, "read", counted)
+    reads = counted_reads(monkeypatch)
     waiting = [asyncio.create_task(watcher.next_change()) for watcher in watchers]
     await asyncio.sleep(0)
     await under_test.add(ship(1))
     events = await asyncio.gather(*waiting)
     assert {event.revision for event in events} == {1}
-    assert reads < 10
+    assert len(reads) < 10
 
 
 async def test_a_change_between_a_snapshot_and_the_first_look_is_read_once(
@@ -257,18 +262,10 @@ async def test_a_change_between_a_snapshot_and_the_first_look_is_read_once(
     for watcher in watchers:
         await watcher.next()
     await under_test.add(ship(1))
-    reads = 0
-    read = Database.read
-
-    async def counted(self: Database, function: Any) -> Any:
-        nonlocal reads
-        reads += 1
-        return await read(self, function)
-
-    monkeypatch.setattr(Database, "read", counted)
+    reads = counted_reads(monkeypatch)
     events = await asyncio.gather(*(watcher.next_change() for watcher in watchers))
     assert {event.revision for event in events} == {1}
-    assert reads < 10
+    assert len(reads) < 10
 
 
 async def test_an_abandoned_watch_leaves_no_task(under_test: StoreUnderTest) -> None:
