@@ -70,6 +70,7 @@ class _Caller:
         encoding: str,
         retry_after: str,
         *,
+        location: str = "",
         chunked: bool = False,
     ) -> None:
         if status != 200:

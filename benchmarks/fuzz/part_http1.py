@@ -107,6 +107,7 @@ class _Call:
         encoding: str,
         retry_after: str,
         *,
+        location: str = "",
         chunked: bool = False,
     ) -> None:
         self.answer = Answer(_LIMIT, _ERROR_LIMIT)
@@ -117,6 +118,7 @@ class _Call:
                 content_type,
                 encoding,
                 retry_after,
+                location=location,
                 chunked=chunked,
                 pieces=self._wants_pieces,
             )

@@ -90,6 +90,7 @@ class Answer:
         "_kind",
         "_limit",
         "_size",
+        "location",
         "retry_after",
         "status",
     )
@@ -106,6 +107,7 @@ class Answer:
         self._coded = False
         self.status = 0
         self.retry_after = ""
+        self.location = ""
 
     @property
     def refused(self) -> bool:
@@ -131,6 +133,7 @@ class Answer:
         encoding: str,
         retry_after: str,
         *,
+        location: str = "",
         chunked: bool = False,
         pieces: bool = False,
     ) -> None:
@@ -143,6 +146,7 @@ class Answer:
             content_type: The header.
             encoding: The header Content-Encoding.
             retry_after: The header.
+            location: The header.
             chunked: Whether the body comes in chunks.
             pieces: Whether pieces are wanted as they come.
 
@@ -152,6 +156,7 @@ class Answer:
         """
         self.status = status
         self.retry_after = retry_after
+        self.location = location
         self._coded = bool(encoding) and encoding.lower() != "identity"
         if 200 <= status < 300:
             if self._coded:

@@ -296,6 +296,7 @@ class Call:
         encoding: str,
         retry_after: str,
         *,
+        location: str = "",
         chunked: bool = False,
     ) -> None:
         """The answer begins."""
@@ -309,7 +310,13 @@ class Call:
         answer = self._answer = Answer(settings.max_answer_bytes, settings.max_error_bytes)
         try:
             answer.head(
-                status, content_type, encoding, retry_after, chunked=chunked, pieces=self.stream
+                status,
+                content_type,
+                encoding,
+                retry_after,
+                location=location,
+                chunked=chunked,
+                pieces=self.stream,
             )
         except AnswerError as error:
             self.on_bad_answer(str(error))
@@ -446,6 +453,7 @@ class Call:
             answer.status,
             answer.body,
             retry_after=answer.retry_after,
+            location=answer.location,
             session_id=self.session.session_id,
             replica_id=self.replica_id,
             request_json=request.body if request.content_type == JSON_TYPE else None,

@@ -20,6 +20,8 @@ MAX_DETAIL_BYTES: Final = 4096
 # Looking for the fault in a larger body would hold up the other calls of the worker.
 _MAX_CHECKED_BYTES: Final = 1 << 20
 _MAX_RETRY_AFTER: Final = 3600.0
+_MAX_LOCATION: Final = 1024
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 # People read a refusal in terminals, which controls would steer; lines and tabs stay.
 _CONTROLS: Final = {
@@ -85,6 +87,7 @@ def refused(
     body: bytes,
     *,
     retry_after: str,
+    location: str,
     session_id: str,
     replica_id: str,
     request_json: bytes | None,
@@ -95,6 +98,7 @@ def refused(
         status: The HTTP status.
         body: The beginning of the answer's body.
         retry_after: The answer's Retry-After header; "" for none.
+        location: The answer's Location header; "" for none.
         session_id: The session.
         replica_id: The replica.
         request_json: The request's body where it was sent as JSON, else None. If it is not JSON,
@@ -120,9 +124,19 @@ def refused(
                 violations=[("body", f"not JSON: {fault.description} at {where}")],
             )
     head = f"Replica {replica_id} answered with HTTP status {status}"
+    message = f"{head}: {detail}" if detail else f"{head} and no text."
+    if status in _REDIRECTS:
+        shown = location[:_MAX_LOCATION].translate(_CONTROLS)
+        if shown:
+            metadata["location"] = shown
+        message = (
+            f"{head}, which sends the call to {shown or 'another address that it does not name'}, "
+            "and the router follows no redirects. Call the endpoint by the name that the replica "
+            "serves (often only a slash at its end differs), or mend the service."
+        )
     return failure(
         errors_pb2.ERROR_REASON_REPLICA_REFUSED,
-        f"{head}: {detail}" if detail else f"{head} and no text.",
+        message,
         code=code_of_status(status),
         metadata=metadata,
         retry_after=parse_retry_after(retry_after),

@@ -119,6 +119,7 @@ class Hedge:
         encoding: str,
         retry_after: str,
         *,
+        location: str = "",
         chunked: bool = False,
     ) -> None:
         """The answer begins: it is the first, unless it tells of a failure of the replica."""
@@ -127,7 +128,9 @@ class Hedge:
                 self._failed(status, "a second try was answered so")
                 return
             self._call.take_hedge()
-        self._call.on_head(status, content_type, encoding, retry_after, chunked=chunked)
+        self._call.on_head(
+            status, content_type, encoding, retry_after, location=location, chunked=chunked
+        )
 
     def on_body(self, data: bytes) -> None:
         """The answer goes on."""

@@ -28,6 +28,7 @@ class _Head(NamedTuple):
     content_type: str
     encoding: str
     retry_after: str
+    location: str
     length: int
     is_json: bool
     """Whether nothing else is to be known of it: a good answer in JSON."""
@@ -59,6 +60,7 @@ class Connection(asyncio.Protocol):
         "_head_done",
         "_keep_alive",
         "_length",
+        "_location",
         "_parser",
         "_received",
         "_release",
@@ -220,6 +222,8 @@ class Connection(asyncio.Protocol):
                     self._encoding = value.decode("latin-1").strip()
             case b"retry-after":
                 self._retry_after = value.decode("latin-1").strip()
+            case b"location":
+                self._location = value.decode(errors="replace").strip()
 
     def on_headers_complete(self) -> None:
         """Tell the call of the answer, unless it is an interim one."""
@@ -237,6 +241,7 @@ class Connection(asyncio.Protocol):
                 self._content_type,
                 self._encoding,
                 self._retry_after,
+                location=self._location,
                 chunked=self._chunked,
             )
 
@@ -274,7 +279,13 @@ class Connection(asyncio.Protocol):
             call.on_json(data[-head.length :])
             return
         try:
-            call.on_head(head.status, head.content_type, head.encoding, head.retry_after)
+            call.on_head(
+                head.status,
+                head.content_type,
+                head.encoding,
+                head.retry_after,
+                location=head.location,
+            )
             if self._call is call and head.length:
                 call.on_body(data[-head.length :])
         except Exception:  # noqa: BLE001 # as from the parser's callbacks: a defect of ours
@@ -296,6 +307,7 @@ class Connection(asyncio.Protocol):
             self._content_type,
             self._encoding,
             self._retry_after,
+            self._location,
             length,
             is_json=(self._status == 200 and length > 0)
             and not self._encoding
@@ -315,6 +327,7 @@ class Connection(asyncio.Protocol):
         self._content_type = ""
         self._encoding = ""
         self._retry_after = ""
+        self._location = ""
 
     def _give_up(self, call: Sendable) -> Sendable:
         """Close without an answer; returns the call, which is to be told."""

@@ -74,6 +74,7 @@ class Sendable(Protocol):
         encoding: str,
         retry_after: str,
         *,
+        location: str = "",
         chunked: bool = False,
     ) -> None:
         """The head of the answer has come; "" for a header that is not there."""

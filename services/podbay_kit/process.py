@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "process_end",
     "read_secret",
     "run",
+    "serve_until",
     "write_address_file",
     "write_private",
 ]
@@ -184,6 +186,27 @@ def write_address_file(path: Path, host: str, port: int, service: str | None = N
     if service is not None:
         told["serviceAddress"] = service
     write_private(path, json.dumps(told))
+
+
+async def serve_until(
+    stop: Stop,
+    serving: AbstractAsyncContextManager[int],
+    options: argparse.Namespace,
+    service_address: Callable[[], str | None],
+) -> None:
+    """Serve until the process shall end, and tell where, as the options say.
+
+    Args:
+        stop: The wish that the process ends.
+        serving: Serves, and gives the port for clients.
+        options: Those of `common_options`.
+        service_address: Returns the address for services, if there is one; asked once it serves.
+    """
+    async with serving as port:
+        if options.address_file is not None:
+            host, _ = split_address(options.listen)
+            write_address_file(options.address_file, host, port, service_address())
+        await stop.wait()
 
 
 def run(

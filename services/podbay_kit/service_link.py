@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -26,6 +28,8 @@ _LEAVING_SECONDS: Final = 300.0
 # How often a name that does not resolve is asked for again, at most.
 _RESOLVE_SECONDS: Final = 1.0
 _UNRESOLVED: Final = "DNS resolution failed"
+# gRPC's clock and ours may differ by so much.
+_SLACK_SECONDS: Final = 0.05
 
 
 class ServiceLink:
@@ -73,7 +77,8 @@ class ServiceLink:
         )
         """What goes along with each call."""
         self.stub: Any = _Renewed(self._current)
-        """Makes calls, each on the channel of the moment."""
+        """Makes calls, each on the channel of the moment. One with a single answer either returns
+        its message or raises `AioRpcError`."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -145,4 +150,38 @@ class _Renewed:
         self._current = current
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._current(), name)
+        method = getattr(self._current(), name)
+        one_answer = isinstance(
+            method, grpc.aio.UnaryUnaryMultiCallable | grpc.aio.StreamUnaryMultiCallable
+        )
+        return functools.partial(_answer, method) if one_answer else method
+
+
+async def _answer(
+    method: Callable[..., Awaitable[Any]],
+    *given: Any,
+    timeout: float | None = None,  # noqa: ASYNC109 # gRPC's own, which the other side is told
+    **more: Any,
+) -> Any:
+    """Make a call, and return its message.
+
+    gRPC tells of success without a message where the time is up in the moment in which the answer
+    comes, and where it cannot read it.
+
+    Raises:
+        AioRpcError: It failed; DEADLINE_EXCEEDED or INTERNAL where there is no message.
+    """
+    until = math.inf if timeout is None else time.monotonic() + timeout
+    message = await method(*given, timeout=timeout, **more)
+    if message is not None:
+        return message
+    late = time.monotonic() >= until - _SLACK_SECONDS
+    code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.INTERNAL
+    raise grpc.aio.AioRpcError(
+        code,
+        grpc.aio.Metadata(),
+        grpc.aio.Metadata(),
+        details="the time was up as the answer came, and it is lost"
+        if late
+        else "the answer cannot be read",
+    )

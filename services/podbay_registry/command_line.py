@@ -8,14 +8,7 @@ from pathlib import Path
 
 from podbay.schema.identities import REGISTRY
 from podbay_kit.audit_options import add_audit_options, retention_of
-from podbay_kit.process import (
-    Stop,
-    byte_size,
-    common_options,
-    run,
-    write_address_file,
-)
-from podbay_kit.serving import split_address
+from podbay_kit.process import Stop, byte_size, common_options, run, serve_until
 from podbay_kit.storage import chosen_database, database_options
 from podbay_kit.transport import transport_of, transport_options
 from podbay_registry.fetcher import FetchOptions
@@ -154,15 +147,7 @@ def main() -> int:
                 hub_token_file=options.hub_token_file,
             ),
         )
-        async with serving(settings) as port:
-            if options.address_file is not None:
-                write_address_file(
-                    options.address_file,
-                    split_address(options.listen)[0],
-                    port,
-                    transport.service_address(),
-                )
-            await stop.wait()
+        await serve_until(stop, serving(settings), options, transport.service_address)
 
     return run(
         work,

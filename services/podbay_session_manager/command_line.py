@@ -15,7 +15,7 @@ from podbay_kit.process import (
     common_options,
     listen_address,
     run,
-    write_address_file,
+    serve_until,
 )
 from podbay_kit.serving import split_address
 from podbay_kit.storage import chosen_database, database_options
@@ -245,15 +245,7 @@ def main() -> int:
             advertise_address=options.advertise_address or "",
             audit=retention_of(options),
         )
-        async with serving(settings) as port:
-            if options.address_file is not None:
-                write_address_file(
-                    options.address_file,
-                    split_address(options.listen)[0],
-                    port,
-                    transport.service_address(),
-                )
-            await stop.wait()
+        await serve_until(stop, serving(settings), options, transport.service_address)
 
     return run(
         work,

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from podbay_kit.errors import ServiceError
 from podbay_kit.quotas import Quota
@@ -15,6 +16,7 @@ from podbay_session_manager.actor import Actor
 from podbay_session_manager.clock_jumps import JumpWatch, moved_along
 from podbay_session_manager.driver_set import DriverSet
 from podbay_session_manager.drivers.contract import ObservedReplica, ReplicaDriver
+from podbay_session_manager.halting import awaited_drivers
 from podbay_session_manager.live_state import LiveState
 from podbay_session_manager.logs import read_tail
 from podbay_session_manager.machine import ReplicaPhase, SessionState
@@ -23,7 +25,7 @@ from podbay_session_manager.model_states import ModelStates
 from podbay_session_manager.node_book import NodeBook
 from podbay_session_manager.observer import Observer, Sight
 from podbay_session_manager.plan import plan_pass
-from podbay_session_manager.plan_input import Plan, World
+from podbay_session_manager.plan_input import World
 from podbay_session_manager.policy import Policy
 from podbay_session_manager.probe import Prober, ProbeTarget
 from podbay_session_manager.records import ReplicaRecord
@@ -35,6 +37,8 @@ _TIMER_SECONDS = 1.0
 _TAIL_SECONDS = 2.0
 # Hints that come together are looked at together.
 _COALESCE_SECONDS = 0.003
+# So long a halt waits for a driver that says that it does not reach what it holds.
+_REACH_SECONDS = 3.0
 _PROBED = frozenset({ReplicaPhase.PROBING, ReplicaPhase.READY, ReplicaPhase.UNREADY})
 
 _SILENT = "it has not answered yet"
@@ -75,7 +79,8 @@ class Reconciler:
         self._prober = Prober(self.hint)
         self._models = ModelStates(ask_model, state.clock, self.hint)
         self._actor = Actor(state, drivers, policy, self._tasks, self.hint)
-        self._halting = False
+        # Since when all replicas shall end, on the monotonic clock; None where they need not.
+        self._halting_since: float | None = None
         self._halted = asyncio.Event()
         self._world: World | None = None
         self.passed = asyncio.Event()
@@ -155,7 +160,7 @@ class Reconciler:
                     for node in self._nodes.as_of(now)
                 ),
                 models=self._models.of(self._awaited_models()),
-                halting=self._halting,
+                halting=self._halting_since is not None,
                 quotas=self._quotas(),
             )
             plan = plan_pass(world, now, self._policy)
@@ -168,14 +173,19 @@ class Reconciler:
                 # One change makes the next possible; there is nothing to wait for.
                 self.hint()
         self._actor.act(plan.actions)
-        self._follow_up(plan, observed, now)
+        self._follow_up(now)
+        if self._halting_since is not None and world.halting and not plan.actions:
+            self._see_whether_halted(observed, sight.unreachable, self._halting_since)
         passed, self.passed = self.passed, asyncio.Event()
         passed.set()
         return plan.wake_at
 
     async def halt(self) -> None:
-        """End all replicas, and return when none is left. Sessions stay as they are."""
-        self._halting = True
+        """End all replicas, and return when none is left. Sessions stay as they are.
+
+        What a driver holds that cannot be reached is left after a few seconds; the log tells of it.
+        """
+        self._halting_since = self._state.clock.monotonic()
         self._halted.clear()
         self.hint()
         await self._halted.wait()
@@ -258,25 +268,39 @@ class Reconciler:
         except TimeoutError:
             return ()
 
-    def _follow_up(self, plan: Plan, observed: Observed, now: float) -> None:
-        """Probe what runs, and see whether all has come to its end."""
+    def _follow_up(self, now: float) -> None:
+        """Probe what runs."""
         targets: dict[str, ProbeTarget] = {}
-        left = False
         for session_id, replicas in self._state.replicas.items():
             path = self._state.sessions[session_id].serving.readiness_path
             for replica in replicas.values():
-                # What a driver holds that is off or out of reach cannot be ended here.
-                mine = observed.get(replica.driver) is not None
-                left = left or (mine and not (replica.phase.ended and replica.removed))
                 if replica.phase in _PROBED and replica.port:
                     targets[replica.id] = ProbeTarget(
                         replica.host, replica.port, path, replica.ready_at is not None
                     )
         self._prober.follow(targets)
         self._state.announcer.table.expire(now)
-        held = any(listed for listed in observed.values())
-        if self._halting and not left and not held and not plan.actions:
-            self._halted.set()
+
+    def _see_whether_halted(
+        self, observed: Observed, unreachable: Mapping[str, str], since: float
+    ) -> None:
+        """End a halt once no driver that can be reached holds a replica, or may."""
+        patient = self._state.clock.monotonic() < since + _REACH_SECONDS
+        awaited = partial(
+            awaited_drivers,
+            self.world,
+            starting=[name for name, driver in self._drivers.items() if driver.starting],
+            unheard=[
+                name
+                for name in self._drivers
+                if observed.get(name) is None and name not in unreachable
+            ],
+        )
+        if awaited(given_up=() if patient else unreachable):
+            return
+        for name in awaited(given_up=()):
+            _LOG.warning("what runs by the driver %s is left: %s", name, unreachable[name])
+        self._halted.set()
 
     def _pause(self, wake_at: float | None) -> float:
         """Return the seconds until the next pass is due without a hint."""

@@ -181,9 +181,11 @@ async def serving(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
         keeper.address = _advertised(settings, port)
         await leadership.start()
         server.set_serving(leadership.parts is not None, well=True)
-        yield port
-        if settings.stop_replicas_on_exit and leadership.parts is not None:
-            await _halt(leadership.parts.state, leadership.parts.reconciler)
+        try:
+            yield port
+        finally:
+            if settings.stop_replicas_on_exit and leadership.parts is not None:
+                await _halt(leadership.parts.state, leadership.parts.reconciler)
     finally:
         leadership.stop_streams()
         await server.stop(settings.drain_seconds)

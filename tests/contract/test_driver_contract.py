@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from podbay.schema.mock_keys import MOCK_KEY_VARIABLE
 from podbay_kit.mock_host import MockHost
+from podbay_session_manager.drivers import process
 from podbay_session_manager.drivers.attached import AttachedDriver
 from podbay_session_manager.drivers.contract import (
     DriverUnreachableError,
     LaunchSpec,
+    NotPermittedError,
     ObservedReplica,
     ReplicaDriver,
     ReplicaStillRunningError,
@@ -477,6 +481,82 @@ async def test_a_start_that_cannot_be_written_down_leaves_no_process(tmp_path: P
         assert await driver.list() == []
     finally:
         await driver.close()
+
+
+async def test_a_start_that_is_not_permitted_any_more_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def noted(pid: int) -> str | None:
+        made.append(pid)
+        return identity(pid)
+
+    monkeypatch.setattr(process, "identity", noted)
+    driver = ProcessDriver(tmp_path)
+    answers = [True, False]  # it led when the process was made, and does not when it was
+    driver.permitted = lambda: answers.pop(0)
+    try:
+        with pytest.raises(NotPermittedError):
+            await driver.start(launch(sh("exec sleep 1000")))
+        assert answers == []
+        assert [identity(pid) for pid in made] == [None]
+        assert await driver.list() == []
+    finally:
+        await driver.close()
+
+
+async def test_a_start_goes_on_and_is_told_where_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    begin = ReplicaFolder.begin
+
+    def held_up(folder: ReplicaFolder, record: LaunchRecord) -> None:
+        assert go.wait(30)
+        begin(folder, record)
+
+    monkeypatch.setattr(ReplicaFolder, "begin", held_up)
+    driver = ProcessDriver(tmp_path)
+    try:
+        waiting = asyncio.create_task(driver.start(launch(sh("exec sleep 1000"))))
+        await until(lambda: list(driver.starting) == [R1])
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert await driver.list() == []
+        assert list(driver.starting) == [R1]
+        go.set()
+        await until(lambda: with_pid(driver))
+        assert list(driver.starting) == []
+        await driver.stop(R1, 0)
+        await ended(driver)
+    finally:
+        go.set()
+        await driver.close()
+
+
+async def test_a_closed_driver_does_not_go_on_to_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, go = threading.Event(), threading.Event()
+    look = process._find_replicas
+
+    def held_up(root: Path) -> Any:
+        looks.set()
+        assert go.wait(30)
+        return look(root)
+
+    monkeypatch.setattr(process, "_find_replicas", held_up)
+    driver = ProcessDriver(tmp_path)
+    listing = asyncio.create_task(driver.list())
+    await until(looks.is_set)
+    listing.cancel()
+    closing = asyncio.create_task(driver.close())
+    # Forgets what seems never to have been started, as what the next driver is about to.
+    await asyncio.wait({closing}, timeout=0.1)
+    assert not closing.done()
+    go.set()
+    await closing
 
 
 async def test_a_killed_keeper_takes_its_replica_along(tmp_path: Path) -> None:

@@ -261,6 +261,18 @@ async def test_a_large_answer_and_a_large_body(rig: Rig) -> None:
     assert (await rig.infer("s", body)).items[0].json == body
 
 
+async def test_a_redirect_is_told_and_not_followed(rig: Rig) -> None:
+    async def moved(call: ReplicaCall) -> None:
+        await call.reply(b"", status=307, headers=["Location: /predict/"])
+
+    (replica,) = await rig.session("s", moved)
+    code, reason, metadata, message = await refused(rig.infer("s"))
+    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "REPLICA_REFUSED")
+    assert (metadata["httpStatus"], metadata["location"]) == ("307", "/predict/")
+    assert "sends the call to /predict/, and the router follows no redirects" in message
+    assert len(replica.calls) == 1
+
+
 async def test_a_body_that_is_too_large_is_refused() -> None:
     async with running_rig(Settings(max_body_bytes=1000)) as rig:
         await rig.session("s", echo)

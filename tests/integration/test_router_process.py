@@ -23,6 +23,7 @@ from podbay_inference_router.workers import hold_port
 from podbay_kit.serving import ListenError
 from tests.support.eventually import eventually
 from tests.support.router_fakes import (
+    CountedCalls,
     FakeReplica,
     FakeSessionManager,
     ReplicaCall,
@@ -112,17 +113,8 @@ async def test_workers_serve_on_until_those_of_the_next_router_do(
     router: RouterProcess, manager: FakeSessionManager, replica: FakeReplica, tmp_path: Path
 ) -> None:
     """Also while the session manager is away, and with one limit for both."""
-    at_once = most = cut = 0
-
-    async def count(call: ReplicaCall) -> None:
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
-        await asyncio.sleep(0.01)  # the work
-        at_once -= 1
-        await call.reply()
-
-    replica.handler = count
+    cut = 0
+    replica.handler = running = CountedCalls(0.01)
     manager.set_route(route("s", [replica.port], max_concurrency=2))
     listen = f"127.0.0.1:{free_port()}"
     options = ("--workers", "2", "--exit-with-parent")
@@ -176,7 +168,7 @@ async def test_workers_serve_on_until_those_of_the_next_router_do(
     await asyncio.gather(*callers)
     # No more than one for each worker that ended, of both routers.
     assert cut <= 4
-    assert most == 2
+    assert running.most == 2
 
 
 async def test_workers_end_where_nobody_starts_the_router_again(router: RouterProcess) -> None:
@@ -376,17 +368,7 @@ async def test_metrics_without_a_free_port_are_named(router: RouterProcess) -> N
 async def test_workers_keep_a_replicas_limit_together(
     router: RouterProcess, manager: FakeSessionManager, replica: FakeReplica
 ) -> None:
-    at_once = most = 0
-
-    async def count(call: ReplicaCall) -> None:
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
-        await asyncio.sleep(0.002)  # the work
-        at_once -= 1
-        await call.reply()
-
-    replica.handler = count
+    replica.handler = running = CountedCalls(0.002)
     manager.set_route(route("s", [replica.port], max_concurrency=1))
     await router.start("--workers", "2")
     await eventually(lambda: manager.watches == 2, "both workers watch the routes")
@@ -394,22 +376,23 @@ async def test_workers_keep_a_replicas_limit_together(
     stubs = [router.stub() for _ in range(16)]
     for _ in range(8):
         await asyncio.gather(*(router.infer(stub) for stub in stubs))
-    assert most == 1
+    assert running.most == 1
     # One connection, so one worker, and all that the replica allows.
     manager.set_route(route("t", [replica.port], max_concurrency=4))
-    stub, most = router.stub(), 0
+    stub, running.most = router.stub(), 0
     await eventually(lambda: len(manager.acknowledged) == 2, "both workers have acknowledged")
 
     async def all_four() -> bool:
         await asyncio.gather(*(router.infer(stub, "t") for _ in range(40)))
-        return most == 4
+        return running.most == 4
 
     await eventually(all_four, "four calls run at once")
     # What a worker had is free when it is killed in the middle of its calls.
     calls = [asyncio.ensure_future(router.infer(stub, "t")) for stub in stubs]
     router.workers[0].kill()
     await asyncio.gather(*calls, return_exceptions=True)
-    at_once = most = 0
+    await eventually(lambda: not running.at_once, "the replica has done what nobody waits for")
+    running.most = 0
     await eventually(all_four, "four calls run at once")
 
 
@@ -418,17 +401,7 @@ async def test_workers_keep_limits_of_sessions_and_accounts_together(
     router: RouterProcess, manager: FakeSessionManager, replica: FakeReplica, limited: str
 ) -> None:
     limit, options = 5, ["--workers", "2"]
-    at_once = most = 0
-
-    async def count(call: ReplicaCall) -> None:
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
-        await asyncio.sleep(0.002)  # the work
-        at_once -= 1
-        await call.reply()
-
-    replica.handler = count
+    replica.handler = running = CountedCalls(0.002)
     if limited == "session":
         manager.set_route(route("s", [replica.port], max_in_flight=limit))
     elif limited == "quota":
@@ -442,12 +415,11 @@ async def test_workers_keep_limits_of_sessions_and_accounts_together(
 
     async def all_of_it(*through: Any) -> bool:
         """Call as often as that is more than may run; say whether all ran that may."""
-        nonlocal most
-        most = 0
+        running.most = 0
         calls = 64 // len(through)
         await asyncio.gather(*(router.infer(stub) for stub in through for _ in range(calls)))
-        assert most <= limit
-        return most == limit
+        assert running.most <= limit
+        return running.most == limit
 
     for _ in range(4):
         await all_of_it(*stubs)
@@ -458,5 +430,5 @@ async def test_workers_keep_limits_of_sessions_and_accounts_together(
     calls = [asyncio.ensure_future(router.infer(stub)) for stub in stubs]
     router.workers[0].kill()
     await asyncio.gather(*calls, return_exceptions=True)
-    await eventually(lambda: not at_once, "the replica has done what nobody waits for")
+    await eventually(lambda: not running.at_once, "the replica has done what nobody waits for")
     await eventually(partial(all_of_it, stubs[0]), "all runs that may")

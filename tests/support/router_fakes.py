@@ -302,6 +302,31 @@ async def echo(call: ReplicaCall) -> None:
     await call.reply(call.body)
 
 
+class CountedCalls:
+    """A replica's handler that works for a while on each call.
+
+    Args:
+        seconds: For how long.
+
+    Attributes:
+        at_once: How many calls it works on now.
+        most: How many that ever were since a test set it to 0.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.at_once = self.most = 0
+        self._seconds = seconds
+
+    async def __call__(self, call: ReplicaCall) -> None:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        try:
+            await asyncio.sleep(self._seconds)
+        finally:
+            self.at_once -= 1
+        await call.reply()
+
+
 class FakeReplica:
     """A raw HTTP/1.1 server whose every answer is scripted."""
 

@@ -51,16 +51,52 @@ def test_http_statuses_have_codes(status: int, code: str) -> None:
 
 
 def refusal(
-    status: int = 500, body: bytes = b"", retry_after: str = "", request: bytes | None = b"{}"
+    status: int = 500,
+    body: bytes = b"",
+    retry_after: str = "",
+    request: bytes | None = b"{}",
+    location: str = "",
 ) -> errors_pb2.CallError:
     return refused(
         status,
         body,
         retry_after=retry_after,
+        location=location,
         session_id="s",
         replica_id="r",
         request_json=request,
     )
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_tells_where_to_and_the_way_out(status: int) -> None:
+    error = refusal(status, b"<html>moved</html>", location="/generate/")
+    assert error.reason == errors_pb2.ERROR_REASON_REPLICA_REFUSED
+    assert error.code == code_pb2.FAILED_PRECONDITION
+    assert error.metadata["location"] == "/generate/"
+    assert error.metadata["detail"] == "<html>moved</html>"
+    assert "sends the call to /generate/, and the router follows no redirects." in error.message
+    assert "a slash at its end" in error.message
+
+
+def test_a_redirect_is_bounded_and_steers_no_terminal() -> None:
+    error = refusal(307, location="/\x1b[2J\x9b" + 5000 * "x")
+    assert error.metadata["location"] == "/\ufffd[2J\ufffd" + 1018 * "x"
+    assert len(error.message) < 2000
+    assert "\x1b" not in error.message
+
+
+def test_a_redirect_without_a_location_says_so() -> None:
+    error = refusal(308)
+    assert "location" not in error.metadata
+    assert "another address that it does not name" in error.message
+
+
+@pytest.mark.parametrize("status", [300, 304, 404])
+def test_a_location_of_another_status_is_left_out(status: int) -> None:
+    error = refusal(status, b"no", location="/there")
+    assert "location" not in error.metadata
+    assert "/there" not in error.message
 
 
 def test_a_refusal_tells_status_replica_and_text() -> None:

@@ -63,6 +63,7 @@ class Recorder:
         self.told: list[Any] = []
         self.fail_on_body = False
         self.chunked = False
+        self.location = ""
 
     def head_lines(self, now: float) -> bytes:
         return b"Podbay-Timeout-Ms: %d\r\n" % (now * 1000)
@@ -83,9 +84,11 @@ class Recorder:
         encoding: str,
         retry_after: str,
         *,
+        location: str = "",
         chunked: bool = False,
     ) -> None:
         self.told.append((status, content_type, encoding, retry_after))
+        self.location = location
         self.chunked = chunked
 
     def on_body(self, data: bytes) -> None:
@@ -455,3 +458,22 @@ def test_what_is_known_of_a_head_changes_nothing(
 
 def _bodies(call: Recorder) -> list[bytes]:
     return [item for item in call.told if isinstance(item, bytes)]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_where_a_redirect_leads_is_told_and_forgotten(known: bool) -> None:
+    redirect = (
+        b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://r:8000/a/?x=%C3%BC \r\n"
+        b"Content-Length: 5\r\n\r\nmoved"
+    )
+    if known:
+        Wire.answered(redirect)
+    wire = Wire()
+    call = wire.start()
+    wire.feed(redirect)
+    assert call.told[0][0] == 307
+    assert call.location == "http://r:8000/a/?x=%C3%BC"
+    after = wire.start()
+    wire.feed(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
+    assert after.told == [(404, "", "", ""), b"no", "end"]
+    assert after.location == ""

@@ -47,7 +47,10 @@ def is_serving(endpoint: str, timeout: float = 1.0, ca_file: Path | None = None)
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
         try:
-            answer = check(health_pb2.HealthCheckRequest(), timeout=timeout)
+            # gRPC tells of success without a message where the time is up as the answer comes.
+            answer: health_pb2.HealthCheckResponse | None = check(
+                health_pb2.HealthCheckRequest(), timeout=timeout
+            )
         except grpc.RpcError:
             return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    return answer is not None and answer.status == health_pb2.HealthCheckResponse.SERVING

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from podbay_session_manager.records import Reason, ServiceSpec, Serving
@@ -176,6 +176,14 @@ class ReplicaDriver(abc.ABC):
         self.changed = asyncio.Event()
         """Set whenever something may have changed. A hint: it can come too often and can be
         missed; what `list` says is the truth. Whoever waits clears it."""
+
+    @property
+    def starting(self) -> Collection[str]:
+        """The replicas whose start goes on, also where nobody waits for it any more.
+
+        `list` need not show them yet. None where a start ends with the one who waits for it.
+        """
+        return ()
 
     @abc.abstractmethod
     def supports(self, service: ServiceSpec) -> str | None:

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -90,6 +90,11 @@ class ProcessDriver(ReplicaDriver):
         self._reaper = LeftoverReaper(self._tasks)
         self._adopted: asyncio.Task[None] | None = None
 
+    @property
+    def starting(self) -> Collection[str]:
+        """The replicas whose keeper is being made."""
+        return self._starts.keys()
+
     def supports(self, service: ServiceSpec) -> str | None:
         """Return None for mocks and local commands."""
         return supports_local(service)
@@ -152,8 +157,9 @@ class ProcessDriver(ReplicaDriver):
 
     async def close(self) -> None:
         """Stop watching; replicas go on."""
-        starts = list(self._starts.values())
-        await asyncio.gather(*starts, return_exceptions=True)
+        # In their threads they go on anyway, and beside those of the driver that follows.
+        begun = [*self._starts.values(), *([self._adopted] if self._adopted else [])]
+        await asyncio.gather(*begun, return_exceptions=True)
         await self._tasks.close()
         for kept in self._held.values():
             kept.release()
@@ -226,6 +232,12 @@ class ProcessDriver(ReplicaDriver):
             # Of a later term, the replica's folder is another driver's.
             self._check_permitted()
             folder.keep(record)
+        except NotPermittedError:
+            if pid and present_term(self._root) <= self._term:
+                # Nothing is written down of it: told again, the start would make another one. In
+                # a later term it does not run, or is another driver's by now.
+                _end_keeper(pid)
+            raise
         except OSError as error:
             if pid:
                 # Nobody would find it again.

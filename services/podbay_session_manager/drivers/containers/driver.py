@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -138,6 +138,11 @@ class DockerDriver(ReplicaDriver):
         # What was seen of containers, by their ids: an end does not change any more, nor does
         # where one runs.
         self._details: dict[str, Mapping[str, Any]] = {}
+
+    @property
+    def starting(self) -> Collection[str]:
+        """The replicas whose image is being pulled, or whose container is being made or started."""
+        return self._starts.keys()
 
     def supports(self, service: ServiceSpec) -> str | None:
         """Return None for services with an image, else why not."""
