@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 
-__all__ = ["ATTACKS", "connection", "headers_block", "request"]
+__all__ = ["ATTACKS", "connection", "headers_block", "only_message", "request"]
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _PRIORITY, _RST, _SETTINGS, _PUSH, _PING, _GOAWAY, _WINDOW, _CONTINUATION = range(
@@ -59,6 +59,11 @@ def request(stream: int, method: str, *extra: tuple[bytes, bytes], end: bool = F
     """Return the frame that opens a stream."""
     flags = _END_HEADERS | (_END_STREAM if end else 0)
     return _frame(_HEADERS, flags, stream, headers_block(method, *extra))
+
+
+def only_message(stream: int, body: bytes = b"") -> bytes:
+    """Return the frame that ends a stream with its one message."""
+    return _frame(_DATA, _END_STREAM, stream, struct.pack(">BI", 0, len(body)) + body)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 from collections.abc import Sequence
 
 from podbay_inference_router.exposition import MetricsServer, WorkerNumbers
@@ -14,56 +13,14 @@ from podbay_inference_router.leases import make_lease_file
 from podbay_inference_router.router_id import RouterHome
 from podbay_inference_router.slots import Slot
 from podbay_inference_router.succession import Succession
+from podbay_kit.ports import hold_port
 from podbay_kit.process import Stop, write_address_file
-from podbay_kit.starting import ListenError, split_address
+from podbay_kit.starting import split_address
 from podbay_kit.tasks import TaskSet
 
-__all__ = ["hold_port", "supervise"]
+__all__ = ["supervise"]
 
 _LOG = logging.getLogger(__name__)
-
-
-def hold_port(listen: str, *, shared: bool = False) -> tuple[socket.socket, str]:
-    """Make sure that nobody has the address, and keep it for the workers.
-
-    The kernel would let any process of the same user share a port that all sides opened for
-    sharing; so the port is first opened without that. The socket that holds it never listens, so
-    no connection goes to it.
-
-    Args:
-        listen: The address, as "127.0.0.1:0".
-        shared: Whether workers of an earlier router have it, and share it for a while.
-
-    Returns:
-        The socket, which must stay open, and the address with its real port.
-
-    Raises:
-        ListenError: The address cannot be had.
-    """
-    host, port = split_address(listen)
-    holder: socket.socket | None = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM
-        )[0]
-        if port and not shared:
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-                probe.listen(1)
-        holder = socket.socket(family, kind, protocol)
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        holder.bind(address)
-    except OSError as error:
-        if holder is not None:
-            holder.close()
-        raise ListenError(
-            f"Cannot listen on {listen}: the port is taken, or the address is not one of this "
-            "machine. Choose another port, or 0 for a free one."
-        ) from error
-    shown = f"[{host}]" if ":" in host else host
-    return holder, f"{shown}:{holder.getsockname()[1]}"
 
 
 async def supervise(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import resource
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from podbay_kit.audit import CallLog
 from podbay_kit.auth import Authenticator
 from podbay_kit.interceptors import RECHECK_SECONDS, PodbayInterceptor
+from podbay_kit.ports import hold_port
 from podbay_kit.reflection import REFLECTION_SERVICE, LazyReflection
 from podbay_kit.rpc_rules import RULES, Rule
 from podbay_kit.starting import ListenError, join_address, split_address
@@ -44,6 +48,9 @@ KEEPALIVE_SECONDS = 30.0
 _MESSAGE_SLACK = 1 << 20
 _STREAMS_PER_CONNECTION = 1_000
 _MOST_CONNECTIONS = 100_000
+# Of one port, and the fewest connections that one of them takes.
+_MOST_QUEUES = 64
+_CONNECTIONS_PER_QUEUE = 64
 # For the last answers to leave, once nothing runs any more.
 _ENDING_SECONDS = 0.5
 
@@ -94,13 +101,33 @@ def connections_for(open_files: int) -> int:
     return max(1, min(_MOST_CONNECTIONS, open_files // 2))
 
 
+def queues_for(connections: int) -> int:
+    """Return over how many queues a server spreads its connections. Pure.
+
+    gRPC's asyncio server takes the streams of all its connections out of one queue, one by one, at
+    some 100 µs each: whoever opens 200 streams at once holds everybody else up for 20 ms. So a
+    port has several servers, among which the kernel spreads connections by their addresses: a
+    burst is then in the way of the few that share its queue, and takes turns with all others.
+
+    Args:
+        connections: How many connections the server takes.
+    """
+    if sys.platform != "linux":  # elsewhere all connections go to one of the sockets of a port
+        return 1
+    return max(1, min(_MOST_QUEUES, connections // _CONNECTIONS_PER_QUEUE))
+
+
 def server_options(
-    *, reuse_port: bool, max_message_bytes: int, keepalive_seconds: float = KEEPALIVE_SECONDS
+    *,
+    reuse_port: bool,
+    max_message_bytes: int,
+    connections: int,
+    keepalive_seconds: float = KEEPALIVE_SECONDS,
 ) -> list[tuple[str, int]]:
     """Return the channel arguments of a server.
 
     `so_reuseport` is on by default in gRPC, so that two services could share a port in silence;
-    it is on only between the workers of one service.
+    it is on only for a port that is held (`podbay_kit.ports`).
     """
     return [
         ("grpc.so_reuseport", int(reuse_port)),
@@ -119,7 +146,7 @@ def server_options(
         # Whoever connects and says nothing holds a file: not for the two minutes of the default.
         ("grpc.server_handshake_timeout_ms", 10_000),
         # So that connections alone never take the files that the service itself needs.
-        ("grpc.max_allowed_incoming_connections", connections_for(open_files_limit())),
+        ("grpc.max_allowed_incoming_connections", connections),
     ]
 
 
@@ -193,23 +220,30 @@ class GrpcServer:
             installation=tls.certificate.identity.installation if tls else None,
             audit=audit,
         )
-        self._server = grpc.aio.server(
-            interceptors=[self._interceptor],
-            options=server_options(
-                reuse_port=reuse_port,
-                max_message_bytes=max_message_bytes,
-                keepalive_seconds=keepalive_seconds,
-            ),
+        connections = connections_for(open_files_limit())
+        queues = queues_for(connections)
+        # Workers of one service listen on a port that their parent holds.
+        self._holds = queues > 1 and not reuse_port
+        self._holders = ExitStack()
+        options = server_options(
+            reuse_port=reuse_port or self._holds,
+            max_message_bytes=max_message_bytes,
+            connections=max(1, connections // queues),
+            keepalive_seconds=keepalive_seconds,
         )
+        self._servers = [
+            grpc.aio.server(interceptors=[self._interceptor], options=options)
+            for _ in range(queues)
+        ]
         self._health = _HealthServicer(self.stopping)
         self._health_tasks: set[asyncio.Task[None]] = set()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        for service in self._services:
-            service.add(self._server)
         told = (service.name for service in self._services)
-        self._server.add_generic_rpc_handlers(
-            [LazyReflection([*told, health.SERVICE_NAME, REFLECTION_SERVICE])]
-        )
+        reflection = LazyReflection([*told, health.SERVICE_NAME, REFLECTION_SERVICE])
+        for server in self._servers:
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+            for service in self._services:
+                service.add(server)
+            server.add_generic_rpc_handlers([reflection])
 
     async def start(self, *, serving: bool = True) -> int:
         """Listen, and return the port.
@@ -223,25 +257,46 @@ class GrpcServer:
         """
         tls = self._tls
         if tls is None:
-            port = self._add_port(self._listen, None)
+            port = self._add_port(self._listen, lambda: None)
         else:
-            public = server_credentials(
-                tls.certificate, require_client_certificate=tls.require_client_certificates
+            public = functools.partial(
+                server_credentials,
+                tls.certificate,
+                require_client_certificate=tls.require_client_certificates,
             )
             port = self._add_port(self._listen, public)
             if tls.service_listen is not None:
-                mutual = server_credentials(tls.certificate, require_client_certificate=True)
+                mutual = functools.partial(
+                    server_credentials, tls.certificate, require_client_certificate=True
+                )
                 tls.service_port = self._add_port(tls.service_listen, mutual)
         await self._set_health(_health_of(serving))
-        await self._server.start()
+        for server in self._servers:
+            await server.start()
         return port
 
-    def _add_port(self, listen: str, credentials: grpc.ServerCredentials | None) -> int:
+    def _add_port(
+        self, listen: str, credentials: Callable[[], grpc.ServerCredentials | None]
+    ) -> int:
+        """Open a port at all servers, each with credentials of its own, and return it."""
+        host, _ = split_address(listen)
+        if self._holds:
+            holder, listen = hold_port(listen)
+            self._holders.enter_context(holder)
+        port = 0
+        for server in self._servers:
+            port = self._add_port_to(server, listen, credentials())
+            listen = join_address(host, port)
+        return port
+
+    def _add_port_to(
+        self, server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None
+    ) -> int:
         try:
             port = (
-                self._server.add_insecure_port(listen)
+                server.add_insecure_port(listen)
                 if credentials is None
-                else self._server.add_secure_port(listen, credentials)
+                else server.add_secure_port(listen, credentials)
             )
         except RuntimeError as error:
             raise ListenError(
@@ -285,7 +340,10 @@ class GrpcServer:
         # somebody connects (seen with 1.78). What still runs after the grace is ended. With TLS it
         # can also crash where a handshake is under way at this moment, with static and with
         # changing certificates: by then all calls have been answered, and all data are written.
-        await self._server.stop(min(grace, _ENDING_SECONDS))
+        await asyncio.gather(
+            *(server.stop(min(grace, _ENDING_SECONDS)) for server in self._servers)
+        )
+        self._holders.close()
 
     async def _set_health(self, status: Any, overall: Any = None) -> None:
         await self._health.set("", status if overall is None else overall)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -13,6 +14,7 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from benchmarks.fuzz.frames import connection, only_message, request
 from podbay.v1 import (
     common_pb2,
     errors_pb2,
@@ -26,7 +28,14 @@ from podbay.v1 import (
 from podbay_kit.auth import Principal, current_principal
 from podbay_kit.errors import ServiceError
 from podbay_kit.rpc_rules import RULES, Rule, Who
-from podbay_kit.serving import GrpcServer, ListenError, ServiceRegistration, split_address
+from podbay_kit.serving import (
+    GrpcServer,
+    ListenError,
+    ServiceRegistration,
+    queues_for,
+    split_address,
+)
+from tests.support.eventually import eventually
 from tests.support.rpc import details_of
 
 NAME = "podbay.v1.RegistryService"
@@ -67,6 +76,7 @@ class Misbehaving(rpc.RegistryServiceServicer):
     def __init__(self):
         self.begun = asyncio.Event()
         self.may_finish = asyncio.Event()
+        self.listed, self.first = 0, asyncio.Event()
 
     async def ListInferenceServices(self, request, context):
         self.begun.set()
@@ -74,6 +84,8 @@ class Misbehaving(rpc.RegistryServiceServicer):
         return pb.ListInferenceServicesResponse()
 
     async def ListModels(self, request, context):
+        self.listed += 1
+        self.first.set()
         return pb.ListModelsResponse()
 
 
@@ -256,6 +268,45 @@ async def test_stop_does_not_wait_for_a_health_watch(server, channel):
     await server.stop(60)
     assert time.monotonic() - started < 30
     watch.cancel()
+
+
+async def test_a_burst_of_one_connection_takes_turns_with_the_others(server):
+    """Of 900 streams at once on one connection, few are taken before what others ask."""
+    burst = 900
+    stubs = []
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(16):
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options)
+            stubs.append(rpc.RegistryServiceStub(await stack.enter_async_context(channel)))
+        get = pb.GetInstallationRequest()
+        for stub in stubs:
+            await stub.GetInstallation(get, metadata=GOOD, wait_for_ready=True)
+        servicer, before = server.servicer, []
+
+        async def ask(stub):
+            await stub.GetInstallation(get, metadata=GOOD)
+            before.append(servicer.listed)
+
+        flood = stack.enter_context(connection(server.port))
+        path, token = f"/{NAME}/ListModels", (b"authorization", b"Bearer good")
+        streams = range(1, 2 * burst, 2)
+        flood.sendall(b"".join(request(n, path, token) + only_message(n) for n in streams))
+        await servicer.first.wait()
+        assert servicer.listed < burst / 10
+        await asyncio.gather(*(ask(stub) for stub in stubs))
+        # A few share the queue of the burst: the kernel spreads connections by their addresses.
+        assert sorted(before)[len(before) // 2] < burst / 2, before
+        await eventually(
+            lambda: servicer.listed == burst, "the whole burst is answered", timeout=30
+        )
+
+
+@pytest.mark.parametrize(
+    ("connections", "queues"), [(1, 1), (100, 1), (512, 8), (4_096, 64), (100_000, 64)]
+)
+def test_few_connections_have_few_queues(connections, queues):
+    assert queues_for(connections) == queues
 
 
 async def test_a_taken_port_is_an_error_and_is_not_shared(server):

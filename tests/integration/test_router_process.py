@@ -19,8 +19,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from podbay.v1 import errors_pb2
 from podbay.v1 import inference_router_service_pb2 as pb
-from podbay_inference_router.workers import hold_port
-from podbay_kit.serving import ListenError
 from tests.support.eventually import eventually
 from tests.support.router_fakes import (
     CountedCalls,
@@ -258,21 +256,6 @@ async def test_a_worker_that_cannot_start_is_no_endless_loop(
         _, errors = await router.process.communicate()
     assert router.process.returncode == 2
     assert "missing" in errors.decode()
-
-
-def test_the_port_is_held_for_the_workers_and_for_nobody_else() -> None:
-    holder, listen = hold_port("127.0.0.1:0")
-    port = int(listen.rpartition(":")[2])
-    with holder, socket.socket() as worker:
-        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        worker.bind(("127.0.0.1", port))
-        worker.listen()
-        with pytest.raises(ListenError, match="taken"):
-            hold_port(listen)
-    again, _ = hold_port(listen)
-    again.close()
-    with pytest.raises(ListenError):
-        hold_port("192.0.2.1:0")
 
 
 async def scrape(port: int) -> dict[str, float]:

@@ -38,3 +38,14 @@ def eventually_sync(
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout} s: {what}")
         time.sleep(_PAUSE_SECONDS)
+
+
+def eventually_nothing(
+    look: Callable[[], object], what: str, *, timeout: float = DEADLINE_SECONDS
+) -> None:
+    """Return once `look()` finds nothing; fail with what it found last after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while found := look():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: {what}: {found}")
+        time.sleep(_PAUSE_SECONDS)

@@ -22,7 +22,7 @@ from tests.e2e.docker.platform import DockerPlatform, NodeOptions, docker_platfo
 from tests.support.docker.engines import Engine
 from tests.support.docker.faulty_socket import FaultySocket
 from tests.support.docker.fixtures import Docker
-from tests.support.eventually import eventually, eventually_sync
+from tests.support.eventually import eventually, eventually_nothing
 from tests.support.leavings import left_files, left_rows, left_usage
 
 T = TypeVar("T")
@@ -329,14 +329,18 @@ async def test_sessions_with_faults_leave_nothing(
                 sockets[node].cut_answers = 0
                 await asyncio.to_thread(engine.ensure_up)
     print(f"{CYCLES} sessions: {dict(cycles.outcomes)}; faults: {dict(faults.done)}")
-    eventually_sync(lambda: running.left() == {}, "nothing is left", timeout=60)
-    eventually_sync(lambda: running.leases() == set(), "no GPU is taken")
-    looks: dict[str, Callable[[], list[str]]] = {
+    looks: dict[str, Callable[[], object]] = {
+        "no engine has anything": running.left,
+        "no GPU is taken": running.leases,
         "no row speaks of what is no more": lambda: left_rows(running.stored),
         "the account has nothing": lambda: left_usage(running.client, running.account),
         "no file is left": lambda: left_files(running.platform.data_dir),
     }
-    for what, look in looks.items():
-        eventually_sync(lambda look=look: look() == [], f"{what}: {look()}")  # type: ignore[misc]
+    try:
+        for what, look in looks.items():
+            eventually_nothing(look, what, timeout=60)
+    except AssertionError:
+        print(running.platform.output())
+        raise
     for session in running.client.inferencesessions.query():
         assert session.status in {"Terminated", "Error"}, session
