@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,11 @@ from tests.support.small_disk import missing_mount
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
+# A shell starts what runs in the background with SIGINT ignored, and each program would inherit
+# that: those which tests interrupt would not hear of it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ("tests.support.databases", "tests.support.docker.fixtures")
 
