@@ -72,6 +72,8 @@ def judge(room: NodeRoom, needs: Needs) -> NodeVerdict:
         reasons.append(f"is draining (podbay node undrain {node.name})")
     elif node.cordoned:
         reasons.append(f"is cordoned (podbay node uncordon {node.name})")
+    if node.twin:
+        reasons.append(f"is the same container engine as node {node.twin}")
     if node.spot and not needs.spot:
         reasons.append("is a spot node")
     reasons.extend(_gpus(room, needs))

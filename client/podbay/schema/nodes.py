@@ -155,6 +155,13 @@ class NodesFile(_NodeModel):
         for index, name in enumerate(names):
             if name in names[:index]:
                 raise ValueError(f"nodes.{index}.name: the same node comes before")
+        engines = [node.engine for node in self.nodes]
+        for index, engine in enumerate(engines):
+            if engine in engines[:index]:
+                other = names[engines.index(engine)]
+                raise ValueError(
+                    f"nodes.{index}.engine: is that of node {other!r}, and an engine is one node"
+                )
         return self
 
     @classmethod

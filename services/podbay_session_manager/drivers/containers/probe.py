@@ -25,7 +25,7 @@ from podbay_session_manager.drivers.contract import (
     StartFailedError,
 )
 
-__all__ = ["LOOKING", "GpuLook", "NodeProbe", "compare", "compare_gpus", "parse_gpus"]
+__all__ = ["LOOKING", "GpuLook", "NodeProbe", "compare", "compare_gpus", "identity", "parse_gpus"]
 
 _MIB: Final = 1 << 20
 # A GPU's memory is told without what its driver keeps for itself.
@@ -95,6 +95,7 @@ class NodeProbe:
             memory_bytes=memory,
             warnings=(*warnings, *looked.warnings),
             failed_gpus=looked.failed,
+            engine=identity(info),
         )
 
     @property
@@ -233,6 +234,14 @@ def compare(
         max(1, int(min(node.cpus, cpus) if node.cpus else cpus)),
         min(node.memory_bytes, memory) if node.memory_bytes else memory,
     )
+
+
+def identity(info: Mapping[str, Any]) -> str:
+    """Return what tells an engine from others, at whatever address it is reached. Pure.
+
+    Its id alone does not: machines that are copies of one another may have the same.
+    """
+    return f"{info['ID']} {info.get('Name') or ''}" if info.get("ID") else ""
 
 
 def _run(engine: EngineClient, name: str, config: Mapping[str, Any]) -> tuple[int, str]:
