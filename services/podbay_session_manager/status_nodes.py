@@ -93,8 +93,10 @@ def _state(
     if node.twin:
         return (
             inference_session_pb2.NODE_STATE_CORDONED,
-            f"It is the same container engine as node {node.twin}, and takes no new replicas. "
-            f"Keep one of them: podbay node drain {node.name}, then podbay node withdraw "
-            f"{node.name}",
+            (
+                f"It is the same container engine as node {node.twin}, and takes no new replicas. "
+                f"Keep one of them: podbay node drain {node.name}, then podbay node withdraw "
+                f"{node.name}"
+            ),
         )
     return inference_session_pb2.NODE_STATE_READY, ""

@@ -182,6 +182,7 @@ def test_up_hands_the_files_of_the_operator_on(tmp_path: Path):
         allow_egress=True,
         node_grace=2.5,
         allow_root_images=True,
+        allow_unbounded_scratch=True,
         gpu_probe_image="gpus@sha256:1",
         gpu_probe_interval=90.0,
         model_cache_quota="5Gi",
@@ -197,7 +198,8 @@ def test_up_hands_the_files_of_the_operator_on(tmp_path: Path):
         ("--model-cache-quota", "5Gi"),
     ):
         assert manager.argv[manager.argv.index(name) + 1] == value
-    assert {"--allow-egress", "--allow-root-images"} < set(manager.argv)
+    flags = {"--allow-egress", "--allow-root-images", "--allow-unbounded-scratch"}
+    assert flags < set(manager.argv)
     data = DataDir(tmp_path)
     assert set(container_flags(settings)) < set(detached._arguments(data, settings))
     assert "--nodes" not in plan_services(UpSettings(), DataDir(tmp_path))[1].argv

@@ -75,6 +75,15 @@ def gpu(count: int = 1, *types: str, **more: Any) -> dict[str, Any]:
     return {"kind": "GPU", "gpu": {"hardwareTypes": types or (T4,), "count": count, **more}}
 
 
+def scratch(path: str, name: str = "s") -> dict[str, Any]:
+    capacity = {"capacity": "1Mi"}
+    return {"kind": "Scratch", "name": name, "mountPath": path, "scratch": capacity}
+
+
+def variable(name: str, value: str = "") -> dict[str, str]:
+    return {"name": name, "value": value}
+
+
 OPERATORS = f"mirror.example/vllm@sha256:{'1' * 64}"
 KINDS = {**DEFAULT_KINDS, "vllm": replace(DEFAULT_KINDS["vllm"], image=OPERATORS)}
 
@@ -258,6 +267,34 @@ def test_the_sessions_accelerator_wins_as_a_whole() -> None:
             {},
             "runner.volumeMounts.0.mountPath is not the whole path",
         ),
+        (service(volumeMounts=[scratch("//")]), {}, "0.mountPath is not the whole path"),
+        (service(volumeMounts=[scratch("/a\0b")]), {}, "0.mountPath is not the whole path"),
+        (service(volumeMounts=[scratch("/proc/x")]), {}, "0.mountPath is in /proc"),
+        (
+            service(volumeMounts=[scratch("/x"), scratch("//x", "t")]),
+            {},
+            "runner.volumeMounts.1.mountPath comes twice",
+        ),
+        (
+            service(volumeMounts=[scratch("/x"), scratch("/y")]),
+            {},
+            "runner.volumeMounts.1.name comes twice",
+        ),
+        (service(resources={"memory": "4Mi"}), {}, "no container runs in less than 6 MiB"),
+        (service(command=["", "x"]), {}, "runner.command.0 is empty"),
+        (service(command=["x", "a\0"]), {}, "runner.command.1 holds a NUL character"),
+        (service(args=["a\0"]), {}, "runner.args.0 holds a NUL character"),
+        (service(workingDir="srv"), {}, "runner.workingDir is not the whole path"),
+        (service(env=[variable("")]), {}, "runner.env.0.name is not the name of a variable"),
+        (service(env=[variable("A=B")]), {}, "runner.env.0.name is not the name of a variable"),
+        (service(env=[variable("A", "\0")]), {}, "runner.env.0.value holds a NUL character"),
+        (service(env=[variable("A"), variable("A")]), {}, "runner.env.1.name is 'A', which is set"),
+        (
+            service(env=[variable("NVIDIA_VISIBLE_DEVICES", "all")]),
+            {},
+            "not the service's to set: it says which GPUs",
+        ),
+        (service(env=[variable("PODBAY_SESSION_ID")]), {}, "not the service's to set"),
         (service(serving=ServingOptions(egress=True)), {}, "--allow-egress"),
         (service("mock", serving=ServingOptions(egress=True)), {}, "egress"),
         (service("mock"), {"accelerator": gpu()}, "accelerator"),

@@ -58,6 +58,9 @@ async def test_its_bounds_are_those_of_the_service(docker: Docker, driver: Docke
 async def test_an_image_that_names_a_user_keeps_it(docker: Docker, driver: DockerDriver) -> None:
     found = await facts(driver, docker, image=docker.images.user)
     assert (found["uid"], found["gid"]) == (1234, 1234)
+    # What it declares as a volume would be disk without bounds.
+    options = {path: options.split(",") for _, path, _, options in found["mounts"]}
+    assert "ro" in options["/home"]
 
 
 async def test_root_is_root_only_where_the_operator_says_so(

@@ -293,7 +293,7 @@ class DockerDriver(ReplicaDriver):
             network = await self._networks.take(
                 spec.session_id, spec.replica_id, egress=spec.service.egress
             )
-            mounts = await self._volumes.prepare(spec)
+            mounts = await self._volumes.prepare(spec, image)
             config = container_config(
                 spec,
                 image,

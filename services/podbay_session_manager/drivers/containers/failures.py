@@ -95,6 +95,19 @@ def start_failure(spec: LaunchSpec, error: EngineError) -> StartFailedError:
             f"said: {error.text}. See that nvidia-smi works on the node, and that the NVIDIA "
             "container toolkit is installed for its engine.",
         )
+    if "no command specified" in text:
+        return StartFailedError(
+            Reason.COMMAND_NOT_FOUND,
+            f"The image {service.image} has no command of its own, and the service gives none. "
+            "Give it one (runner.command), or the image an ENTRYPOINT or CMD.",
+        )
+    if "unable to find user" in text or "unable to find group" in text:
+        return StartFailedError(
+            Reason.START_FAILED,
+            f"The image {service.image} names a user or group by a name that it does not know. "
+            f"The engine said: {error.text}. Name it by its number in the image (USER 1000:1000), "
+            "or add it to the image's /etc/passwd.",
+        )
     if "exec:" in text or "exec format error" in text:
         if "permission denied" in text or "exec format error" in text:
             return StartFailedError(
@@ -118,7 +131,7 @@ def start_failure(spec: LaunchSpec, error: EngineError) -> StartFailedError:
         return StartFailedError(
             Reason.DATA_UNAVAILABLE, f"What the replica mounts cannot be mounted: {error.text}."
         )
-    if "working directory" in text or "chdir to cwd" in text:
+    if any(part in text for part in ("working directory", "chdir to cwd", "cannot mkdir")):
         return StartFailedError(
             Reason.WORKING_DIRECTORY_NOT_FOUND,
             f"The working directory {service.working_dir} cannot be used in the image "
