@@ -13,6 +13,7 @@ import pytest
 
 from podbay_kit.process import SettingsError
 from podbay_session_manager.declared_nodes import DeclaredGpu, DeclaredNode, EngineTls
+from podbay_session_manager.drivers.containers.addresses import published_at
 from podbay_session_manager.drivers.containers.archives import FilesUnreadableError, tar_of
 from podbay_session_manager.drivers.containers.config import (
     MountedFolder,
@@ -40,7 +41,11 @@ from podbay_session_manager.drivers.containers.probe import (
 )
 from podbay_session_manager.drivers.containers.settings import DockerSettings
 from podbay_session_manager.drivers.containers.support import supports_image
-from podbay_session_manager.drivers.contract import DriverUnreachableError, LaunchSpec
+from podbay_session_manager.drivers.contract import (
+    DriverUnreachableError,
+    LaunchSpec,
+    StartFailedError,
+)
 from podbay_session_manager.records import DataMount, Reason, ServiceSpec, Serving
 
 IMAGE = "registry.example/team/model@sha256:" + "a" * 64
@@ -208,6 +213,8 @@ def test_reasons_of_pulls(text: str, known: bool | None, reason: str) -> None:
          "GPU_UNAVAILABLE"),
         ("mkdir /var/lib/docker/overlay2/x: no space left on device", (), "DISK_FULL"),
         ("Bind for 127.0.0.1:8000 failed: port is already allocated", (), "PORT_TAKEN"),
+        ("Error starting userland proxy: listen 10.9.9.9:1: cannot assign requested address",
+         (), "START_FAILED"),
         ("No command specified", (), "COMMAND_NOT_FOUND"),
         ("unable to find user app: no matching entries in passwd file", (), "START_FAILED"),
         ("Cannot mkdir: /opt/x.py is not a directory", (), "WORKING_DIRECTORY_NOT_FOUND"),
@@ -360,8 +367,24 @@ def test_a_file_of_tls_that_is_not_there_is_named(tmp_path: Path) -> None:
     client.close()
 
 
-def test_an_engine_is_known_by_its_id_and_its_machine() -> None:
-    assert identity({"ID": "A:B", "Name": "m1"}) == "A:B m1"
-    # Machines that were copied from one another may have one id.
-    assert identity({"ID": "A:B", "Name": "m2"}) != identity({"ID": "A:B", "Name": "m1"})
+async def test_ports_are_published_at_one_address() -> None:
+    assert await published_at("n1", "") == ""
+    assert await published_at("n1", "10.0.0.7") == "10.0.0.7"
+    assert await published_at("n1", "fd00::7") == "fd00::7"
+    # What is a name the engine would take for all addresses.
+    assert await published_at("n1", "localhost") == "127.0.0.1"
+    with pytest.raises(StartFailedError, match=r"'n\.invalid' of node n1 is a name, and no IP"):
+        await published_at("n1", "n.invalid")
+    for everywhere in ("0.0.0.0", "::"):
+        with pytest.raises(StartFailedError, match="published at all addresses"):
+            await published_at("n1", everywhere)
+
+
+def test_an_engine_is_known_by_its_id_its_machine_and_its_folder() -> None:
+    info = {"ID": "A:B", "Name": "m1", "DockerRootDir": "/d1"}
+    assert identity(info) == identity(dict(info)) == "A:B m1 /d1"
+    # Machines that were copied from one another may have one id, and engines of one machine.
+    assert (
+        len({identity(info | more) for more in ({}, {"Name": "m2"}, {"DockerRootDir": "/d2"})}) == 3
+    )
     assert identity({}) == ""

@@ -421,8 +421,22 @@ def test_nodes_of_a_file(tmp_path: Path) -> None:
         ),
         (
             '[[nodes]]\nname = "n"\nengine = "unix:///e"\n[[nodes]]\nname = "n"\nengine = "unix:///e"\n',
-            "nodes.1.name",
+            "file: nodes.1.name: the same node comes before",
         ),
+        (
+            '[[nodes]]\nname = "n"\nengine = "unix:///e"\n[[nodes]]\nname = "m"\nengine = "unix:///e"\n',
+            "nodes.1.engine: is that of node 'n'",
+        ),
+        (
+            'name = "n"\nengine = "unix:///e"\nmemory = "16GB"\n',
+            "nodes.0.memory: is not a quantity",
+        ),
+        ('name = "n"\nengine = "unix:///e"\naddress = "h:80"\n', "nodes.0.address: write an IP"),
+        (
+            'name = "n"\nengine = "unix:///e"\naddress = "http://h"\n',
+            "nodes.0.address: write an IP",
+        ),
+        ('name = "n"\nengine = "unix:///e"\naddress = "0.0.0.0"\n', "is no machine's own"),
     ],
 )
 def test_a_file_of_nodes_is_refused_with_its_field(tmp_path: Path, text: str, words: str) -> None:

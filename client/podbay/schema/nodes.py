@@ -1,6 +1,8 @@
 """Nodes as operators declare them: machines with a container engine, and what they have."""
 
+import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
@@ -13,6 +15,8 @@ from podbay.schema._quantity import NonNegativeQuantity, quantity_to_decimal, qu
 __all__ = ["EngineTls", "GpuDeclaration", "NodeDeclaration", "NodesFile"]
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_QUANTITY = re.compile(r"[+-]?[0-9.]+([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9.]+)?")
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\.?")
 
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 _Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,252}$")]
@@ -26,9 +30,11 @@ class _NodeModel(RequestModel):
 
 
 def _as_quantity(value: Any) -> Any:
-    """Takes a plain number as a quantity, as files have it."""
+    """Takes a plain number as a quantity, as files have it; says what one is where it is none."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value}"
+        value = f"{value}"
+    if isinstance(value, str) and not _QUANTITY.fullmatch(value):
+        raise ValueError("is not a quantity: write a number and a suffix, as 500m or 64Gi")
     return value
 
 
@@ -95,6 +101,25 @@ class NodeDeclaration(_NodeModel):
         if cpu is not None and not 0 < _decimal(cpu) <= 65536:
             raise ValueError("must be more than 0; leave it out for what the engine tells")
         return cpu
+
+    @field_validator("address")
+    @classmethod
+    def _check_address(cls, address: str | None) -> str | None:
+        if address is None:
+            return address
+        try:
+            found = ip_address(address)
+        except ValueError:
+            if not _HOST_NAME.fullmatch(address):
+                raise ValueError(
+                    "write an IP address or the name of a host, without a port"
+                ) from None
+            return address
+        if found.is_unspecified or found.is_multicast:
+            raise ValueError(
+                "is no machine's own: ports would be published at all addresses of the node"
+            )
+        return address
 
     @field_validator("engine")
     @classmethod

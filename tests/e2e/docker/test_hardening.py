@@ -101,7 +101,7 @@ async def test_there_is_no_way_out_unless_asked_for_and_allowed(
 async def test_published_ports_are_at_the_address_only_and_give_no_way_out(
     docker: Docker, make_driver: MakeDriver
 ) -> None:
-    driver = make_driver(address="127.0.0.1")
+    driver = make_driver(address="localhost")
     with Outside(docker.machine.slot) as outside:
         spec = launch(docker.service(env=(("TEST_OUTSIDE", outside.target),)))
         await driver.start(spec)

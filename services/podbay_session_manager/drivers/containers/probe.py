@@ -239,9 +239,12 @@ def compare(
 def identity(info: Mapping[str, Any]) -> str:
     """Return what tells an engine from others, at whatever address it is reached. Pure.
 
-    Its id alone does not: machines that are copies of one another may have the same.
+    Its id alone does not: machines that are copies of one another may have the same, and so have
+    engines of 20.10 that share a machine.
     """
-    return f"{info['ID']} {info.get('Name') or ''}" if info.get("ID") else ""
+    if not info.get("ID"):
+        return ""
+    return " ".join(str(info.get(part) or "") for part in ("ID", "Name", "DockerRootDir"))
 
 
 def _run(engine: EngineClient, name: str, config: Mapping[str, Any]) -> tuple[int, str]:
