@@ -368,10 +368,15 @@ def test_an_operator_changes_kinds_in_a_file(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("[kinds.mock]\n", "not 'mock'"),
-        ('[kinds.vllm]\nimage = "h.example/vllm:latest"\n', "kinds.vllm.image"),
+        (
+            '[kinds.vllm]\nimage = "h.example/vllm:latest"\n',
+            "kinds.vllm.image: name an image by its",
+        ),
         ('[kinds.vllm]\ncolour = "red"\n', "kinds.vllm.colour"),
         ('[kinds.vllm]\ncommand = ["{port.real}"]\n', "not {port.real}"),
         ('[kinds.vllm]\ncommand = ["{"]\n', "brace"),
+        ('[kinds.vllm]\ncommand = ["{port:d}"]\n', "takes {port} as it is"),
+        ('[kinds.vllm.env]\nA = "{port!x}"\n', "takes {port} as it is"),
         ("[kinds.vllm\n", "is not TOML"),
     ],
 )
@@ -431,6 +436,7 @@ def test_nodes_of_a_file(tmp_path: Path) -> None:
             'name = "n"\nengine = "unix:///e"\nmemory = "16GB"\n',
             "nodes.0.memory: is not a quantity",
         ),
+        ('name = "n"\nengine = "unix:///e"\nmemory = 64\n', "nodes.0.memory: is 64 bytes, less"),
         ('name = "n"\nengine = "unix:///e"\naddress = "h:80"\n', "nodes.0.address: write an IP"),
         (
             'name = "n"\nengine = "unix:///e"\naddress = "http://h"\n',

@@ -15,6 +15,7 @@ from podbay.schema._quantity import NonNegativeQuantity, quantity_to_decimal, qu
 __all__ = ["EngineTls", "GpuDeclaration", "NodeDeclaration", "NodesFile"]
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LEAST_MEMORY = 1 << 20
 _QUANTITY = re.compile(r"[+-]?[0-9.]+([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9.]+)?")
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\.?")
 
@@ -213,4 +214,6 @@ def _check_bytes(quantity: str) -> int:
         raise ValueError("is not a whole number of bytes") from error
     if size >= 1 << 62:
         raise ValueError("is more than there is")
+    if 0 < size < _LEAST_MEMORY:
+        raise ValueError(f"is {size} bytes, less than there can be: write a unit, as 64Gi")
     return size
