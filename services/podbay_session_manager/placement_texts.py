@@ -125,7 +125,7 @@ def waiting_text(
     rest = f"; and {more} more nodes (podbay session explain)" if more else ""
     never = (
         ""
-        if any(room.could_fit(needs) for room in rooms)
+        if all(room.blocked for room in rooms) or any(room.could_fit(needs) for room in rooms)
         else " No node that takes replicas now could hold it even if it were empty."
     )
     head = f"It needs {needs_text(needs)}, and no node has room"

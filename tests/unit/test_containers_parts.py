@@ -278,6 +278,10 @@ def test_gpus_of_nvidia_smi() -> None:
     look = compare_gpus([DeclaredGpu("GPU-b", "h100"), DeclaredGpu("7", "t4")], seen)
     assert look.failed == ("7",)
     assert any("GPU-a" in w and "not declared" in w for w in look.warnings)
+    # By its index and by its UUID it is one GPU, which nobody gets twice.
+    look = compare_gpus([DeclaredGpu("0", "t4"), DeclaredGpu("GPU-a", "t4")], seen[:1])
+    assert look.failed == ("GPU-a",)
+    assert look.warnings == ("the GPU GPU-a is the GPU 0, declared once more",)
 
 
 def test_what_a_node_lacks() -> None:

@@ -175,8 +175,14 @@ def compare_gpus(declared: Sequence[DeclaredGpu], seen: Sequence[SeenGpu]) -> Gp
     by_id = {name: gpu for gpu in seen for name in (gpu.index, gpu.uuid)}
     warnings: list[str] = []
     failed: list[str] = []
+    taken: dict[str, str] = {}
     for gpu in declared:
         found = by_id.get(gpu.id)
+        if found is not None and taken.setdefault(found.uuid, gpu.id) != gpu.id:
+            # By its index and by its UUID: it would be given to two replicas.
+            warnings.append(f"the GPU {gpu.id} is the GPU {taken[found.uuid]}, declared once more")
+            failed.append(gpu.id)
+            continue
         if found is None:
             warnings.append(f"the GPU {gpu.id} ({gpu.hardware_type}) is not there, or has failed")
             failed.append(gpu.id)
