@@ -436,6 +436,9 @@ def test_nodes_of_a_file(tmp_path: Path) -> None:
             'name = "n"\nengine = "unix:///e"\nmemory = "16GB"\n',
             "nodes.0.memory: is not a quantity",
         ),
+        ('name = "n"\nengine = "tcp://127.0.0.1:1/x"\n', "nodes.0.engine: has a path"),
+        ('name = "n"\nengine = "tcp://127.0.0.1:1?x=1"\n', "nodes.0.engine: is not an address"),
+        ('name = "n"\nengine = "unix:///a b"\n', "nodes.0.engine: is not an address"),
         ('name = "n"\nengine = "unix:///e"\nmemory = 64\n', "nodes.0.memory: is 64 bytes, less"),
         ('name = "n"\nengine = "unix:///e"\naddress = "h:80"\n', "nodes.0.address: write an IP"),
         (

@@ -130,6 +130,10 @@ class NodeDeclaration(_NodeModel):
             port = parts.port
         except ValueError as error:
             raise ValueError("is not an address") from error
+        if parts.query or parts.fragment or not engine.isprintable() or " " in engine:
+            raise ValueError("is not an address: it has a query, a blank or a control character")
+        if parts.scheme in {"tcp", "ssh"} and parts.path not in {"", "/"}:
+            raise ValueError("has a path behind its host, where there is none")
         if parts.scheme == "unix":
             if not parts.path.startswith("/") or parts.netloc:
                 raise ValueError("write a socket by its whole path, as unix:///run/docker.sock")
