@@ -31,6 +31,15 @@ _Specification = (
 )
 
 
+def _mounted_models(specification: _Specification) -> list[str]:
+    """Return the ids of the models whose files a service mounts."""
+    if isinstance(specification, requests.LocalInferenceServiceCreateRequest):
+        return []
+    mounts = (specification.runner.volumeMounts if specification.runner else None) or ()
+    sources = [mount.data.source for mount in mounts if mount.data is not None]
+    return [source.id for source in sources if source.kind == "Model"]
+
+
 class InferenceServiceServicer:
     """The part of the RegistryService that serves inference services."""
 
@@ -79,6 +88,9 @@ class InferenceServiceServicer:
                 before = self._store.resources.replay(conn, SERVICES, key, now=now)
                 if before is not None:
                     return before
+            for mounted in _mounted_models(specification):
+                # Its replicas show the files to all who may call the service.
+                self._model(conn, mounted, access)
             service = entities.new_service(
                 specification,
                 generate_entity_id(),

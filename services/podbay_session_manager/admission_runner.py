@@ -14,7 +14,10 @@ from podbay.schema import platform, requests
 from podbay.v1 import errors_pb2
 from podbay_kit.errors import ServiceError
 from podbay_session_manager.records import (
+    GPUS_VARIABLE,
     PORT_VARIABLE,
+    REPLICA_VARIABLE,
+    SESSION_VARIABLE,
     DataMount,
     Needs,
     ScratchMount,
@@ -28,6 +31,15 @@ _DEFAULT_PORT: Final = 8000
 _MAX_GPUS: Final = 256
 _MAX_CPUS: Final = 65_536
 _MAX_BYTES: Final = 1 << 60
+# With less no container is started.
+_LEAST_MEMORY_BYTES: Final = 6 << 20
+_OWN_VARIABLES: Final = {
+    SESSION_VARIABLE: "every replica is told its session by it",
+    REPLICA_VARIABLE: "every replica is told its id by it",
+    GPUS_VARIABLE: "it says which GPUs a replica has; ask for GPUs by the accelerator",
+}
+# The kernel's own.
+_NO_MOUNTS: Final = frozenset({"proc", "sys"})
 
 
 def unsupported(service: platform.InferenceService, why: str, out: str) -> ServiceError:
@@ -72,6 +84,7 @@ def container_spec(
         ServiceError: UNSUPPORTED_SERVICE, with the field that cannot be honoured.
     """
     _refuse(service, runner, kind)
+    _check_process(service, runner)
     mounts = tuple(_mounts(service, runner, kind))
     given = {variable.name: variable.value for variable in runner.env or ()}
     port = given.get(PORT_VARIABLE, "")
@@ -92,7 +105,7 @@ def container_spec(
         env=tuple({**defaults, **given}.items()),
         working_dir=None if runner.workingDir is None else str(runner.workingDir),
         cpus=_cpus(service, runner),
-        memory_bytes=_bytes(service, "runner.resources.memory", runner.resources.memory),
+        memory_bytes=_memory(service, runner),
         mounts=mounts,
         egress=egress,
     )
@@ -112,7 +125,7 @@ def read_needs(
         ServiceError: UNSUPPORTED_SERVICE, with the field that cannot be honoured.
     """
     cpus = _cpus(service, runner)
-    memory = _bytes(service, "runner.resources.memory", runner.resources.memory)
+    memory = _memory(service, runner)
     spot = request.useSpotPods
     path = "accelerator" if request.accelerator is not None else "runner.accelerator"
     accelerator = request.accelerator or runner.accelerator
@@ -175,20 +188,68 @@ def _refuse(
         )
 
 
+def _check_process(
+    service: platform.InferenceService, runner: platform.InferenceServiceRunner
+) -> None:
+    """Refuse what no process can be given, and what would be overwritten."""
+
+    def refuse(path: str, why: str) -> ServiceError:
+        return unsupported(service, f"runner.{path} {why}", "Change it.")
+
+    for name, texts in (("command", runner.command), ("args", runner.args)):
+        for index, text in enumerate(texts or ()):
+            if "\0" in text:
+                raise refuse(f"{name}.{index}", "holds a NUL character")
+    if runner.command and not runner.command[0]:
+        raise refuse("command.0", "is empty, and is the program to run")
+    folder = runner.workingDir
+    if folder is not None and ("\0" in str(folder) or not folder.is_absolute()):
+        raise refuse("workingDir", "is not the whole path of a folder")
+    seen: set[str] = set()
+    for index, variable in enumerate(runner.env or ()):
+        path = f"env.{index}"
+        if not variable.name or "=" in variable.name or "\0" in variable.name:
+            raise refuse(f"{path}.name", "is not the name of a variable")
+        if "\0" in variable.value:
+            raise refuse(f"{path}.value", "holds a NUL character")
+        if variable.name in seen:
+            raise refuse(f"{path}.name", f"is {variable.name!r}, which is set before")
+        if variable.name in _OWN_VARIABLES:
+            why = _OWN_VARIABLES[variable.name]
+            raise unsupported(
+                service,
+                f"runner.{path}.name is {variable.name!r}, which is not the service's to set: "
+                f"{why}",
+                "Leave it out.",
+            )
+        seen.add(variable.name)
+
+
 def _mounts(
     service: platform.InferenceService, runner: platform.InferenceServiceRunner, kind: RunnerKind
 ) -> Iterator[DataMount | ScratchMount]:
     taken: set[PurePosixPath] = set()
+    names: set[str] = set()
     for index, mount in enumerate(runner.volumeMounts or ()):
         path = f"runner.volumeMounts.{index}"
         where = mount.mountPath
-        if not where.is_absolute() or where == PurePosixPath("/") or ".." in where.parts:
+        whole = where.is_absolute() and len(where.parts) > 1 and "\0" not in str(where)
+        if not whole or ".." in where.parts:
             raise unsupported(
                 service, f"{path}.mountPath is not the whole path of a folder", "Change it."
             )
+        # Two slashes at the beginning are one here.
+        where = PurePosixPath("/", *where.parts[1:])
+        if where.parts[1] in _NO_MOUNTS:
+            raise unsupported(
+                service, f"{path}.mountPath is in /{where.parts[1]}, the kernel's own", "Change it."
+            )
         if where in taken:
             raise unsupported(service, f"{path}.mountPath comes twice", "Change one of them.")
+        if mount.name in names:
+            raise unsupported(service, f"{path}.name comes twice", "Change one of them.")
         taken.add(where)
+        names.add(mount.name)
         if mount.scratch is not None:
             size = _bytes(service, f"{path}.scratch.capacity", mount.scratch.capacity)
             if size < 1:
@@ -219,6 +280,17 @@ def _model_path(service: platform.InferenceService, kind: RunnerKind) -> str:
 
 def _cpus(service: platform.InferenceService, runner: platform.InferenceServiceRunner) -> float:
     return float(_quantity(service, "runner.resources.cpu", runner.resources.cpu, _MAX_CPUS))
+
+
+def _memory(service: platform.InferenceService, runner: platform.InferenceServiceRunner) -> int:
+    size = _bytes(service, "runner.resources.memory", runner.resources.memory)
+    if 0 < size < _LEAST_MEMORY_BYTES:
+        raise unsupported(
+            service,
+            f"runner.resources.memory is {size} bytes, and no container runs in less than 6 MiB",
+            "Write more, as 512Mi.",
+        )
+    return size
 
 
 def _bytes(service: platform.InferenceService, path: str, quantity: str | None) -> int:

@@ -109,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
         help="run images as root that name no user; otherwise they run as an unprivileged one",
     )
     parser.add_argument(
+        "--allow-unbounded-scratch",
+        action="store_true",
+        help="let scratch space that is more than memory holds, and the volumes of images, take "
+        "a node's disk without bounds where its engine cannot bound them",
+    )
+    parser.add_argument(
         "--gpu-probe-image",
         default="",
         metavar="IMAGE",
@@ -235,6 +241,7 @@ def main() -> int:
             runner_kinds=read_runner_kinds(options.runner_kinds),
             allow_egress=options.allow_egress,
             allow_root=options.allow_root_images,
+            unbounded_scratch=options.allow_unbounded_scratch,
             gpu_probe_image=options.gpu_probe_image,
             gpu_probe_seconds=options.gpu_probe_interval,
             model_cache_bytes=options.model_cache_quota,

@@ -20,7 +20,13 @@ from podbay_session_manager.drivers.contract import (
     NodeFacts,
     ReplicaDriver,
 )
-from podbay_session_manager.node_rules import check_change, check_withdrawal, node_record
+from podbay_session_manager.node_rules import (
+    check_address,
+    check_change,
+    check_withdrawal,
+    mark_twins,
+    node_record,
+)
 from podbay_session_manager.node_store import NodeStore, Origin, StoredNode
 from podbay_session_manager.plan_input import NodeRecord
 from podbay_session_manager.records import ReplicaRecord
@@ -70,9 +76,9 @@ class NodeBook:
     def nodes(self) -> tuple[NodeRecord, ...]:
         """A record for each node and each driver that reaches it, in the drivers' order."""
         if self._records is None:
-            self._records = tuple(
-                record for driver in self._drivers.values() for record in self._of(driver)
-            )
+            records = [record for driver in self._drivers.values() for record in self._of(driver)]
+            engines = {name: facts[0].engine for name, facts in self._facts.items() if facts}
+            self._records = tuple(mark_twins(records, engines))
         return self._records
 
     def as_of(self, now: float) -> tuple[NodeRecord, ...]:
@@ -158,6 +164,9 @@ class NodeBook:
         known = self._stored.get(declared.name) or StoredNode(declared.name)
         local = any(n.name == declared.name and n.declared is None for n in self.nodes)
         check_change(known.declared, declared, holders, local=local)
+        if origin == "api":
+            # In a file a node may have got another name, and its old one goes when it is empty.
+            check_address(declared, [one.declared for one in self._stored.values() if one.declared])
         if known.declared is None:
             known = replace(known, cordoned=False, draining=False, origin=origin)
         changed = replace(known, declared=declared, origin=known.origin or origin)
@@ -216,17 +225,22 @@ class NodeBook:
         """
         for node in nodes:
             await self.declare(node, "file", holders.get(node.name, ()))
-            await self._put(replace(self._stored[node.name], origin="file"))
+            now = self._stored[node.name]
+            # One that is back is not emptied any more because it had left.
+            draining = now.draining and now.origin != "left-file"
+            await self._put(replace(now, draining=draining, origin="file"))
         names = {node.name for node in nodes}
         for stored in list(self._stored.values()):
-            if stored.origin != "file" or stored.name in names:
+            if stored.origin not in {"file", "left-file"} or stored.name in names:
                 continue
             if holders.get(stored.name):
                 _LOG.warning(
                     "node %s left the file of nodes and is emptied; it goes at a later start",
                     stored.name,
                 )
-                await self._put(replace(stored, draining=True))
+                # Whom people empty themselves they go on to empty.
+                origin: Origin = "file" if stored.draining else "left-file"
+                await self._put(replace(stored, draining=True, origin=origin))
             else:
                 await self.withdraw(stored.name)
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from podbay.schema.nodes import NodeDeclaration
 from podbay.schema.platform import quantity_to_int
 from podbay.v1 import errors_pb2
-from podbay_kit.errors import ServiceError
+from podbay_kit.errors import ServiceError, invalid
 from podbay_session_manager.declared_nodes import DeclaredGpu, DeclaredNode, EngineTls
 from podbay_session_manager.drivers.contract import NodeFacts
 from podbay_session_manager.plan_input import NodeRecord
 from podbay_session_manager.records import ReplicaRecord
 
-__all__ = ["check_change", "check_withdrawal", "declared_node", "node_record"]
+__all__ = [
+    "check_address",
+    "check_change",
+    "check_withdrawal",
+    "declared_node",
+    "mark_twins",
+    "node_record",
+]
 
 _GPU_FAILED = "its driver's probe could not use it"
 
@@ -80,6 +88,53 @@ def node_record(driver: _Driver, node: _Stored, facts: NodeFacts | None) -> Node
         differences=seen.warnings,
         declared=declared,
     )
+
+
+def mark_twins(records: Sequence[NodeRecord], engines: Mapping[str, str]) -> list[NodeRecord]:
+    """Return nodes of which each container engine takes new replicas by one name only.
+
+    It is the first that people let take some.
+
+    Args:
+        records: The nodes, in their order.
+        engines: What each engine says of itself alone, by driver, as far as that is known.
+    """
+    first: dict[str, NodeRecord] = {}
+    keys = {
+        record.driver: [
+            key
+            for key in (
+                record.declared.engine if record.declared is not None else "",
+                engines.get(record.driver, ""),
+            )
+            if key
+        ]
+        for record in records
+    }
+    for record in sorted(records, key=lambda one: one.cordoned or one.draining):
+        for key in keys[record.driver]:
+            first.setdefault(key, record)
+    marked: list[NodeRecord] = []
+    for record in records:
+        others = [first[key] for key in keys[record.driver] if first[key].name != record.name]
+        marked.append(replace(record, twin=others[0].name) if others else record)
+    return marked
+
+
+def check_address(declared: DeclaredNode, others: Iterable[DeclaredNode]) -> None:
+    """Let a node pass whose engine is no other node's.
+
+    Raises:
+        ServiceError: INVALID_REQUEST.
+    """
+    for other in others:
+        if other.name != declared.name and other.engine == declared.engine:
+            raise invalid(
+                "node.engine",
+                f"is that of node {other.name!r}, and an engine is one node: what it has would be "
+                f"given out twice. Change that node by its name, or withdraw it first (podbay node "
+                f"withdraw {other.name})",
+            )
 
 
 def check_change(

@@ -24,7 +24,9 @@ __all__ = [
     "write_declaration",
 ]
 
-Origin = Literal["file", "api"]
+Origin = Literal["file", "left-file", "api"]
+"""Where a node was declared: in the file of nodes; there, but not any more, so that it is emptied;
+or by a call."""
 
 # SQLite takes so many variables in a statement at least.
 _BATCH: Final = 500

@@ -57,7 +57,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _broken(path: Path, error: pydantic.ValidationError) -> SettingsError:
     rules = "; ".join(
-        f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}"
+        f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg'].removeprefix('Value error, ')}"
         for one in error.errors(include_url=False, include_input=False, include_context=False)
     )
     return SettingsError(f"{path} breaks a rule: {rules}.")

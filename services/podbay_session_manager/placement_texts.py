@@ -72,6 +72,8 @@ def judge(room: NodeRoom, needs: Needs) -> NodeVerdict:
         reasons.append(f"is draining (podbay node undrain {node.name})")
     elif node.cordoned:
         reasons.append(f"is cordoned (podbay node uncordon {node.name})")
+    if node.twin:
+        reasons.append(f"is the same container engine as node {node.twin}")
     if node.spot and not needs.spot:
         reasons.append("is a spot node")
     reasons.extend(_gpus(room, needs))
@@ -123,7 +125,7 @@ def waiting_text(
     rest = f"; and {more} more nodes (podbay session explain)" if more else ""
     never = (
         ""
-        if any(room.could_fit(needs) for room in rooms)
+        if all(room.blocked for room in rooms) or any(room.could_fit(needs) for room in rooms)
         else " No node that takes replicas now could hold it even if it were empty."
     )
     head = f"It needs {needs_text(needs)}, and no node has room"

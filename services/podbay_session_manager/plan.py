@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 
 from podbay_session_manager.plan_input import Plan, RemoveReplica, Scene, StopReplica, World
-from podbay_session_manager.plan_placing import leftovers, move_from_draining, place_waiting
+from podbay_session_manager.plan_placing import abandoned, move_from_draining, place_waiting
 from podbay_session_manager.plan_session import SessionPass
 from podbay_session_manager.policy import Policy
 
@@ -49,7 +49,7 @@ def plan_pass(
     for one in passes:
         one.finish()
     # Stop and remove what a driver holds and no record speaks of.
-    for driver, seen in leftovers(world):
+    for driver, seen in abandoned(world):
         if seen.running:
             plan.actions.append(StopReplica(seen.replica_id, driver, _LEFTOVER_GRACE))
         else:

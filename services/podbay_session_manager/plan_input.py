@@ -90,6 +90,9 @@ class NodeRecord:
     """How what its driver sees differs from what was declared, for people."""
     declared: DeclaredNode | None = None
     """As it was declared; None for what a driver of this machine brings."""
+    twin: str = ""
+    """The node that is the same container engine and takes replicas in its place; what is there
+    would be counted, and its GPUs be given, twice otherwise. Empty where there is none."""
 
     @property
     def runs(self) -> str:

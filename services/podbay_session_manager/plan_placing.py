@@ -15,7 +15,7 @@ from podbay_session_manager.policy import OF_THE_NODE
 from podbay_session_manager.quotas import effective_needs, shortage_text
 from podbay_session_manager.records import Needs, Reason, ReplicaRecord, SessionRecord
 
-__all__ = ["fleet_of", "leftovers", "move_from_draining", "place_waiting", "queue_key"]
+__all__ = ["abandoned", "fleet_of", "move_from_draining", "place_waiting", "queue_key"]
 
 _ENDING = frozenset({ReplicaPhase.DRAINING, ReplicaPhase.STOPPING})
 _WAITING_REASONS = frozenset(
@@ -41,6 +41,18 @@ def leftovers(world: World) -> Iterator[tuple[str, ObservedReplica]]:
             replica = world.replicas.get(seen.session_id, {}).get(seen.replica_id)
             if replica is None or replica.driver != driver:
                 yield driver, seen
+
+
+def abandoned(world: World) -> Iterator[tuple[str, ObservedReplica]]:
+    """Give what drivers hold and nobody will ever speak of, by driver.
+
+    What another driver that is on has started is not: two drivers see it where an engine was
+    declared by two names.
+    """
+    for driver, seen in leftovers(world):
+        replica = world.replicas.get(seen.session_id, {}).get(seen.replica_id)
+        if replica is None or replica.driver not in world.observed:
+            yield driver, seen
 
 
 def fleet_of(

@@ -19,8 +19,11 @@ from podbay_session_manager.machine import (
 )
 
 __all__ = [
+    "GPUS_VARIABLE",
     "LOCAL_NODE",
     "PORT_VARIABLE",
+    "REPLICA_VARIABLE",
+    "SESSION_VARIABLE",
     "DataMount",
     "Needs",
     "Reason",
@@ -35,6 +38,11 @@ LOCAL_NODE: Final = "local"
 """The name of the node that the drivers of this machine reach."""
 
 PORT_VARIABLE: Final = "PORT"
+SESSION_VARIABLE: Final = "PODBAY_SESSION_ID"
+REPLICA_VARIABLE: Final = "PODBAY_REPLICA_ID"
+"""By it every process of a replica can be told, wherever it went."""
+GPUS_VARIABLE: Final = "NVIDIA_VISIBLE_DEVICES"
+"""By it a container's runtime is told which GPUs the container has."""
 """The environment variable that tells a replica where to serve."""
 
 

@@ -197,4 +197,4 @@ class NodeRoom:
 
 
 def _blocked(node: NodeRecord) -> bool:
-    return node.cordoned or node.draining or bool(node.unreachable)
+    return node.cordoned or node.draining or bool(node.unreachable) or bool(node.twin)

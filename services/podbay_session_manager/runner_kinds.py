@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 __all__ = ["DEFAULT_KINDS", "KindsFile", "RunnerKind", "fill", "with_changes"]
 
+_PINNED: Final = re.compile(r"[^@\s]+/[^@\s]+@sha256:[0-9a-f]{64}")
 _NAMES: Final = frozenset({"port", "model_path", "model_name"})
 
 
@@ -88,7 +90,7 @@ class _Change(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
-    image: str | None = Field(default=None, pattern=r"^[^@\s]+/[^@\s]+@sha256:[0-9a-f]{64}$")
+    image: str | None = None
     command: list[str] | None = None
     env: dict[str, str] | None = None
     model_path: str | None = Field(default=None, pattern=r"^(/.*)?$")
@@ -96,6 +98,13 @@ class _Change(BaseModel):
     readiness_path: str | None = Field(default=None, pattern=r"^/[!-~]*$")
     start_timeout: float | None = Field(default=None, gt=0, le=86_400)
     endpoint: str | None = None
+
+    @field_validator("image")
+    @classmethod
+    def _check_image(cls, image: str | None) -> str | None:
+        if image is not None and not _PINNED.fullmatch(image):
+            raise ValueError("name an image by its digest, as HOST/NAME@sha256:64 HEX DIGITS")
+        return image
 
     @field_validator("command")
     @classmethod
@@ -148,9 +157,11 @@ def fill(texts: Iterable[str], values: Mapping[str, str]) -> tuple[str, ...]:
 
 def _check_names(text: str) -> None:
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+        fields = [part[1:] for part in string.Formatter().parse(text) if part[1] is not None]
     except ValueError as error:
         raise ValueError("has a brace without its pair; double it for a brace") from error
-    for name in names:
+    for name, form, conversion in fields:
         if name not in _NAMES:
             raise ValueError(f"knows {{{'}, {'.join(sorted(_NAMES))}}}, not {{{name}}}")
+        if form or conversion:
+            raise ValueError(f"takes {{{name}}} as it is, without a format")

@@ -99,6 +99,8 @@ class Settings:
         gpu_probe_seconds: The pause between two looks at the GPUs of a node, and into the replicas
             that have some.
         allow_root: Whether images that name no user run as root.
+        unbounded_scratch: Whether scratch space and images' volumes may take the disk of a node
+            whose engine cannot bound them.
         copy_model_files: Whether models' files are copied also to engines of this machine, as where
             this process is in a container itself.
         runner_kinds: How the kinds of runners are run, by kind.
@@ -128,6 +130,7 @@ class Settings:
     gpu_probe_image: str = ""
     gpu_probe_seconds: float = 300.0
     allow_root: bool = False
+    unbounded_scratch: bool = False
     copy_model_files: bool = False
     runner_kinds: Mapping[str, RunnerKind] = field(default_factory=lambda: DEFAULT_KINDS)
     allow_egress: bool = False
@@ -360,6 +363,7 @@ def _node_drivers(
         generation=str(time.time_ns()),
         allow_egress=settings.allow_egress,
         allow_root=settings.allow_root,
+        unbounded_scratch=settings.unbounded_scratch,
         copy_data=settings.copy_model_files,
         gpu_probe_image=settings.gpu_probe_image,
         gpu_probe_seconds=settings.gpu_probe_seconds,

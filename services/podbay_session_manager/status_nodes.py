@@ -72,15 +72,15 @@ def _state(
     node = nodes[0]
     unreachable = [f"{each.driver}: {each.unreachable}" for each in nodes if each.unreachable]
     if unreachable:
-        kept = (
-            f" {held} replicas have a place on it; what it holds is not given out." if held else ""
-        )
+        have = "1 replica has" if held == 1 else f"{held} replicas have"
+        kept = f" {have} a place on it; what it holds is not given out." if held else ""
         return (
             inference_session_pb2.NODE_STATE_UNREACHABLE,
             f"It cannot be reached ({'; '.join(unreachable)}).{kept}",
         )
     if node.draining:
-        left = f"{living} replicas are left" if living else "no replica is left"
+        some = "1 replica is" if living == 1 else f"{living} replicas are"
+        left = f"{some} left" if living else "no replica is left"
         return (
             inference_session_pb2.NODE_STATE_DRAINING,
             f"It is emptied, and {left}. Call it off: podbay node undrain {node.name}",
@@ -89,5 +89,14 @@ def _state(
         return (
             inference_session_pb2.NODE_STATE_CORDONED,
             f"It takes no new replicas. Allow them again: podbay node uncordon {node.name}",
+        )
+    if node.twin:
+        return (
+            inference_session_pb2.NODE_STATE_CORDONED,
+            (
+                f"It is the same container engine as node {node.twin}, and takes no new replicas. "
+                f"Keep one of them: podbay node drain {node.name}, then podbay node withdraw "
+                f"{node.name}"
+            ),
         )
     return inference_session_pb2.NODE_STATE_READY, ""

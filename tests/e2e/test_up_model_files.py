@@ -34,11 +34,13 @@ def test_a_folder_becomes_a_model_and_a_folder_again(podbay: Podbay, volume: Pat
     made = podbay.json("model", "upload", str(volume), "--exclude", "*.md", "--memory", "1Gi")
     assert (made["name"], made["status"]) == ("hal-9000", "Ready")
     assert made["resources"] == {"memory": "1Gi"}
-    # Again: the same model, and nothing is sent.
+    # Again: the same model, and nothing is sent. What is left out unasked is told.
+    (volume / "link").symlink_to(volume / "a.bin")
     again = podbay.run("model", "upload", str(volume), "--exclude", "*.md", "--memory", "1Gi")
     assert again.returncode == 0
     assert made["id"] in again.stdout
     assert "1000001 of 1000001 bytes" in again.stderr
+    assert "left out: 1 symbolic link (link); --include-symlinks follows them" in again.stderr
     status = podbay.ok("model", "status", made["id"], "--wait")
     assert "2 of 2 stored, 1000001 bytes" in status
     listed = podbay.json("model", "files", made["id"])

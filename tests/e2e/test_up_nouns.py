@@ -86,8 +86,8 @@ def test_a_node_is_closed_and_opened(podbay: Podbay):
     nodes = podbay.json("node", "list")
     assert nodes
     name = nodes[0]["name"]
-    assert podbay.json("node", "cordon", name)[0]["state"] == "Cordoned"
-    assert podbay.json("node", "uncordon", name)[0]["state"] == "Ready"
+    assert podbay.json("node", "cordon", name)["state"] == "Cordoned"
+    assert podbay.json("node", "uncordon", name)["state"] == "Ready"
 
 
 def test_a_command_that_cannot_start_is_explained_with_its_log(podbay: Podbay):

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from podbay import AsyncClient, Client, errors
+from podbay._volumes.scan import LeftOut, left_out
 from podbay.errors import DeadlineExceededError
 from podbay.types import TransferProgress
 from tests.support.client_faces import AsyncFace, SyncFace, _Blocking
@@ -156,6 +157,11 @@ def test_links_and_other_things(client: Any, volume: Path, tmp_path: Path) -> No
         return {file.path for file in create(client, volume, **options).artifact.volume.files}
 
     assert not paths() & {"link", "folder-link/file", "pipe"}
+    assert left_out(volume) == LeftOut(("folder-link", "link"), ("pipe",))
+    assert left_out(volume, include_symlinks=True) == LeftOut((), ("pipe",))
+    assert left_out(volume, exclude=["*link", "pipe"]) == LeftOut((), ())
+    with pytest.raises(errors.InvalidRequestError, match="only symbolic links"):
+        paths(include=["link"])
     assert {"link", "folder-link/file"} < paths(include_symlinks=True)
     model = create(client, volume, include_symlinks=True)
     assert client.models.upload_volume(model, volume).status == "Ready"

@@ -508,3 +508,26 @@ async def test_what_is_written_reads_as_the_json_interface(registry: Registry) -
         "name": "hal-9000",
         "artifact": {"kind": "Mock"},
     }
+
+
+def mounting(model_id: str, account: str) -> pb.CreateInferenceServiceRequest:
+    request = pb.CreateInferenceServiceRequest(inference_service=image_service(account=account))
+    mount = request.inference_service.runner.volume_mounts.add(
+        kind="Data", name="weights", mount_path="/w"
+    )
+    mount.data.source.kind, mount.data.source.id = "Model", model_id
+    return request
+
+
+async def test_a_service_mounts_only_models_that_its_maker_may_get(registry: Registry) -> None:
+    model = await registry.model()
+    await registry.call("CreateInferenceService", mounting(model.id, "admin"))
+    stranger = await registry.account("theirs")
+    call = registry.call("CreateInferenceService", mounting(model.id, "theirs"), token=stranger)
+    assert (await failure(call))[:2] == (CODE.NOT_FOUND, "MODEL_NOT_FOUND")
+    for model_id in ("", "../x", "0" * 32):
+        call = registry.call("CreateInferenceService", mounting(model_id, "admin"))
+        assert (await failure(call))[:2] == (CODE.NOT_FOUND, "MODEL_NOT_FOUND")
+    await registry.call("DeleteModel", pb.DeleteModelRequest(id=model.id))
+    call = registry.call("CreateInferenceService", mounting(model.id, "admin"))
+    assert (await failure(call))[:2] == (CODE.FAILED_PRECONDITION, "REFERENCE_DELETED")

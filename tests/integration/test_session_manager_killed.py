@@ -20,8 +20,8 @@ from podbay.v1 import common_pb2, inference_session_pb2
 from podbay.v1 import session_manager_service_pb2 as pb
 from podbay.v1.session_manager_service_pb2_grpc import SessionManagerServiceStub
 from podbay_kit.storage import Database, sqlite_url
-from podbay_session_manager.drivers.process_tree import REPLICA_VARIABLE
 from podbay_session_manager.node_store import NodeStore
+from podbay_session_manager.records import REPLICA_VARIABLE
 from tests.support.fake_registry import fake_registry
 from tests.support.node_manager import GPU_TYPE
 from tests.support.session_manager import Rig, until

@@ -465,3 +465,63 @@ async def test_twelve_sessions_share_eight_gpus_of_two_types(rig: NodeRig) -> No
         room_since = loop.time()
     print(f"waits for the next ready session, in seconds: {max(waits):.3f} at most")
     await rig.check_leases()
+
+
+async def test_an_engine_is_one_node(rig: NodeRig) -> None:
+    await rig.declare("n1", T4)
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await rig.declare("n2", T4, engine="unix:///run/n1.sock")
+    assert refusal(failure)[0] == "INVALID_REQUEST"
+    assert "node.engine: is that of node 'n1'" in refusal(failure)[1]
+    # The same node may be declared again.
+    await rig.declare("n1", T4, T4)
+
+
+async def test_two_nodes_that_are_one_engine_share_neither_gpus_nor_replicas(rig: NodeRig) -> None:
+    await rig.declare("n1", T4)
+    session_id = await rig.session(1)
+    (replica,) = (await rig.ready(session_id)).replicas
+    rig.nodes.same["unix:///run/n2.sock"] = "unix:///run/n1.sock"
+    twin = await rig.declare("n2", T4)
+    assert twin.state == TOP.NODE_STATE_CORDONED
+    assert "same container engine as node n1" in twin.message
+    # What one has started the other sees and leaves alone.
+    second = await rig.session(1)
+
+    async def waits() -> Any:
+        found = await rig.explain(second)
+        return found if found.nodes else None
+
+    verdicts = {one.node: list(one.reasons) for one in (await until(waits)).nodes}
+    assert "is the same container engine as node n1" in verdicts["n2"]
+    assert "0 of 1 such GPU free" in verdicts["n1"][0]
+    assert [one.id for one in (await rig.ready(session_id)).replicas] == [replica.id]
+    # Emptied, the first gives way to the other, which does not give the GPU out before it is free.
+    await rig.call("DrainNode", pb.DrainNodeRequest(name="n1"))
+
+    async def moved() -> Any:
+        return [r.node for r in (await rig.status(session_id)).replicas if r.phase == 4] == ["n2"]
+
+    assert (await rig.node("n2")).state == TOP.NODE_STATE_READY
+    await until(moved)
+    assert len(rig.nodes.running()) == 1
+
+
+async def test_a_node_that_is_back_in_the_file_takes_replicas_again(rig: NodeRig) -> None:
+    node = declared_node(NodeDeclaration.model_validate(declaration("n1")))
+    await rig.stop()
+    await rig.start(nodes=[node])
+    session_id = await rig.session()
+    await rig.ready(session_id)
+    await rig.stop()
+    await rig.start(nodes=[])
+    assert (await rig.node("n1")).state == TOP.NODE_STATE_DRAINING
+    await rig.stop()
+    await rig.start(nodes=[node])
+    assert (await rig.node("n1")).state == TOP.NODE_STATE_READY
+    await rig.ready(session_id)
+    # Whom people empty stays so, whether it was in the file in between or not.
+    await rig.call("DrainNode", pb.DrainNodeRequest(name="n1"))
+    await rig.stop()
+    await rig.start(nodes=[node])
+    assert (await rig.node("n1")).state == TOP.NODE_STATE_DRAINING

@@ -241,6 +241,13 @@ def test_a_node_with_something_unknown_on_it_gives_no_gpus() -> None:
     assert "still runs there" in judge(fleet.of_kind("docker")[0], gpus(1)).reasons[0]
 
 
+def test_of_nodes_that_take_nothing_it_is_not_said_that_they_are_too_small() -> None:
+    rooms = Fleet([node("a", {T4: 2}, cordoned=True)]).of_kind("docker")
+    text = waiting_text("docker", rooms, gpus(1))
+    assert "a: is cordoned" in text
+    assert "even if it were empty" not in text
+
+
 @pytest.mark.parametrize(
     ("nodes", "needs", "reason", "words"),
     [

@@ -26,14 +26,19 @@ class FakeNodes:
         self.failed_gpus: tuple[str, ...] = ()
         self.warnings: tuple[str, ...] = ()
         self.behaviours: dict[str, Behaviour] = {}
+        self.same: dict[str, str] = {}
+        """Addresses at which the engine of another address is reached."""
 
     def make(self, node: DeclaredNode) -> FakeDriver:
         """Make the driver of a node; the engine's address says which engine it is."""
-        engine = self.engines.setdefault(node.engine, FakeEngine(port=self._port))
+        address = self.same.get(node.engine, node.engine)
+        engine = self.engines.setdefault(address, FakeEngine(port=self._port))
         driver = FakeDriver(
             time.monotonic,
             engine=engine,
-            facts=NodeFacts(node.name, "127.0.0.1", 8, 64 << 30, self.warnings, self.failed_gpus),
+            facts=NodeFacts(
+                node.name, "127.0.0.1", 8, 64 << 30, self.warnings, self.failed_gpus, address
+            ),
             behaviours=self.behaviours,
             kind="docker",
         )

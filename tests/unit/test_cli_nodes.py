@@ -43,6 +43,8 @@ NODE = NodeInfo(
         NodeGpu("2", T4, 16 << 30, None, None, "it fell off the bus"),
     ),
     spot=True,
+    labels={"rack": "r1", "zone": "a"},
+    engine="unix:///run/docker.sock",
     free_cpus=6.5,
     free_memory_bytes=32 << 30,
     differences=("it has 2 GPUs, 3 are declared",),
@@ -73,8 +75,10 @@ def test_one_node_is_shown_with_its_gpus(run: Run, client: FakeClient):
     client.nodes.answers["get"] = NODE
     text = run("node", "get", "n1").stdout
     assert "it fell off the bus" in text
+    assert "engine  unix:///run/docker.sock" in text
+    assert "labels  rack=r1, zone=a" in text
     assert SESSION_ID in text
-    assert json.loads(run("node", "get", "n1", "--json").stdout)[0]["gpus"][0]["id"] == "0"
+    assert json.loads(run("node", "get", "n1", "--json").stdout)["gpus"][0]["id"] == "0"
 
 
 @pytest.mark.parametrize("verb", ["cordon", "uncordon", "drain", "undrain"])
@@ -86,11 +90,36 @@ def test_what_is_done_to_a_node(run: Run, client: FakeClient, verb: str):
 
 def test_a_drain_can_be_waited_for(run: Run, client: FakeClient):
     client.nodes.answers["drain"] = NODE
+    busy = replace(NODE, state="Draining", message="It is emptied, and 3 replicas are left.")
+    lost = replace(NODE, state="Unreachable")
     empty = replace(NODE, state="Draining", replicas=0)
     client.nodes.answers["watch"] = lambda: iter(
-        [NodesChange(True, (NODE,), ()), NodesChange(False, (empty,), ())]
+        [
+            NodesChange(True, (busy,), ()),
+            NodesChange(
+                False,
+                (lost,),
+                (),
+            ),
+            NodesChange(False, (empty,), ()),
+        ]
     )
-    assert json.loads(run("node", "drain", "n1", "--wait", "--json").stdout)[0]["replicas"] == 0
+    assert json.loads(run("node", "drain", "n1", "--wait", "--json").stdout)["replicas"] == 0
+    assert "3 replicas are left" in run("node", "drain", "n1", "--wait").stderr
+    # It may be called off by somebody else.
+    client.nodes.answers["watch"] = lambda: iter([NodesChange(True, (NODE,), ())])
+    stopped = run("node", "drain", "n1", "--wait")
+    assert stopped.exit_code == 1
+    assert "somebody has called it off" in stopped.stderr
+
+
+def test_a_withdrawal_is_told(run: Run, client: FakeClient):
+    client.nodes.answers["withdraw"] = None
+    assert run("node", "withdraw", "n1").stdout == "n1 is withdrawn\n"
+    assert json.loads(run("node", "withdraw", "n1", "--lost", "--json").stdout) == {
+        "name": "n1",
+        "withdrawn": True,
+    }
 
 
 def test_a_watch_shows_what_comes_and_goes(run: Run, client: FakeClient):
@@ -182,6 +211,7 @@ def test_up_hands_the_files_of_the_operator_on(tmp_path: Path):
         allow_egress=True,
         node_grace=2.5,
         allow_root_images=True,
+        allow_unbounded_scratch=True,
         gpu_probe_image="gpus@sha256:1",
         gpu_probe_interval=90.0,
         model_cache_quota="5Gi",
@@ -197,7 +227,8 @@ def test_up_hands_the_files_of_the_operator_on(tmp_path: Path):
         ("--model-cache-quota", "5Gi"),
     ):
         assert manager.argv[manager.argv.index(name) + 1] == value
-    assert {"--allow-egress", "--allow-root-images"} < set(manager.argv)
+    flags = {"--allow-egress", "--allow-root-images", "--allow-unbounded-scratch"}
+    assert flags < set(manager.argv)
     data = DataDir(tmp_path)
     assert set(container_flags(settings)) < set(detached._arguments(data, settings))
     assert "--nodes" not in plan_services(UpSettings(), DataDir(tmp_path))[1].argv

@@ -52,6 +52,9 @@ def session(status: str, explanation: str = "") -> SessionStatus:
 
 def test_a_replica_is_tried_again_only_while_its_session_goes_on() -> None:
     assert "tried again in 2.0 s" in explained(session("Admitted"), NOW).text
+    # What is past is no promise.
+    later = NOW + timedelta(seconds=3)
+    assert "tried again" not in explained(session("Admitted"), later).text
     for status in ("Error", "Terminated"):
         told = explained(session(status), NOW).text
         assert "tried again" not in told

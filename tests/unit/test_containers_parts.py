@@ -13,9 +13,14 @@ import pytest
 
 from podbay_kit.process import SettingsError
 from podbay_session_manager.declared_nodes import DeclaredGpu, DeclaredNode, EngineTls
+from podbay_session_manager.drivers.containers.addresses import published_at
 from podbay_session_manager.drivers.containers.archives import FilesUnreadableError, tar_of
-from podbay_session_manager.drivers.containers.config import MountedFolder, container_config
-from podbay_session_manager.drivers.containers.engine import EngineError
+from podbay_session_manager.drivers.containers.config import (
+    MountedFolder,
+    container_config,
+    declared_folders,
+)
+from podbay_session_manager.drivers.containers.engine import EngineClient, EngineError
 from podbay_session_manager.drivers.containers.factory import (
     check_engine,
     make_docker_driver,
@@ -31,11 +36,16 @@ from podbay_session_manager.drivers.containers.observe import observed
 from podbay_session_manager.drivers.containers.probe import (
     compare,
     compare_gpus,
+    identity,
     parse_gpus,
 )
 from podbay_session_manager.drivers.containers.settings import DockerSettings
 from podbay_session_manager.drivers.containers.support import supports_image
-from podbay_session_manager.drivers.contract import LaunchSpec
+from podbay_session_manager.drivers.contract import (
+    DriverUnreachableError,
+    LaunchSpec,
+    StartFailedError,
+)
 from podbay_session_manager.records import DataMount, Reason, ServiceSpec, Serving
 
 IMAGE = "registry.example/team/model@sha256:" + "a" * 64
@@ -74,6 +84,9 @@ class TestConfig:
             ("", False, "65532:65532"),
             ("0", False, "65532:65532"),
             ("root:root", False, "65532:65532"),
+            # The engine reads numbers generously.
+            ("00", False, "65532:65532"),
+            ("+0:7", False, "65532:65532"),
             ("app", False, "app"),
             ("1000:1000", False, "1000:1000"),
             ("", True, ""),
@@ -135,6 +148,15 @@ class TestConfig:
         kinds = [(m["Type"], m["Source"], m["Target"], m["ReadOnly"]) for m in host["Mounts"]]
         assert kinds == [("bind", "/models/1", "/data", True), ("volume", "v", "/copy", True)]
 
+    def test_folders_that_an_image_declares_as_volumes(self) -> None:
+        image = {"Config": {"Volumes": {"/cache/": {}, "/data": {}, "/tmp": {}, "/a": {}}}}
+        assert declared_folders(image, ["/data/"]) == ["/a", "/cache"]
+        assert declared_folders({}, []) == []
+        # They are as the image has them.
+        folder = MountedFolder("/a", source="v", volume=True, read_only=True, filled=True)
+        (mount,) = config(mounts=(folder,))["HostConfig"]["Mounts"]
+        assert (mount["ReadOnly"], mount["VolumeOptions"]) == (True, {"NoCopy": False})
+
 
 @pytest.mark.parametrize(
     ("service", "settings", "word"),
@@ -191,6 +213,11 @@ def test_reasons_of_pulls(text: str, known: bool | None, reason: str) -> None:
          "GPU_UNAVAILABLE"),
         ("mkdir /var/lib/docker/overlay2/x: no space left on device", (), "DISK_FULL"),
         ("Bind for 127.0.0.1:8000 failed: port is already allocated", (), "PORT_TAKEN"),
+        ("Error starting userland proxy: listen 10.9.9.9:1: cannot assign requested address",
+         (), "START_FAILED"),
+        ("No command specified", (), "COMMAND_NOT_FOUND"),
+        ("unable to find user app: no matching entries in passwd file", (), "START_FAILED"),
+        ("Cannot mkdir: /opt/x.py is not a directory", (), "WORKING_DIRECTORY_NOT_FOUND"),
         ("Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available", (),
          "START_FAILED"),
         ("invalid mount config for type bind: mount path: no such file or directory", (),
@@ -251,6 +278,10 @@ def test_gpus_of_nvidia_smi() -> None:
     look = compare_gpus([DeclaredGpu("GPU-b", "h100"), DeclaredGpu("7", "t4")], seen)
     assert look.failed == ("7",)
     assert any("GPU-a" in w and "not declared" in w for w in look.warnings)
+    # By its index and by its UUID it is one GPU, which nobody gets twice.
+    look = compare_gpus([DeclaredGpu("0", "t4"), DeclaredGpu("GPU-a", "t4")], seen[:1])
+    assert look.failed == ("GPU-a",)
+    assert look.warnings == ("the GPU GPU-a is the GPU 0, declared once more",)
 
 
 def test_what_a_node_lacks() -> None:
@@ -328,3 +359,36 @@ def test_a_file_that_shrinks_is_not_padded(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(FilesUnreadableError):
         list(pieces)
+
+
+def test_a_file_of_tls_that_is_not_there_is_named(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.crt"
+    ca.write_text("")
+    tls = EngineTls(str(ca), str(tmp_path / "tls.crt"), str(tmp_path / "tls.key"))
+    client = EngineClient("tcp://192.0.2.1:2376", tls, 1)
+    with pytest.raises(DriverUnreachableError, match=r"tls\.crt cannot be read \(No such file"):
+        client.ping()
+    client.close()
+
+
+async def test_ports_are_published_at_one_address() -> None:
+    assert await published_at("n1", "") == ""
+    assert await published_at("n1", "10.0.0.7") == "10.0.0.7"
+    assert await published_at("n1", "fd00::7") == "fd00::7"
+    # What is a name the engine would take for all addresses.
+    assert await published_at("n1", "localhost") == "127.0.0.1"
+    with pytest.raises(StartFailedError, match=r"'n\.invalid' of node n1 is a name, and no IP"):
+        await published_at("n1", "n.invalid")
+    for everywhere in ("0.0.0.0", "::"):
+        with pytest.raises(StartFailedError, match="published at all addresses"):
+            await published_at("n1", everywhere)
+
+
+def test_an_engine_is_known_by_its_id_its_machine_and_its_folder() -> None:
+    info = {"ID": "A:B", "Name": "m1", "DockerRootDir": "/d1"}
+    assert identity(info) == identity(dict(info)) == "A:B m1 /d1"
+    # Machines that were copied from one another may have one id, and engines of one machine.
+    assert (
+        len({identity(info | more) for more in ({}, {"Name": "m2"}, {"DockerRootDir": "/d2"})}) == 3
+    )
+    assert identity({}) == ""

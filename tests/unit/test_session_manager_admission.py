@@ -75,6 +75,15 @@ def gpu(count: int = 1, *types: str, **more: Any) -> dict[str, Any]:
     return {"kind": "GPU", "gpu": {"hardwareTypes": types or (T4,), "count": count, **more}}
 
 
+def scratch(path: str, name: str = "s") -> dict[str, Any]:
+    capacity = {"capacity": "1Mi"}
+    return {"kind": "Scratch", "name": name, "mountPath": path, "scratch": capacity}
+
+
+def variable(name: str, value: str = "") -> dict[str, str]:
+    return {"name": name, "value": value}
+
+
 OPERATORS = f"mirror.example/vllm@sha256:{'1' * 64}"
 KINDS = {**DEFAULT_KINDS, "vllm": replace(DEFAULT_KINDS["vllm"], image=OPERATORS)}
 
@@ -258,6 +267,34 @@ def test_the_sessions_accelerator_wins_as_a_whole() -> None:
             {},
             "runner.volumeMounts.0.mountPath is not the whole path",
         ),
+        (service(volumeMounts=[scratch("//")]), {}, "0.mountPath is not the whole path"),
+        (service(volumeMounts=[scratch("/a\0b")]), {}, "0.mountPath is not the whole path"),
+        (service(volumeMounts=[scratch("/proc/x")]), {}, "0.mountPath is in /proc"),
+        (
+            service(volumeMounts=[scratch("/x"), scratch("//x", "t")]),
+            {},
+            "runner.volumeMounts.1.mountPath comes twice",
+        ),
+        (
+            service(volumeMounts=[scratch("/x"), scratch("/y")]),
+            {},
+            "runner.volumeMounts.1.name comes twice",
+        ),
+        (service(resources={"memory": "4Mi"}), {}, "no container runs in less than 6 MiB"),
+        (service(command=["", "x"]), {}, "runner.command.0 is empty"),
+        (service(command=["x", "a\0"]), {}, "runner.command.1 holds a NUL character"),
+        (service(args=["a\0"]), {}, "runner.args.0 holds a NUL character"),
+        (service(workingDir="srv"), {}, "runner.workingDir is not the whole path"),
+        (service(env=[variable("")]), {}, "runner.env.0.name is not the name of a variable"),
+        (service(env=[variable("A=B")]), {}, "runner.env.0.name is not the name of a variable"),
+        (service(env=[variable("A", "\0")]), {}, "runner.env.0.value holds a NUL character"),
+        (service(env=[variable("A"), variable("A")]), {}, "runner.env.1.name is 'A', which is set"),
+        (
+            service(env=[variable("NVIDIA_VISIBLE_DEVICES", "all")]),
+            {},
+            "not the service's to set: it says which GPUs",
+        ),
+        (service(env=[variable("PODBAY_SESSION_ID")]), {}, "not the service's to set"),
         (service(serving=ServingOptions(egress=True)), {}, "--allow-egress"),
         (service("mock", serving=ServingOptions(egress=True)), {}, "egress"),
         (service("mock"), {"accelerator": gpu()}, "accelerator"),
@@ -331,10 +368,15 @@ def test_an_operator_changes_kinds_in_a_file(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("[kinds.mock]\n", "not 'mock'"),
-        ('[kinds.vllm]\nimage = "h.example/vllm:latest"\n', "kinds.vllm.image"),
+        (
+            '[kinds.vllm]\nimage = "h.example/vllm:latest"\n',
+            "kinds.vllm.image: name an image by its",
+        ),
         ('[kinds.vllm]\ncolour = "red"\n', "kinds.vllm.colour"),
         ('[kinds.vllm]\ncommand = ["{port.real}"]\n', "not {port.real}"),
         ('[kinds.vllm]\ncommand = ["{"]\n', "brace"),
+        ('[kinds.vllm]\ncommand = ["{port:d}"]\n', "takes {port} as it is"),
+        ('[kinds.vllm.env]\nA = "{port!x}"\n', "takes {port} as it is"),
         ("[kinds.vllm\n", "is not TOML"),
     ],
 )
@@ -384,8 +426,26 @@ def test_nodes_of_a_file(tmp_path: Path) -> None:
         ),
         (
             '[[nodes]]\nname = "n"\nengine = "unix:///e"\n[[nodes]]\nname = "n"\nengine = "unix:///e"\n',
-            "nodes.1.name",
+            "file: nodes.1.name: the same node comes before",
         ),
+        (
+            '[[nodes]]\nname = "n"\nengine = "unix:///e"\n[[nodes]]\nname = "m"\nengine = "unix:///e"\n',
+            "nodes.1.engine: is that of node 'n'",
+        ),
+        (
+            'name = "n"\nengine = "unix:///e"\nmemory = "16GB"\n',
+            "nodes.0.memory: is not a quantity",
+        ),
+        ('name = "n"\nengine = "tcp://127.0.0.1:1/x"\n', "nodes.0.engine: has a path"),
+        ('name = "n"\nengine = "tcp://127.0.0.1:1?x=1"\n', "nodes.0.engine: is not an address"),
+        ('name = "n"\nengine = "unix:///a b"\n', "nodes.0.engine: is not an address"),
+        ('name = "n"\nengine = "unix:///e"\nmemory = 64\n', "nodes.0.memory: is 64 bytes, less"),
+        ('name = "n"\nengine = "unix:///e"\naddress = "h:80"\n', "nodes.0.address: write an IP"),
+        (
+            'name = "n"\nengine = "unix:///e"\naddress = "http://h"\n',
+            "nodes.0.address: write an IP",
+        ),
+        ('name = "n"\nengine = "unix:///e"\naddress = "0.0.0.0"\n', "is no machine's own"),
     ],
 )
 def test_a_file_of_nodes_is_refused_with_its_field(tmp_path: Path, text: str, words: str) -> None:

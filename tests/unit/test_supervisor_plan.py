@@ -96,6 +96,7 @@ def test_what_podbay_up_sets_itself_is_not_set_twice(tmp_path: Path):
         runner_kinds=tmp_path / "kinds",
         allow_egress=True,
         allow_root_images=True,
+        allow_unbounded_scratch=True,
         node_grace=1,
         gpu_probe_image="probe",
         gpu_probe_interval=1,

@@ -69,7 +69,9 @@ def _replica(replica: ReplicaStatus, now: datetime, *, tried_again: bool) -> Ite
         yield f"  exit code {replica.exit_code}{signal}"
     if replica.retry_time is not None and tried_again:
         wait = (replica.retry_time - now).total_seconds()
-        yield f"  tried again in {max(0.0, wait):.1f} s"
+        # One that is past is of a try that has begun.
+        if wait > 0:
+            yield f"  tried again in {wait:.1f} s"
     if replica.log_tail:
         yield "  the last lines of its log:"
         yield from (f"    | {line}" for line in replica.log_tail)

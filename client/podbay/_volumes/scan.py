@@ -13,7 +13,7 @@ from podbay._core.wire_errors import invalid
 from podbay.schema.checks import check_portable_path
 from podbay.schema.platform import File
 
-__all__ = ["LocalFile", "locate", "scan"]
+__all__ = ["LeftOut", "LocalFile", "left_out", "locate", "scan"]
 
 _WHAT = "The volume"
 
@@ -31,6 +31,38 @@ class LocalFile:
     path: str
     location: Path
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What of a folder is no file of a model although no pattern says so.
+
+    Attributes:
+        links: Paths of symbolic links, where they do not count as what they point to.
+        special: Paths of what is neither a file nor a folder, as pipes and sockets.
+    """
+
+    links: tuple[str, ...]
+    special: tuple[str, ...]
+
+
+def left_out(
+    root_directory: str | os.PathLike[str],
+    *,
+    include_symlinks: bool = False,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+) -> LeftOut:
+    """Return what `scan` passes over, ordered by path; its arguments and errors are those of it."""
+    chosen = _chooser(include, exclude)
+    links: list[str] = []
+    special: list[str] = []
+    for _ in _walk(Path(root_directory), include_symlinks, links.append, special.append):
+        pass
+    return LeftOut(
+        tuple(sorted(path for path in links if chosen(path))),
+        tuple(sorted(path for path in special if chosen(path))),
+    )
 
 
 def scan(
@@ -62,6 +94,11 @@ def scan(
     )
     if not files:
         what = "has no files" if include is None and exclude is None else "has no such files"
+        links = left_out(
+            root, include_symlinks=include_symlinks, include=include, exclude=exclude
+        ).links
+        if links:
+            what += f", only symbolic links ({links[0]!r}): include_symlinks takes them"
         raise invalid("root_directory", f"{str(root)!r} {what}", _WHAT)
     for file in files:
         _check(file)
@@ -117,8 +154,20 @@ def _spec(patterns: Iterable[str], name: str) -> Any:
         raise invalid(name, f"is not a list of gitignore patterns: {error}", _WHAT) from None
 
 
-def _walk(root: Path, include_symlinks: bool) -> Iterator[LocalFile]:
-    """Yield the regular files below a folder; no folder is entered within itself."""
+def _walk(
+    root: Path,
+    include_symlinks: bool,
+    link: Callable[[str], None] = lambda _: None,
+    special: Callable[[str], None] = lambda _: None,
+) -> Iterator[LocalFile]:
+    """Yield the regular files below a folder; no folder is entered within itself.
+
+    Args:
+        root: The folder.
+        include_symlinks: Whether symbolic links count as what they point to.
+        link: Given the path of each link that is passed over.
+        special: Given the path of each thing that is neither a file nor a folder.
+    """
     waiting: list[tuple[Path, str, tuple[tuple[int, int], ...]]]
     waiting = [(root, "", (_identity(root),))]
     while waiting:
@@ -131,6 +180,7 @@ def _walk(root: Path, include_symlinks: bool) -> Iterator[LocalFile]:
         for name in names:
             location, path = folder / name, f"{prefix}{name}"
             if location.is_symlink() and not include_symlinks:
+                link(path)
                 continue
             try:
                 found = location.stat()
@@ -143,6 +193,8 @@ def _walk(root: Path, include_symlinks: bool) -> Iterator[LocalFile]:
                 waiting.append((location, f"{path}/", (*above, identity)))
             elif stat.S_ISREG(found.st_mode):
                 yield LocalFile(path, location, found.st_size)
+            else:
+                special(path)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -17,11 +17,14 @@ from podbay.cli.output import age, progress, table, transfer, write_json
 
 if TYPE_CHECKING:
     from podbay import Client
+    from podbay._volumes.scan import LeftOut
     from podbay.schema.platform import Model
 
 __all__ = ["model"]
 
 _COLLECTION = "models"
+# So many paths are named where there are more.
+_NAMED = 3
 
 
 @click.group(cls=Noun)
@@ -153,6 +156,8 @@ def upload(
     """
     if model_id is not None and (name or account or memory or cpu or include or exclude):
         raise click.UsageError("--model names a model that is there: it takes no further options")
+    from podbay._volumes.scan import left_out  # noqa: PLC0415 # takes long
+
     resources = {key: text for key, text in (("memory", memory), ("cpu", cpu)) if text}
     with invocation.client() as client, transfer(quiet=invocation.json) as tell:
         target: Model | str | None = model_id
@@ -168,8 +173,28 @@ def upload(
                 reuse=True,
                 progress=tell,
             )
+            if not invocation.json:
+                found_out = left_out(
+                    directory,
+                    include_symlinks=include_symlinks,
+                    include=list(include) or None,
+                    exclude=list(exclude) or None,
+                )
+                _tell_left_out(found_out)
         found = client.models.upload_volume(target, directory, progress=tell)
     _show(invocation, found)
+
+
+def _tell_left_out(found: LeftOut) -> None:
+    """Say on stderr what of a folder is not uploaded."""
+    for paths, one, several, way_out in (
+        (found.links, "symbolic link", "symbolic links", "; --include-symlinks follows them"),
+        (found.special, "thing that is no file", "things that are no files", ""),
+    ):
+        if paths:
+            names = ", ".join(paths[:_NAMED]) + (", …" if len(paths) > _NAMED else "")
+            what = one if len(paths) == 1 else several
+            click.echo(f"left out: {len(paths)} {what} ({names}){way_out}", err=True)
 
 
 @model.command()

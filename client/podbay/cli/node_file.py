@@ -27,7 +27,8 @@ def read_nodes(file: Path) -> list[NodeDeclaration]:
         raise click.ClickException(f"{file} is not TOML: {error}") from error
     except pydantic.ValidationError as error:
         lines = "".join(
-            f"\n  {'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}"
+            f"\n  {'.'.join(map(str, one['loc'])) or 'file'}: "
+            + one["msg"].removeprefix("Value error, ")
             for one in error.errors(include_url=False, include_input=False, include_context=False)
         )
         raise click.ClickException(f"{file} declares no valid nodes:{lines}") from error

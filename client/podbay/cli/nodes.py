@@ -9,14 +9,17 @@ import click
 
 from podbay.cli.invocation import Invocation, json_option, pass_invocation
 from podbay.cli.lazy import Noun
-from podbay.cli.output import table, write_json
+from podbay.cli.output import details, progress, table, write_json
 
 if TYPE_CHECKING:
+    from podbay import Client
     from podbay.types import NodeInfo
 
 __all__ = ["node"]
 
 _GIB = 1 << 30
+# What a node may be that is drained: one that is out of reach may come back.
+_ON_THE_WAY = ("Draining", "Unreachable")
 _NAME = click.argument("name")
 _HEADER = ("NAME", "DRIVER", "STATE", "REPLICAS", "GPUS", "CPUS", "MEMORY", "ADDRESS", "WHY")
 
@@ -57,6 +60,13 @@ def _show(invocation: Invocation, nodes: list[Any]) -> None:
     table(_HEADER, [_row(found) for found in nodes], empty="no nodes")
 
 
+def _show_one(invocation: Invocation, found: NodeInfo) -> None:
+    if invocation.json:
+        write_json(found)
+        return
+    _show(invocation, [found])
+
+
 @node.command("list")
 @json_option
 @pass_invocation
@@ -74,8 +84,13 @@ def get(invocation: Invocation, name: str) -> None:
     """Show a node with its GPUs."""
     with invocation.client() as client:
         found = client.nodes.get(name)
-    _show(invocation, [found])
-    if not invocation.json and found.gpus:
+    _show_one(invocation, found)
+    if invocation.json:
+        return
+    click.echo()
+    labels = ", ".join(f"{key}={value}" for key, value in found.labels.items())
+    details([("engine", found.engine), ("labels", labels)])
+    if found.gpus:
         click.echo()
         table(
             ("GPU", "TYPE", "MEMORY", "REPLICA", "SESSION", "SET ASIDE"),
@@ -116,7 +131,7 @@ def watch(invocation: Invocation) -> None:
 def cordon(invocation: Invocation, name: str) -> None:
     """Stop new replicas on a node; those on it go on."""
     with invocation.client() as client:
-        _show(invocation, [client.nodes.cordon(name)])
+        _show_one(invocation, client.nodes.cordon(name))
 
 
 @node.command()
@@ -126,7 +141,7 @@ def cordon(invocation: Invocation, name: str) -> None:
 def uncordon(invocation: Invocation, name: str) -> None:
     """Allow new replicas on a node again."""
     with invocation.client() as client:
-        _show(invocation, [client.nodes.uncordon(name)])
+        _show_one(invocation, client.nodes.uncordon(name))
 
 
 @node.command()
@@ -142,12 +157,29 @@ def drain(invocation: Invocation, name: str, wait: bool) -> None:
     with invocation.client() as client:
         found = client.nodes.drain(name)
         if wait and found.replicas:
-            for change in client.nodes.watch():
-                mine = [one for one in change.nodes if one.name == name]
-                found = mine[0] if mine else found
-                if not found.replicas or name in change.removed:
-                    break
-        _show(invocation, [found])
+            found = _emptied(invocation, client, found)
+        _show_one(invocation, found)
+
+
+def _emptied(invocation: Invocation, client: Client, found: NodeInfo) -> NodeInfo:
+    """Wait until a node that is drained is empty or gone, and return how it was last.
+
+    Raises:
+        click.ClickException: It is drained no more.
+    """
+    name = found.name
+    with progress(found.message, quiet=invocation.json) as shown:
+        for change in client.nodes.watch():
+            found = next((one for one in change.nodes if one.name == name), found)
+            if not found.replicas or name in change.removed:
+                break
+            if found.state not in _ON_THE_WAY:
+                raise click.ClickException(
+                    f"node {name} is {found.state}, and not drained any more: somebody has called "
+                    f"it off. {found.replicas} replicas are left on it."
+                )
+            shown.update(found.message)
+    return found
 
 
 @node.command()
@@ -157,7 +189,7 @@ def drain(invocation: Invocation, name: str, wait: bool) -> None:
 def undrain(invocation: Invocation, name: str) -> None:
     """End the draining of a node; what has moved does not come back."""
     with invocation.client() as client:
-        _show(invocation, [client.nodes.undrain(name)])
+        _show_one(invocation, client.nodes.undrain(name))
 
 
 @node.command()
@@ -184,8 +216,13 @@ def declare(invocation: Invocation, file: Path) -> None:
     help="The machine is gone for good, with all that ran on it. Never say so of one that may "
     "come back.",
 )
+@json_option
 @pass_invocation
 def withdraw(invocation: Invocation, name: str, lost: bool) -> None:
     """Remove a declared node on which nothing runs."""
     with invocation.client() as client:
         client.nodes.withdraw(name, lost=lost)
+    if invocation.json:
+        write_json({"name": name, "withdrawn": True})
+    else:
+        click.echo(f"{name} is withdrawn")

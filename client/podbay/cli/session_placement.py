@@ -72,10 +72,10 @@ def show_placement(invocation: Invocation, placement: Placement) -> None:
 def placement_lines(placement: Placement) -> Iterator[str]:
     """Return the lines that explain a placement, with every node."""
     waiting = placement.desired - placement.placed - placement.fitting
+    replicas = "1 replica" if placement.desired == 1 else f"{placement.desired} replicas"
     yield (
-        f"{placement.desired} replicas: {placement.placed} have a place, {placement.fitting} find "
-        f"one now, {waiting} wait"
-        + (f" ({placement.reason})" if placement.reason is not None else "")
+        f"{replicas}: {placement.placed} have a place, {placement.fitting} find one now, "
+        f"{waiting} wait" + (f" ({placement.reason})" if placement.reason is not None else "")
     )
     if placement.waiting_before:
         yield f"  {placement.waiting_before} replicas of other sessions wait before them"

@@ -169,6 +169,12 @@ def _service_options(
     help="Run images as root that name no user; otherwise they run as an unprivileged one.",
 )
 @click.option(
+    "--allow-unbounded-scratch",
+    is_flag=True,
+    help="Let scratch space that is more than memory holds, and the volumes of images, take a "
+    "node's disk without bounds where its engine cannot bound them.",
+)
+@click.option(
     "--node-grace",
     callback=duration_option,
     metavar="DURATION",

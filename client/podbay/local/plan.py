@@ -43,6 +43,7 @@ _OWN_OPTIONS = frozenset(
         *("drivers", "mock-hosts", "stop-replicas-on-exit", "workers", "metrics-listen"),
         *("model-quota", "account-quota", "no-fetch", "hub-token-file", "signing-key-days"),
         *("nodes", "runner-kinds", "allow-egress", "allow-root-images", "node-grace"),
+        *("allow-unbounded-scratch",),
         *("gpu-probe-image", "gpu-probe-interval", "model-cache-quota", "take-over"),
     }
 )
@@ -79,6 +80,8 @@ class UpSettings:
         runner_kinds: A TOML file that changes how kinds of runners are run; None for none.
         allow_egress: Let replicas open connections to the outside that ask for it.
         allow_root_images: Run images as root that name no user.
+        allow_unbounded_scratch: Let scratch space and images' volumes take a node's disk without
+            bounds.
         node_grace: Seconds that a node may be out of reach before its replicas are placed
             elsewhere; the session manager's own default where None.
         gpu_probe_image: An image with nvidia-smi, to look at nodes with GPUs; None for no look.
@@ -121,6 +124,7 @@ class UpSettings:
     allow_egress: bool = False
     node_grace: float | None = None
     allow_root_images: bool = False
+    allow_unbounded_scratch: bool = False
     gpu_probe_image: str | None = None
     gpu_probe_interval: float | None = None
     model_cache_quota: str | None = None
@@ -319,6 +323,7 @@ def container_flags(settings: UpSettings) -> tuple[str, ...]:
     return (
         *(("--allow-egress",) if settings.allow_egress else ()),
         *(("--allow-root-images",) if settings.allow_root_images else ()),
+        *(("--allow-unbounded-scratch",) if settings.allow_unbounded_scratch else ()),
         *(("--gpu-probe-image", settings.gpu_probe_image) if settings.gpu_probe_image else ()),
         *(
             ("--model-cache-quota", settings.model_cache_quota)

@@ -1,6 +1,8 @@
 """Nodes as operators declare them: machines with a container engine, and what they have."""
 
+import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
@@ -13,6 +15,9 @@ from podbay.schema._quantity import NonNegativeQuantity, quantity_to_decimal, qu
 __all__ = ["EngineTls", "GpuDeclaration", "NodeDeclaration", "NodesFile"]
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LEAST_MEMORY = 1 << 20
+_QUANTITY = re.compile(r"[+-]?[0-9.]+([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9.]+)?")
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\.?")
 
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 _Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,252}$")]
@@ -26,9 +31,11 @@ class _NodeModel(RequestModel):
 
 
 def _as_quantity(value: Any) -> Any:
-    """Takes a plain number as a quantity, as files have it."""
+    """Takes a plain number as a quantity, as files have it; says what one is where it is none."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value}"
+        value = f"{value}"
+    if isinstance(value, str) and not _QUANTITY.fullmatch(value):
+        raise ValueError("is not a quantity: write a number and a suffix, as 500m or 64Gi")
     return value
 
 
@@ -96,6 +103,25 @@ class NodeDeclaration(_NodeModel):
             raise ValueError("must be more than 0; leave it out for what the engine tells")
         return cpu
 
+    @field_validator("address")
+    @classmethod
+    def _check_address(cls, address: str | None) -> str | None:
+        if address is None:
+            return address
+        try:
+            found = ip_address(address)
+        except ValueError:
+            if not _HOST_NAME.fullmatch(address):
+                raise ValueError(
+                    "write an IP address or the name of a host, without a port"
+                ) from None
+            return address
+        if found.is_unspecified or found.is_multicast:
+            raise ValueError(
+                "is no machine's own: ports would be published at all addresses of the node"
+            )
+        return address
+
     @field_validator("engine")
     @classmethod
     def _check_engine(cls, engine: str) -> str:
@@ -104,6 +130,10 @@ class NodeDeclaration(_NodeModel):
             port = parts.port
         except ValueError as error:
             raise ValueError("is not an address") from error
+        if parts.query or parts.fragment or not engine.isprintable() or " " in engine:
+            raise ValueError("is not an address: it has a query, a blank or a control character")
+        if parts.scheme in {"tcp", "ssh"} and parts.path not in {"", "/"}:
+            raise ValueError("has a path behind its host, where there is none")
         if parts.scheme == "unix":
             if not parts.path.startswith("/") or parts.netloc:
                 raise ValueError("write a socket by its whole path, as unix:///run/docker.sock")
@@ -155,6 +185,13 @@ class NodesFile(_NodeModel):
         for index, name in enumerate(names):
             if name in names[:index]:
                 raise ValueError(f"nodes.{index}.name: the same node comes before")
+        engines = [node.engine for node in self.nodes]
+        for index, engine in enumerate(engines):
+            if engine in engines[:index]:
+                other = names[engines.index(engine)]
+                raise ValueError(
+                    f"nodes.{index}.engine: is that of node {other!r}, and an engine is one node"
+                )
         return self
 
     @classmethod
@@ -181,4 +218,6 @@ def _check_bytes(quantity: str) -> int:
         raise ValueError("is not a whole number of bytes") from error
     if size >= 1 << 62:
         raise ValueError("is more than there is")
+    if 0 < size < _LEAST_MEMORY:
+        raise ValueError(f"is {size} bytes, less than there can be: write a unit, as 64Gi")
     return size

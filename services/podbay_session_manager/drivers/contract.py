@@ -135,6 +135,8 @@ class NodeFacts:
     """What differs from the node's declaration, or limits what it can do, for people."""
     failed_gpus: tuple[str, ...] = ()
     """The ids of declared GPUs that cannot be used now."""
+    engine: str = ""
+    """What only this container engine says of itself; empty where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

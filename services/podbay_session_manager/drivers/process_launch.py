@@ -11,8 +11,13 @@ from typing import Final
 
 from podbay.schema.mock_keys import MOCK_KEY_VARIABLE
 from podbay_session_manager.drivers.contract import LaunchSpec, StartFailedError
-from podbay_session_manager.drivers.process_tree import REPLICA_VARIABLE
-from podbay_session_manager.records import PORT_VARIABLE, Reason, ServiceSpec
+from podbay_session_manager.records import (
+    PORT_VARIABLE,
+    REPLICA_VARIABLE,
+    SESSION_VARIABLE,
+    Reason,
+    ServiceSpec,
+)
 
 __all__ = [
     "MOCK_EXITS",
@@ -23,7 +28,6 @@ __all__ = [
     "working_folder",
 ]
 
-SESSION_VARIABLE: Final = "PODBAY_SESSION_ID"
 _OURS: Final = "PODBAY_"
 _FOR_MOCKS: Final = "PODBAY_MOCK_"
 

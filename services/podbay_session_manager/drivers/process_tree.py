@@ -11,10 +11,9 @@ from typing import Final
 
 import psutil
 
-__all__ = ["REPLICA_VARIABLE", "find_marked", "identity", "kill_all"]
+from podbay_session_manager.records import REPLICA_VARIABLE
 
-REPLICA_VARIABLE: Final = "PODBAY_REPLICA_ID"
-"""The environment variable by which every process of a replica can be told, wherever it went."""
+__all__ = ["find_marked", "identity", "kill_all"]
 
 _MARK: Final = f"\0{REPLICA_VARIABLE}=".encode()
 _PROC: Final = Path("/proc")

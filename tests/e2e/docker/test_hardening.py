@@ -58,6 +58,9 @@ async def test_its_bounds_are_those_of_the_service(docker: Docker, driver: Docke
 async def test_an_image_that_names_a_user_keeps_it(docker: Docker, driver: DockerDriver) -> None:
     found = await facts(driver, docker, image=docker.images.user)
     assert (found["uid"], found["gid"]) == (1234, 1234)
+    # What it declares as a volume would be disk without bounds.
+    options = {path: options.split(",") for _, path, _, options in found["mounts"]}
+    assert "ro" in options["/home"]
 
 
 async def test_root_is_root_only_where_the_operator_says_so(
@@ -98,7 +101,7 @@ async def test_there_is_no_way_out_unless_asked_for_and_allowed(
 async def test_published_ports_are_at_the_address_only_and_give_no_way_out(
     docker: Docker, make_driver: MakeDriver
 ) -> None:
-    driver = make_driver(address="127.0.0.1")
+    driver = make_driver(address="localhost")
     with Outside(docker.machine.slot) as outside:
         spec = launch(docker.service(env=(("TEST_OUTSIDE", outside.target),)))
         await driver.start(spec)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from podbay.errors import PodbayError, SessionFailedError
+from podbay.errors import NotFoundError, PodbayError, SessionFailedError
 from tests.e2e.docker.platform import DockerPlatform, docker_platform
 from tests.support.docker.fixtures import Docker
 from tests.support.eventually import eventually_sync
@@ -118,13 +118,16 @@ def test_a_session_fails_with_the_fetch_of_its_model(running: DockerPlatform) ->
         assert f"podbay model logs {model.id}" in text
 
 
-def test_a_model_that_is_not_there_explains_itself(running: DockerPlatform) -> None:
-    explains_itself(running, "no-such-model", "no-such-model")
-
-
-def explains_itself(running: DockerPlatform, model_id: str, text: str) -> None:
+def test_a_model_that_is_gone_explains_itself(running: DockerPlatform, folder: Path) -> None:
+    with pytest.raises(NotFoundError, match="There is no model"):
+        running.service(mounts=mount("no-such-model"))
+    models = running.client.models
+    model = models.create_from_volume(folder, account=running.account, name="gone", resources={})
+    models.upload_volume(model, folder)
+    service = running.service(mounts=mount(model.id), serving=SERVING)
+    models.delete(model.id)
     sessions = running.client.inferencesessions
-    session = running.session(running.service(mounts=mount(model_id), serving=SERVING))
+    session = running.session(service)
     with pytest.raises(SessionFailedError) as waited:
         sessions.wait_ready(session, timeout=60)
     with pytest.raises(PodbayError) as called:
@@ -134,4 +137,4 @@ def explains_itself(running: DockerPlatform, model_id: str, text: str) -> None:
     for error in (waited.value, called.value):
         assert error.metadata["reason"] == "DATA_UNAVAILABLE"
     for told in (status.message or "", str(waited.value), str(called.value)):
-        assert text in told
+        assert "The model was deleted" in told

@@ -59,7 +59,9 @@ def test_images(machine_of_engines: Machine, image_registry: ImageRegistry) -> T
     try:
         replica = images.replica_tarball(folder)
         images.import_image(client, replica, f"{host}/test/replica")
-        images.import_image(client, replica, f"{host}/test/user", ["USER 1234:1234"])
+        images.import_image(
+            client, replica, f"{host}/test/user", ["USER 1234:1234", "VOLUME /home"]
+        )
         seen = "0, GPU-aaaa, Tesla T4, 15109"
         images.import_image(client, replica, f"{host}/test/gpu", [f'ENV TEST_NVIDIA_SMI="{seen}"'])
         return TestImages(

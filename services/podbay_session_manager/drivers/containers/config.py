@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from podbay_session_manager.drivers.containers.labels import Ownership
 from podbay_session_manager.drivers.containers.settings import DockerSettings
 from podbay_session_manager.drivers.contract import LaunchSpec
-from podbay_session_manager.drivers.process_launch import SESSION_VARIABLE
-from podbay_session_manager.drivers.process_tree import REPLICA_VARIABLE
-from podbay_session_manager.records import PORT_VARIABLE, ServiceSpec
+from podbay_session_manager.records import (
+    GPUS_VARIABLE,
+    PORT_VARIABLE,
+    REPLICA_VARIABLE,
+    SESSION_VARIABLE,
+    ServiceSpec,
+)
 
-__all__ = ["MountedFolder", "container_config", "memory_of", "port_of", "probe_config"]
+__all__ = [
+    "MountedFolder",
+    "container_config",
+    "declared_folders",
+    "memory_of",
+    "port_of",
+    "probe_config",
+]
 
 _DEFAULT_PORT: Final = 8000
-_GPUS_VARIABLE: Final = "NVIDIA_VISIBLE_DEVICES"
 # The engine's own period, in microseconds, and the least that it takes of one.
 _PERIOD_MICROS: Final = 100_000
 _LEAST_QUOTA_MICROS: Final = 1_000
@@ -28,6 +39,8 @@ _NO_NAME_SERVER: Final = "127.0.0.1"
 _NO_NAME_OPTIONS: Final = ("timeout:1", "attempts:1")
 _HOST_VARIABLE: Final = "PODBAY_REPLICA_HOST"
 _SMALL_TMPFS: Final = 16 << 20
+# What is in memory in every container.
+_IN_MEMORY: Final = frozenset({"/tmp", "/var/tmp", "/run", "/dev/shm"})  # noqa: S108 # in the container
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +52,23 @@ class MountedFolder:
     """A folder of the node, or the name of a volume; empty for memory."""
     volume: bool = False
     """Whether the source is a volume."""
+    filled: bool = False
+    """Whether the volume begins with what the image has at the path."""
     read_only: bool = False
     memory_bytes: int = 0
     """The size of what is in memory."""
+
+
+def declared_folders(image: Mapping[str, Any], taken: Iterable[str]) -> list[str]:
+    """Return the folders that an image declares as volumes and that nothing else lies at.
+
+    Args:
+        image: What the engine knows of the image.
+        taken: The paths of what a replica mounts.
+    """
+    known = {*_IN_MEMORY, *(posixpath.normpath(path) for path in taken)}
+    paths = {posixpath.normpath(path) for path in (image.get("Config") or {}).get("Volumes") or ()}
+    return sorted(paths - known)
 
 
 def port_of(service: ServiceSpec) -> int:
@@ -138,10 +165,19 @@ def probe_config(image: str, owner: Ownership, settings: DockerSettings) -> dict
 def _user(image_config: Mapping[str, Any], settings: DockerSettings) -> tuple[str, bool]:
     """Return the user that a container runs as, and whether that is not the image's choice."""
     own = str(image_config.get("User") or "")
-    name = own.partition(":")[0]
-    if name not in {"", "0", "root"} or settings.allow_root:
+    if settings.allow_root or not _is_root(own.partition(":")[0]):
         return own, False
     return settings.user, True
+
+
+def _is_root(name: str) -> bool:
+    if name in {"", "root"}:
+        return True
+    try:
+        # As the engine reads it: "00" and "+0" are numbers, too.
+        return int(name) == 0
+    except ValueError:
+        return False
 
 
 def _environment(spec: LaunchSpec, image_config: Mapping[str, Any], *, home: bool) -> list[str]:
@@ -156,9 +192,9 @@ def _environment(spec: LaunchSpec, image_config: Mapping[str, Any], *, home: boo
     variables.update(spec.service.env)
     # Images for GPUs ask for all of them by this. Where the NVIDIA runtime is an engine's default
     # one, they would get them; for a replica that has some, the engine names these and no others.
-    variables.pop(_GPUS_VARIABLE, None)
+    variables.pop(GPUS_VARIABLE, None)
     if not spec.gpus:
-        variables[_GPUS_VARIABLE] = "void"
+        variables[GPUS_VARIABLE] = "void"
     variables[PORT_VARIABLE] = str(port_of(spec.service))
     variables[SESSION_VARIABLE] = spec.session_id
     variables[REPLICA_VARIABLE] = spec.replica_id
@@ -217,7 +253,7 @@ def _mount(mount: MountedFolder) -> dict[str, Any]:
         "ReadOnly": mount.read_only,
     }
     if mount.volume:
-        made["VolumeOptions"] = {"NoCopy": True}
+        made["VolumeOptions"] = {"NoCopy": not mount.filled}
     else:
         made["BindOptions"] = {"Propagation": "rprivate"}
     return made

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from podbay_kit.tasks import TaskSet
 from podbay_session_manager.declared_nodes import DeclaredNode
+from podbay_session_manager.drivers.containers.addresses import published_at
 from podbay_session_manager.drivers.containers.calls import EngineCalls
 from podbay_session_manager.drivers.containers.config import container_config
 from podbay_session_manager.drivers.containers.engine import (
@@ -293,7 +294,8 @@ class DockerDriver(ReplicaDriver):
             network = await self._networks.take(
                 spec.session_id, spec.replica_id, egress=spec.service.egress
             )
-            mounts = await self._volumes.prepare(spec)
+            mounts = await self._volumes.prepare(spec, image)
+            address = await published_at(self._node.name, self._node.address)
             config = container_config(
                 spec,
                 image,
@@ -301,7 +303,7 @@ class DockerDriver(ReplicaDriver):
                 mounts,
                 self._owner,
                 self._settings,
-                address=self._node.address,
+                address=address,
             )
             try:
                 await self._calls.tell(lambda engine: engine.create(name, config))

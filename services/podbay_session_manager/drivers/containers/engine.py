@@ -9,6 +9,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from podbay_kit.process import SettingsError
@@ -359,6 +360,8 @@ def _make(address: str, tls: EngineTls | None, timeout: float) -> Any:
 
     config = None
     if tls is not None:
+        for file in (tls.ca, tls.cert, tls.key):
+            _check_readable(address, file)
         config = docker.tls.TLSConfig(client_cert=(tls.cert, tls.key), ca_cert=tls.ca, verify=True)
     kind: Any = Client
     made: Any = kind(base_url=address, version=_API_VERSION, timeout=timeout, tls=config or False)
@@ -369,6 +372,23 @@ def _make(address: str, tls: EngineTls | None, timeout: float) -> Any:
         made.pool = transport.unix_pool(address.removeprefix("unix://"), timeout)
         made.get_adapter(made.base_url).get_connection = lambda *_: made.pool
     return made
+
+
+def _check_readable(address: str, file: str) -> None:
+    """Let a file of a TLS connection pass: docker-py does not say which one is not there.
+
+    Raises:
+        DriverUnreachableError: It cannot be read.
+    """
+    try:
+        with Path(file).open("rb"):
+            return
+    except OSError as error:
+        raise DriverUnreachableError(
+            f"The engine at {address} cannot be reached over TLS: {file} cannot be read "
+            f"({error.strerror}). It lies on the session manager's machine, or the node's tls "
+            "names another one."
+        ) from error
 
 
 def _filters(labels: Mapping[str, str]) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from podbay_session_manager.drivers.containers.engine import EngineError
 from podbay_session_manager.drivers.contract import LaunchSpec, StartFailedError
 from podbay_session_manager.drivers.process_launch import MOCK_EXITS
-from podbay_session_manager.records import Reason
+from podbay_session_manager.records import Reason, ServiceSpec
 
 __all__ = ["end_reason", "is_no_space", "pull_failure", "start_failure"]
 
@@ -83,7 +83,6 @@ def start_failure(spec: LaunchSpec, error: EngineError) -> StartFailedError:
     """Return why a container could not be created or started."""
     text = error.text.lower()
     service = spec.service
-    command = service.command[0] if service.command else "of the image"
     if is_no_space(text):
         return _disk_full("starting the replica")
     if spec.gpus and any(
@@ -95,30 +94,26 @@ def start_failure(spec: LaunchSpec, error: EngineError) -> StartFailedError:
             f"said: {error.text}. See that nvidia-smi works on the node, and that the NVIDIA "
             "container toolkit is installed for its engine.",
         )
-    if "exec:" in text or "exec format error" in text:
-        if "permission denied" in text or "exec format error" in text:
-            return StartFailedError(
-                Reason.COMMAND_NOT_EXECUTABLE,
-                f"The command {command} cannot be executed in the image {service.image}: it has "
-                "no permission to (chmod +x), is a folder, or is a program for another kind of "
-                f"machine. The engine said: {error.text}.",
-            )
-        if "not found" in text or "no such file" in text:
-            return StartFailedError(
-                Reason.COMMAND_NOT_FOUND,
-                f"The command {command} is not in the image {service.image}. The engine said: "
-                f"{error.text}. Mend runner.command, or the image.",
-            )
+    of_command = _command_failure(service, text, error.text)
+    if of_command is not None:
+        return of_command
     if "port is already allocated" in text or "address already in use" in text:
         return StartFailedError(
             Reason.PORT_TAKEN, f"The port of the replica is taken on this node: {error.text}."
+        )
+    if "cannot assign requested address" in text:
+        return StartFailedError(
+            Reason.START_FAILED,
+            "The replica's port cannot be published: the declared address of the node is none of "
+            f"its machine's. The engine said: {error.text}. Declare the node with an address of "
+            "its own (podbay node declare FILE).",
         )
     missing = ("not a directory", "no such file", "does not exist")
     if "mount" in text and any(part in text for part in missing):
         return StartFailedError(
             Reason.DATA_UNAVAILABLE, f"What the replica mounts cannot be mounted: {error.text}."
         )
-    if "working directory" in text or "chdir to cwd" in text:
+    if any(part in text for part in ("working directory", "chdir to cwd", "cannot mkdir")):
         return StartFailedError(
             Reason.WORKING_DIRECTORY_NOT_FOUND,
             f"The working directory {service.working_dir} cannot be used in the image "
@@ -129,6 +124,45 @@ def start_failure(spec: LaunchSpec, error: EngineError) -> StartFailedError:
         f"The engine could not start the container. It said: {error.text}. See the engine's log "
         "on the node.",
     )
+
+
+def _command_failure(service: ServiceSpec, text: str, said: str) -> StartFailedError | None:
+    """Return what is wrong with a command or its user; None where nothing is.
+
+    Args:
+        service: What was to be started.
+        text: What the engine said, in lower case.
+        said: The same as it was.
+    """
+    command = service.command[0] if service.command else "of the image"
+    if "no command specified" in text:
+        return StartFailedError(
+            Reason.COMMAND_NOT_FOUND,
+            f"The image {service.image} has no command of its own, and the service gives none. "
+            "Give it one (runner.command), or the image an ENTRYPOINT or CMD.",
+        )
+    if "unable to find user" in text or "unable to find group" in text:
+        return StartFailedError(
+            Reason.START_FAILED,
+            f"The image {service.image} names a user or group by a name that it does not know. "
+            f"The engine said: {said}. Name it by its number in the image (USER 1000:1000), "
+            "or add it to the image's /etc/passwd.",
+        )
+    if "exec:" in text or "exec format error" in text:
+        if "permission denied" in text or "exec format error" in text:
+            return StartFailedError(
+                Reason.COMMAND_NOT_EXECUTABLE,
+                f"The command {command} cannot be executed in the image {service.image}: it has "
+                "no permission to (chmod +x), is a folder, or is a program for another kind of "
+                f"machine. The engine said: {said}.",
+            )
+        if "not found" in text or "no such file" in text:
+            return StartFailedError(
+                Reason.COMMAND_NOT_FOUND,
+                f"The command {command} is not in the image {service.image}. The engine said: "
+                f"{said}. Mend runner.command, or the image.",
+            )
+    return None
 
 
 def end_reason(details: Mapping[str, Any], *, mock: bool) -> tuple[Reason, str]:

@@ -25,7 +25,7 @@ from podbay_session_manager.drivers.contract import (
     StartFailedError,
 )
 
-__all__ = ["LOOKING", "GpuLook", "NodeProbe", "compare", "compare_gpus", "parse_gpus"]
+__all__ = ["LOOKING", "GpuLook", "NodeProbe", "compare", "compare_gpus", "identity", "parse_gpus"]
 
 _MIB: Final = 1 << 20
 # A GPU's memory is told without what its driver keeps for itself.
@@ -95,6 +95,7 @@ class NodeProbe:
             memory_bytes=memory,
             warnings=(*warnings, *looked.warnings),
             failed_gpus=looked.failed,
+            engine=identity(info),
         )
 
     @property
@@ -174,8 +175,14 @@ def compare_gpus(declared: Sequence[DeclaredGpu], seen: Sequence[SeenGpu]) -> Gp
     by_id = {name: gpu for gpu in seen for name in (gpu.index, gpu.uuid)}
     warnings: list[str] = []
     failed: list[str] = []
+    taken: dict[str, str] = {}
     for gpu in declared:
         found = by_id.get(gpu.id)
+        if found is not None and taken.setdefault(found.uuid, gpu.id) != gpu.id:
+            # By its index and by its UUID: it would be given to two replicas.
+            warnings.append(f"the GPU {gpu.id} is the GPU {taken[found.uuid]}, declared once more")
+            failed.append(gpu.id)
+            continue
         if found is None:
             warnings.append(f"the GPU {gpu.id} ({gpu.hardware_type}) is not there, or has failed")
             failed.append(gpu.id)
@@ -233,6 +240,17 @@ def compare(
         max(1, int(min(node.cpus, cpus) if node.cpus else cpus)),
         min(node.memory_bytes, memory) if node.memory_bytes else memory,
     )
+
+
+def identity(info: Mapping[str, Any]) -> str:
+    """Return what tells an engine from others, at whatever address it is reached. Pure.
+
+    Its id alone does not: machines that are copies of one another may have the same, and so have
+    engines of 20.10 that share a machine.
+    """
+    if not info.get("ID"):
+        return ""
+    return " ".join(str(info.get(part) or "") for part in ("ID", "Name", "DockerRootDir"))
 
 
 def _run(engine: EngineClient, name: str, config: Mapping[str, Any]) -> tuple[int, str]:

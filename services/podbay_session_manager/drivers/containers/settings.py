@@ -42,7 +42,7 @@ class DockerSettings:
         shm_bytes: The size of /dev/shm in a replica, which is in its memory.
         log_bytes: How much of a log is kept, on the node and here.
         unbounded_scratch: Whether scratch space may be larger than what memory holds where the
-            engine cannot bound a volume.
+            engine cannot bound a volume, and the folders that images declare as volumes be written.
         subnets: The addresses for sessions' networks where the engine has none left of its own.
         gpu_probe_image: An image with nvidia-smi, to look at nodes with GPUs; empty for no look.
         gpu_probe_seconds: The pause between two looks.

@@ -6,9 +6,9 @@ import asyncio
 import hashlib
 import posixpath
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from podbay_session_manager.drivers.containers.archives import (
     FilesUnreadableError,
@@ -18,7 +18,11 @@ from podbay_session_manager.drivers.containers.archives import (
     tar_of,
 )
 from podbay_session_manager.drivers.containers.calls import EngineCalls
-from podbay_session_manager.drivers.containers.config import MountedFolder, memory_of
+from podbay_session_manager.drivers.containers.config import (
+    MountedFolder,
+    declared_folders,
+    memory_of,
+)
 from podbay_session_manager.drivers.containers.engine import (
     EngineClient,
     EngineConflictError,
@@ -72,8 +76,12 @@ class Volumes:
         self._fetching: dict[str, StartProgress] = {}
         self._users: defaultdict[str, set[str]] = defaultdict(set)
 
-    async def prepare(self, spec: LaunchSpec) -> list[MountedFolder]:
+    async def prepare(self, spec: LaunchSpec, image: Mapping[str, Any]) -> list[MountedFolder]:
         """Make ready what a replica mounts. Idempotent.
+
+        Args:
+            spec: The replica.
+            image: What the engine knows of its image.
 
         Raises:
             StartFailedError: It cannot be had.
@@ -91,6 +99,9 @@ class Volumes:
                 made.append(await self._data(spec, mount))
             else:
                 made.append(await self._scratch(spec, mount))
+        if not self._settings.unbounded_scratch:
+            paths = declared_folders(image, [mount.path for mount in made])
+            made.extend([await self._of_image(spec, path) for path in paths])
         return made
 
     def progress(self, replica_id: str) -> StartProgress | None:
@@ -156,11 +167,22 @@ class Volumes:
                     "than half of the replica's memory, so that it must be on the node's disk, "
                     f"and the engine cannot bound it there: {error.text}. Ask for less or for "
                     "more memory, give the engine a disk with project quotas (XFS, pquota), or "
-                    "let the operator allow scratch space without bounds.",
+                    "let the operator allow scratch space without bounds "
+                    "(--allow-unbounded-scratch).",
                 ) from error
             await self._calls.tell(lambda engine: engine.create_volume(name, labels))
         await self._open_to_all(spec.service.image, name)
         return MountedFolder(mount.path, source=name, volume=True)
+
+    async def _of_image(self, spec: LaunchSpec, path: str) -> MountedFolder:
+        """Give a folder that an image declares as a volume as it is, to be read only.
+
+        The engine would make it writable, on the node's disk, where nothing bounds it.
+        """
+        name = self._owner.name(spec.replica_id, _digest(f"image {path}"))
+        labels = self._owner.labels(replica=spec.replica_id, image=path)
+        await self._calls.tell(lambda engine: engine.create_volume(name, labels))
+        return MountedFolder(path, source=name, volume=True, read_only=True, filled=True)
 
     async def _open_to_all(self, image: str, volume: str) -> None:
         """Let every user of its container write to a volume, which root owns at first."""
