@@ -35,6 +35,7 @@ CLIENT_REASONS: Final = frozenset(
 _UNTOLD: Final = frozenset(
     {errors_pb2.ERROR_REASON_CANCELLED, errors_pb2.ERROR_REASON_ROUTER_DRAINING}
 )
+_REPLICAS_WORDS: Final = frozenset({"detail", "location"})
 _MOST: Final = 1000
 _MOST_AT_ONCE: Final = 100
 _MOST_BYTES: Final = 1024
@@ -184,7 +185,7 @@ def _without_body(row: Row) -> tuple[str, Mapping[str, str]]:
     status = row.metadata.get("httpStatus", "")
     if not status or status.startswith("5"):
         return row.message, row.metadata
-    kept = {key: value for key, value in row.metadata.items() if key != "detail"}
+    kept = {key: value for key, value in row.metadata.items() if key not in _REPLICAS_WORDS}
     if row.reason != errors_pb2.ERROR_REASON_REPLICA_REFUSED:
         return row.message, kept  # the message of MALFORMED_JSON is the router's own
     replica = row.metadata.get("replica", "")

@@ -25,7 +25,6 @@ from podbay_session_manager.records import Reason
 __all__ = ["Actor"]
 
 _LOG = logging.getLogger(__name__)
-_STARTS_AT_ONCE = 8
 _CALL_SECONDS = 30.0
 
 
@@ -53,7 +52,7 @@ class Actor:
         self._policy = policy
         self._tasks = tasks
         self._on_done = on_done
-        self._slots = asyncio.Semaphore(_STARTS_AT_ONCE)
+        self._slots: dict[str, asyncio.Semaphore] = {}
         self._starting: set[str] = set()
         self._busy: set[tuple[type, str]] = set()
         self._failed: dict[str, dict[str, ObservedReplica]] = {}
@@ -111,7 +110,9 @@ class Actor:
                 self._on_done()
 
     async def _start(self, driver: ReplicaDriver, action: StartReplica) -> None:
-        async with self._slots:
+        # Of each driver, so that one node's slow starts hold up no other node.
+        slots = self._slots.setdefault(driver.name, asyncio.Semaphore(driver.starts_at_once))
+        async with slots:
             replica = self._state.replica(action.session_id, action.replica_id)
             session = self._state.sessions.get(action.session_id)
             if replica is None or session is None or replica.phase is not ReplicaPhase.STARTING:

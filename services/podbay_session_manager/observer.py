@@ -35,6 +35,8 @@ class Sight:
     """Drivers that have not answered yet."""
     starting: frozenset[str] = frozenset()
     """The replicas whose start was on its way when the drivers were asked."""
+    underway: frozenset[str] = frozenset()
+    """The replicas whose start went on in their driver then, or does so now."""
     sources: dict[str, ReplicaDriver] = field(default_factory=dict)
     """The drivers that answered."""
 
@@ -44,6 +46,7 @@ class _Look:
     driver: ReplicaDriver
     task: asyncio.Task[Sequence[ObservedReplica] | str]
     starting: frozenset[str]
+    underway: frozenset[str]
     late: bool = False
 
 
@@ -73,6 +76,7 @@ class Observer:
             await asyncio.wait(awaited, timeout=_PATIENCE_SECONDS)
         sight = Sight()
         before = set(starting)
+        underway: set[str] = set()
         for name, look in list(self._looks.items()):
             if not look.task.done():
                 sight.silent.append(name)
@@ -82,6 +86,7 @@ class Observer:
                 continue
             del self._looks[name]
             before |= look.starting
+            underway.update(look.underway, look.driver.starting)
             sight.sources[name] = look.driver
             found = look.task.result()
             if isinstance(found, str):
@@ -89,6 +94,7 @@ class Observer:
             else:
                 sight.listed[name] = {seen.replica_id: seen for seen in found}
         sight.starting = frozenset(before)
+        sight.underway = frozenset(underway)
         return sight
 
     async def close(self) -> None:
@@ -106,7 +112,7 @@ class Observer:
         for name, driver in self._drivers.items():
             if name not in self._looks:
                 task = asyncio.get_running_loop().create_task(_list(driver), name=f"list-{name}")
-                self._looks[name] = _Look(driver, task, starting)
+                self._looks[name] = _Look(driver, task, starting, frozenset(driver.starting))
 
 
 async def _list(driver: ReplicaDriver) -> Sequence[ObservedReplica] | str:

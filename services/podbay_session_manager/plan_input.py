@@ -115,6 +115,9 @@ class World:
     """The last log lines of replicas that may fail in this pass."""
     starting: frozenset[str] = frozenset()
     """Replicas whose start is on its way to the driver at this moment."""
+    underway: frozenset[str] = frozenset()
+    """Replicas whose start goes on in their driver, also where nobody waits for it any more: what
+    they were placed on is theirs until that has ended."""
     drained: frozenset[str] = frozenset()
     """Replicas of which every router knows that they take no calls."""
     failing: Mapping[str, FailingReplica] = field(default_factory=dict)

@@ -171,6 +171,8 @@ class _Stepper:
     def observe(self, replica: ReplicaRecord, seen: ObservedReplica | None) -> ReplicaRecord:
         """Take a replica through what its driver says of it."""
         if seen is None:
+            if replica.phase is _P.STOPPING and self._on_its_way(replica):
+                return self._give_up(replica)
             if replica.id in self._world.starting:
                 return replica
             return self._absent(replica)
@@ -196,15 +198,27 @@ class _Stepper:
         self, replica: ReplicaRecord, seen: ObservedReplica | None, *, known: bool
     ) -> ReplicaRecord:
         """See to it that nothing is left of a replica that has ended."""
-        if not known or replica.id in self._world.starting:
+        if not known:
             return replica
         if seen is None:
+            if self._on_its_way(replica):
+                return self._give_up(replica)
             return replica if replica.removed else replace(replica, removed=True)
+        if replica.id in self._world.starting:
+            return replica
         if seen.running:
             # A start that was on its way when the replica was given up.
             self._plan.actions.append(StopReplica(replica.id, replica.driver, 0.0))
         else:
             self._plan.actions.append(RemoveReplica(replica.id, replica.driver))
+        return replica
+
+    def _on_its_way(self, replica: ReplicaRecord) -> bool:
+        return replica.id in self._world.starting or replica.id in self._world.underway
+
+    def _give_up(self, replica: ReplicaRecord) -> ReplicaRecord:
+        """Let a start end that nobody wants any more: an image may take an hour to be pulled."""
+        self._plan.actions.append(StopReplica(replica.id, replica.driver, 0.0))
         return replica
 
     def _clear_later(self, replica: ReplicaRecord) -> ReplicaRecord:

@@ -150,6 +150,7 @@ class Reconciler:
                 tails=tails,
                 # What was on its way when the drivers were asked may not be in their answers.
                 starting=sight.starting | self._actor.starting,
+                underway=sight.underway,
                 drained=self._state.announcer.drained,
                 failing=self._state.reports.as_of(now, self._state.clock.monotonic()),
                 # What runs on a node must be seen before anything is placed there.

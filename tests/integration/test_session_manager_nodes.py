@@ -18,6 +18,7 @@ from podbay.v1 import common_pb2, errors_pb2, inference_session_pb2
 from podbay.v1 import session_manager_service_pb2 as pb
 from podbay_kit.process import SettingsError
 from podbay_kit.storage import Database, sqlite_url
+from podbay_session_manager.drivers.fake import Behaviour, FakeDriver
 from podbay_session_manager.node_rules import declared_node
 from podbay_session_manager.node_store import NodeStore
 from podbay_session_manager.policy import Policy
@@ -223,6 +224,53 @@ async def test_a_node_in_use_is_not_withdrawn_and_keeps_its_engine_and_gpus(rig:
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await rig.node("n1")
     assert refusal(failure)[0] == "NODE_NOT_FOUND"
+
+
+async def test_a_session_that_ends_while_it_starts_gives_its_gpu_back(rig: NodeRig) -> None:
+    """A start may take as long as a pull does, and nobody shall wait for that."""
+    rig.nodes.behaviours["huge"] = Behaviour(pulls=True)
+    await rig.declare("n1", T4)
+    session_id = await rig.session(1, service=rig.service(name="huge"))
+    driver = rig.nodes.drivers["n1"]
+    await until(lambda: len(driver.starting) == 1)
+    assert list((await rig.leases()).keys()) == [("n1", "0")]
+    await rig.terminate(session_id)
+    assert not driver.starting
+    await rig.ready(await rig.session(1))
+
+
+async def test_a_start_that_was_given_up_has_its_gpu_until_it_has_ended(rig: NodeRig) -> None:
+    rig.nodes.behaviours["huge"] = Behaviour(pulls=True, ignores_stop=True)
+    await rig.stop()
+    await rig.start(policy=Policy(start_limit=0.3, attempts=1, drain=0.1))
+    await rig.declare("n1", T4)
+    session_id = await rig.session(1, service=rig.service(name="huge"))
+    status = await rig.failed(session_id)
+    assert status.status.reason == "StartFailed"
+    driver = rig.nodes.drivers["n1"]
+    second = await rig.session(1)
+
+    async def waits() -> bool:
+        replicas = (await rig.status(second)).replicas
+        return any(r.reason == errors_pb2.ERROR_REASON_INSUFFICIENT_CAPACITY for r in replicas)
+
+    await until(waits)
+    assert list((await rig.leases()).keys()) == [("n1", "0")]
+    driver.end_pulls()
+    await rig.ready(second)
+
+
+async def test_slow_starts_on_one_node_hold_up_no_other(rig: NodeRig) -> None:
+    rig.nodes.behaviours["huge"] = Behaviour(pulls=True)
+    many = FakeDriver.starts_at_once + 1
+    await rig.declare("n1", *[T4] * many)
+    huge = rig.service(name="huge")
+    for _ in range(many):
+        await rig.session(1, service=huge)
+    driver = rig.nodes.drivers["n1"]
+    await until(lambda: len(driver.starting) == FakeDriver.starts_at_once)
+    await rig.declare("n2", A100)
+    await rig.ready(await rig.session(1, A100))
 
 
 async def test_a_lost_node_can_be_given_up_for_good(rig: NodeRig) -> None:

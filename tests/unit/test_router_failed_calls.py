@@ -24,7 +24,13 @@ def told(failed: FailedCalls, now: float = 0.0) -> list[Told]:
 
 def refusal(status: int, body: bytes, request: bytes = b"{}") -> errors_pb2.CallError:
     return refused(
-        status, body, retry_after="", session_id="s", replica_id="r", request_json=request
+        status,
+        body,
+        retry_after="",
+        location="",
+        session_id="s",
+        replica_id="r",
+        request_json=request,
     )
 
 

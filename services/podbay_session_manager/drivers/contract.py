@@ -179,6 +179,9 @@ class ReplicaDriver(abc.ABC):
         """Set whenever something may have changed. A hint: it can come too often and can be
         missed; what `list` says is the truth. Whoever waits clears it."""
 
+    starts_at_once: int = 8
+    """How many starts it is told of at once; further ones wait."""
+
     @property
     def starting(self) -> Collection[str]:
         """The replicas whose start goes on, also where nobody waits for it any more.
@@ -203,7 +206,8 @@ class ReplicaDriver(abc.ABC):
         ended, is left as it is. Returns when it was started, not when it is ready.
 
         Raises:
-            StartFailedError: It cannot be started; nothing is left of it, except a log.
+            StartFailedError: It cannot be started, or was stopped before it ran; nothing is left
+                of it, except a log.
         """
 
     @abc.abstractmethod
@@ -221,7 +225,8 @@ class ReplicaDriver(abc.ABC):
         """Ask a replica to end, and force it after `grace` seconds.
 
         Returns at once; `list` tells when it has ended. Idempotent: a further call can shorten the
-        grace, never lengthen it; a replica that has ended or is not known is left alone.
+        grace, never lengthen it; a replica that has ended or is not known is left alone. A start
+        that is on its way is given up, where it may take long and nothing of it runs yet.
         """
 
     @abc.abstractmethod

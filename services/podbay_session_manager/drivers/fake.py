@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from podbay_session_manager.drivers.contract import (
@@ -33,6 +34,8 @@ class Behaviour:
     """Ends as soon as it was started, with this exit code."""
     ignores_stop: bool = False
     """Ends only when its grace is over."""
+    pulls: bool = False
+    """Its start goes on until it is stopped, whoever waits for it, as with a huge image."""
     log: str = ""
     """What it writes."""
 
@@ -89,6 +92,12 @@ class FakeDriver(ReplicaDriver):
         self.unreachable = False
         """Whether every method fails as if the engine could not be reached."""
         self._now = now
+        self._pulls: dict[str, tuple[Behaviour, asyncio.Event]] = {}
+
+    @property
+    def starting(self) -> Collection[str]:
+        """The replicas whose start goes on."""
+        return self._pulls.keys()
 
     def supports(self, service: ServiceSpec) -> str | None:
         """Return None for the kind "mock", and for every service of a node of its own."""
@@ -108,6 +117,10 @@ class FakeDriver(ReplicaDriver):
         behaviour = self.behaviours.get(spec.service.name, Behaviour())
         if behaviour.start_reason is not Reason.NONE:
             raise StartFailedError(behaviour.start_reason, f"scripted: {behaviour.start_reason}")
+        if behaviour.pulls:
+            _, ended = self._pulls.setdefault(spec.replica_id, (behaviour, asyncio.Event()))
+            await ended.wait()
+            raise StartFailedError(Reason.REPLICA_STOPPED, "scripted: stopped while it started")
         self.engine.next_port += 1
         seen = ObservedReplica(
             replica_id=spec.replica_id,
@@ -134,6 +147,9 @@ class FakeDriver(ReplicaDriver):
     async def stop(self, replica_id: str, grace: float) -> None:
         """End an entry at once, or at the end of the grace where it ignores being asked."""
         self._reach()
+        behaviour, _ = self._pulls.get(replica_id, (None, None))
+        if behaviour is not None and not behaviour.ignores_stop:
+            self._end_pull(replica_id)
         fake = self.engine.replicas.get(replica_id)
         if fake is None or not fake.seen.running:
             return
@@ -178,6 +194,16 @@ class FakeDriver(ReplicaDriver):
         if fake.seen.running:
             fake.seen = replace(fake.seen, running=False, exit_code=exit_code)
             self.changed.set()
+
+    def end_pulls(self) -> None:
+        """Let all starts end that go on; nothing runs after them."""
+        for replica_id in list(self._pulls):
+            self._end_pull(replica_id)
+
+    def _end_pull(self, replica_id: str) -> None:
+        _, ended = self._pulls.pop(replica_id)
+        ended.set()
+        self.changed.set()
 
     def _reach(self) -> None:
         if self.unreachable:

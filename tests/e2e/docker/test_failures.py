@@ -146,3 +146,32 @@ async def test_a_pull_tells_how_far_it_is(docker: Docker, make_driver: MakeDrive
     await until(lambda: start.done() or ((p := driver.progress(spec.replica_id)) and p.total_bytes))
     await start
     assert driver.progress(spec.replica_id) is None
+
+
+async def test_a_start_that_pulls_its_image_is_given_up_at_once(
+    docker: Docker, driver: DockerDriver
+) -> None:
+    asked, over = asyncio.Event(), asyncio.Event()
+
+    async def say_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await over.wait()
+        writer.close()
+
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    image = f"127.0.0.1:{silent.sockets[0].getsockname()[1]}/test/replica{NOWHERE}"
+    spec = launch(docker.service(image=image))
+    start = asyncio.ensure_future(driver.start(spec))
+    async with asyncio.timeout(30):
+        await asked.wait()
+        assert list(driver.starting) == [spec.replica_id]
+        await driver.stop(spec.replica_id, 10)
+        with pytest.raises(StartFailedError) as failure:
+            await start
+    assert failure.value.reason is Reason.REPLICA_STOPPED
+    assert not driver.starting
+    assert await driver.list() == []
+    over.set()
+    silent.close()
+    await silent.wait_closed()
+    assert docker.left() == {}

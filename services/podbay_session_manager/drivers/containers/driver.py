@@ -12,12 +12,14 @@ import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
 from podbay_kit.tasks import TaskSet
 from podbay_session_manager.declared_nodes import DeclaredNode
 from podbay_session_manager.drivers.containers.addresses import published_at
+from podbay_session_manager.drivers.containers.begun import BegunStart, StartFailure
 from podbay_session_manager.drivers.containers.calls import EngineCalls
 from podbay_session_manager.drivers.containers.config import container_config
 from podbay_session_manager.drivers.containers.engine import (
@@ -59,8 +61,6 @@ __all__ = ["DockerDriver"]
 _LOG = logging.getLogger(__name__)
 _STOP_SIGNAL: Final = "SIGTERM"
 
-_Failure = StartFailedError | DriverUnreachableError
-
 
 @contextmanager
 def _refusal_is_unknown(node: str) -> Iterator[None]:
@@ -81,6 +81,8 @@ class DockerDriver(ReplicaDriver):
     """
 
     kind = "docker"
+    # Most wait for an image; what engines are asked for at once is bounded by itself.
+    starts_at_once = 64
 
     def __init__(
         self, node: DeclaredNode, settings: DockerSettings, *, engine: str | None = None
@@ -135,7 +137,9 @@ class DockerDriver(ReplicaDriver):
             self._tasks,
             self.changed.set,
         )
-        self._starts: dict[str, tuple[LaunchSpec, asyncio.Task[_Failure | None]]] = {}
+        self._starts: dict[str, BegunStart] = {}
+        # What goes on of starts that were given up, as the copy of a model.
+        self._left: set[asyncio.Task[Any]] = set()
         # What was seen of containers, by their ids: an end does not change any more, nor does
         # where one runs.
         self._details: dict[str, Mapping[str, Any]] = {}
@@ -156,21 +160,21 @@ class DockerDriver(ReplicaDriver):
 
     async def start(self, spec: LaunchSpec) -> None:
         """Pull the image where it is not there, create a container, and start it."""
-        held = self._starts.get(spec.replica_id)
-        if held is None:
+        start = self._starts.get(spec.replica_id)
+        if start is None:
             # Whoever waits may go away; the start then finishes, and `list` shows what came of it.
-            task = self._tasks.spawn(f"start-{spec.replica_id}", self._start(spec))
-            held = self._starts[spec.replica_id] = spec, task
-        failure = await asyncio.shield(held[1])
+            start = self._starts[spec.replica_id] = BegunStart(spec)
+            start.task = self._tasks.spawn(f"start-{spec.replica_id}", self._start(start))
+        failure = None if start.task is None else await asyncio.shield(start.task)
         if failure is not None:
             raise failure
 
     def progress(self, replica_id: str) -> StartProgress | None:
         """Return how far the pull of its image or the copy of its data has come."""
-        held = self._starts.get(replica_id)
-        if held is None:
+        start = self._starts.get(replica_id)
+        if start is None:
             return None
-        return self._images.progress(held[0].service.image) or self._volumes.progress(replica_id)
+        return self._images.progress(start.spec.service.image) or self._volumes.progress(replica_id)
 
     async def list(self) -> Sequence[ObservedReplica]:
         """Return what the engine lists of this installation."""
@@ -185,7 +189,13 @@ class DockerDriver(ReplicaDriver):
         return [replica for replica in seen if replica is not None]
 
     async def stop(self, replica_id: str, grace: float) -> None:
-        """Send the image's stop signal, and SIGKILL when the grace is over."""
+        """Send the image's stop signal, and SIGKILL when the grace is over.
+
+        What still pulls its image or waits for its data is given up at once.
+        """
+        start = self._starts.get(replica_id)
+        if start is not None and start.give_up():
+            return
         name = self._container(replica_id)
         await self._stops.stop(name, grace, self._stop_signal(replica_id))
 
@@ -247,6 +257,9 @@ class DockerDriver(ReplicaDriver):
     async def close(self) -> None:
         """Close the connections; containers go on."""
         await self._tasks.close()
+        for left in self._left:
+            left.cancel()
+        await asyncio.gather(*self._left, return_exceptions=True)
         await self._calls.close()
         if self._tunnel is not None:
             await self._tunnel.close()
@@ -259,21 +272,37 @@ class DockerDriver(ReplicaDriver):
     def _container(self, replica_id: str) -> str:
         return self._owner.name(replica_id)
 
-    async def _start(self, spec: LaunchSpec) -> _Failure | None:
+    async def _start(self, start: BegunStart) -> StartFailure | None:
         """Start a replica that is not there yet; return why that failed."""
+        spec = start.spec
         try:
             with _refusal_is_unknown(self._node.name):
                 if await self._inspect(self._container(spec.replica_id)) is None:
-                    await self._create_and_start(spec)
+                    await self._create_and_start(start)
         except (StartFailedError, DriverUnreachableError) as error:
             self._sweeper.due()
             return error
         finally:
-            self._networks.give_back(spec.session_id, spec.replica_id)
-            self._volumes.give_back(spec.replica_id)
+            if start.left is None:
+                self._give_back(spec)
+            else:
+                self._left.add(start.left)
+                start.left.add_done_callback(partial(self._on_left_done, spec))
             self._starts.pop(spec.replica_id, None)
             self.changed.set()
         return None
+
+    def _on_left_done(self, spec: LaunchSpec, left: asyncio.Task[Any]) -> None:
+        """Clean up what a start had begun that was given up meanwhile."""
+        self._left.discard(left)
+        self._give_back(spec)
+        self._sweeper.due()
+        if not left.cancelled() and (error := left.exception()) is not None:
+            _LOG.info("of %s, which was stopped meanwhile: %s", spec.replica_id, error)
+
+    def _give_back(self, spec: LaunchSpec) -> None:
+        self._networks.give_back(spec.session_id, spec.replica_id)
+        self._volumes.give_back(spec.replica_id)
 
     async def _inspect(self, name: str) -> Mapping[str, Any] | None:
         try:
@@ -287,14 +316,15 @@ class DockerDriver(ReplicaDriver):
         except (EngineNotFoundError, EngineConflictError) as error:
             _LOG.debug("%s is being removed already: %s", name, error)
 
-    async def _create_and_start(self, spec: LaunchSpec) -> None:
+    async def _create_and_start(self, start: BegunStart) -> None:
+        spec = start.spec
         name = self._container(spec.replica_id)
         try:
-            image = await self._images.ensure(spec.service.image)
+            image = await start.unless_stopped(self._images.ensure(spec.service.image))
             network = await self._networks.take(
                 spec.session_id, spec.replica_id, egress=spec.service.egress
             )
-            mounts = await self._volumes.prepare(spec, image)
+            mounts = await start.unless_stopped(self._volumes.prepare(spec, image))
             address = await published_at(self._node.name, self._node.address)
             config = container_config(
                 spec,
@@ -305,11 +335,13 @@ class DockerDriver(ReplicaDriver):
                 self._settings,
                 address=address,
             )
+            start.make()
             try:
                 await self._calls.tell(lambda engine: engine.create(name, config))
             except EngineConflictError:
                 # Somebody else made it meanwhile; `list` shows what comes of it.
                 return
+            start.check()
             await self._calls.tell(lambda engine: engine.start(name))
         except (EngineError, StartFailedError) as error:
             await self._undo(spec, name)
@@ -325,8 +357,7 @@ class DockerDriver(ReplicaDriver):
             pass
         except EngineError as error:
             _LOG.warning("%s could not be removed: %s", name, error)
-        self._networks.give_back(spec.session_id, spec.replica_id)
-        self._volumes.give_back(spec.replica_id)
+        self._give_back(spec)
         await self._sweeper.clean(spec.session_id, spec.replica_id)
 
     async def _look(self, container: Mapping[str, Any]) -> ObservedReplica | None:
