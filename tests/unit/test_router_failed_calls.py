@@ -22,12 +22,14 @@ def told(failed: FailedCalls, now: float = 0.0) -> list[Told]:
     return [message_of(row, now) for row in failed.take()]
 
 
-def refusal(status: int, body: bytes, request: bytes = b"{}") -> errors_pb2.CallError:
+def refusal(
+    status: int, body: bytes, request: bytes = b"{}", location: str = ""
+) -> errors_pb2.CallError:
     return refused(
         status,
         body,
         retry_after="",
-        location="",
+        location=location,
         session_id="s",
         replica_id="r",
         request_json=request,
@@ -89,6 +91,13 @@ def test_what_a_replica_says_of_a_body_is_not_told(status: int, request_json: by
     (one,) = told(failed)
     assert b"secret" not in one.SerializeToString()
     assert one.metadata["httpStatus"] == str(status)
+
+
+def test_where_a_replica_sends_a_call_is_not_told() -> None:
+    failed = FailedCalls(Seconds())
+    failed.note("s", refusal(307, b"", location="http://r/?q=secret"))
+    (one,) = told(failed)
+    assert b"secret" not in one.SerializeToString()
 
 
 def test_all_of_it_is_bounded() -> None:
