@@ -372,8 +372,11 @@ async def test_workers_keep_a_replicas_limit_together(
     await eventually(all_four, "four calls run at once")
     # What a worker had is free when it is killed in the middle of its calls.
     calls = [asyncio.ensure_future(router.infer(stub, "t")) for stub in stubs]
-    router.workers[0].kill()
+    killed = router.workers[0]
+    killed.kill()
     await asyncio.gather(*calls, return_exceptions=True)
+    await eventually(lambda: gone(killed.pid), "the worker has ended")
+    stub = router.stub()  # the connection before may have been to the one that was killed
     await eventually(lambda: not running.at_once, "the replica has done what nobody waits for")
     running.most = 0
     await eventually(all_four, "four calls run at once")

@@ -34,7 +34,7 @@ _URLS = st.sampled_from(["https://example.com", "http://h:81/a?b=c#d", "https://
 # The wire counts times from the year 1 on, in microseconds here.
 _TIMES = st.datetimes(timezones=st.just(UTC))
 
-_NODE_SIZES = st.sampled_from(["1", "+8Gi", "64000", "1e3"])
+_NODE_SIZES = st.sampled_from(["64Mi", "+8Gi", "64000000", "1e9"])
 
 # What the types alone do not tell.
 _FIELDS: dict[tuple[type[BaseModel], str], SearchStrategy[Any]] = {
