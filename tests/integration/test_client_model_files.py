@@ -289,18 +289,25 @@ class CuttingProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.cuts = 0
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # a close alone leaves the accept waiting
+        self._thread.join(10)
         self._listener.close()
 
     def _accept(self) -> None:
         while True:
             try:
                 near, _ = self._listener.accept()
-                far = socket.create_connection((self._target[0], int(self._target[2])))
             except OSError:
                 return
+            try:
+                far = socket.create_connection((self._target[0], int(self._target[2])))
+            except OSError:
+                near.close()
+                continue
             left = [self._chance.randint(200_000, self._longest)]
             for pair in ((near, far), (far, near)):
                 threading.Thread(target=self._pass, args=(*pair, left), daemon=True).start()
