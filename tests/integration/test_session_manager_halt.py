@@ -21,7 +21,8 @@ from podbay_session_manager import observer, reconciler
 from podbay_session_manager.drivers.process_tree import identity
 from podbay_session_manager.policy import Policy
 from podbay_session_manager.server import serving
-from tests.support.fake_nodes import FakeNodes, always_ready, declaration
+from tests.support.fake_node_rig import FakeNodeRig, fake_node_rig
+from tests.support.fake_nodes import declaration
 from tests.support.fake_registry import fake_registry
 from tests.support.manager_process import ManagerProcess
 from tests.support.session_manager import Rig
@@ -35,10 +36,8 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         yield Rig(registry, endpoint, tmp_path / "data")
 
 
-class NodeRig(Rig):
-    """A session manager with one node, whose engine is in memory."""
-
-    nodes: FakeNodes
+class NodeRig(FakeNodeRig):
+    """A session manager with one node."""
 
     async def begin(self) -> str:
         """Declare the node, and return a session of one replica on it."""
@@ -53,15 +52,7 @@ class NodeRig(Rig):
 
 @pytest.fixture
 async def nodes(tmp_path: Path) -> AsyncIterator[NodeRig]:
-    async with always_ready() as port, fake_registry() as (registry, endpoint):
-        rig = NodeRig(registry, endpoint, tmp_path / "data")
-        rig.nodes = FakeNodes(port)
-        rig.settings = replace(
-            rig.settings,
-            drivers=("docker",),
-            node_drivers=rig.nodes.make,
-            policy=Policy(drain=0.1),
-        )
+    async with fake_node_rig(NodeRig, tmp_path, Policy(drain=0.1)) as rig:
         yield rig
 
 

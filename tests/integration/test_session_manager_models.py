@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,17 @@ from podbay.v1 import session_manager_service_pb2 as pb
 from podbay_session_manager.drivers.fake import Behaviour
 from podbay_session_manager.policy import Policy
 from podbay_session_manager.records import Reason
-from tests.support.fake_nodes import T4, FakeNodes, always_ready, declaration
-from tests.support.fake_registry import fake_registry
-from tests.support.session_manager import Rig, until
+from tests.support.fake_node_rig import FakeNodeRig, fake_node_rig
+from tests.support.fake_nodes import T4, declaration
+from tests.support.session_manager import until
 
 IMAGE = {"host": "h.example", "name": "n", "digest": f"sha256:{'0' * 64}"}
 PENDING = inference_session_pb2.REPLICA_PHASE_PENDING
 UPLOAD = "podbay model upload DIRECTORY"
 
 
-class ModelRig(Rig):
+class ModelRig(FakeNodeRig):
     """A session manager with a node that has one GPU, and a model m1."""
-
-    nodes: FakeNodes
 
     def stands(self, status: str, *, reason: str = "", message: str = "") -> None:
         """Let the model stand somewhere."""
@@ -63,15 +60,7 @@ class ModelRig(Rig):
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[ModelRig]:
-    async with always_ready() as port, fake_registry() as (registry, endpoint):
-        rig = ModelRig(registry, endpoint, tmp_path / "data")
-        rig.nodes = FakeNodes(port)
-        rig.settings = replace(
-            rig.settings,
-            drivers=("docker",),
-            node_drivers=rig.nodes.make,
-            policy=Policy(drain=0.1),
-        )
+    async with fake_node_rig(ModelRig, tmp_path, Policy(drain=0.1)) as rig:
         await rig.start()
         declared = convert.to_proto(NodeDeclaration.model_validate(declaration("n1", T4)))
         await rig.call("DeclareNode", pb.DeclareNodeRequest(node=declared))

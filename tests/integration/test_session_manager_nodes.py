@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,18 @@ from podbay_session_manager.node_rules import declared_node
 from podbay_session_manager.node_store import NodeStore
 from podbay_session_manager.policy import Policy
 from tests.support.clock import JumpingClock
-from tests.support.fake_nodes import A100, T4, FakeNodes, always_ready, declaration
-from tests.support.fake_registry import OTHER, fake_registry
+from tests.support.fake_node_rig import FakeNodeRig, fake_node_rig
+from tests.support.fake_nodes import A100, T4, declaration
+from tests.support.fake_registry import OTHER
 from tests.support.rpc import details_of
-from tests.support.session_manager import Rig, until
+from tests.support.session_manager import until
 
 TOP = inference_session_pb2
 IMAGE = {"host": "h.example", "name": "n", "digest": f"sha256:{'0' * 64}"}
 
 
-class NodeRig(Rig):
-    """A session manager with nodes."""
-
-    nodes: FakeNodes
+class NodeRig(FakeNodeRig):
+    """A session manager with nodes, and what they have leased."""
 
     async def declare(self, name: str, *types: str, **more: Any) -> Any:
         return await self.declare_as(declaration(name, *types, **more))
@@ -89,15 +87,8 @@ def accelerator(count: int, *types: str) -> Any:
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[NodeRig]:
-    async with always_ready() as port, fake_registry() as (registry, endpoint):
-        rig = NodeRig(registry, endpoint, tmp_path / "data")
-        rig.nodes = FakeNodes(port)
-        rig.settings = replace(
-            rig.settings,
-            drivers=("docker",),
-            node_drivers=rig.nodes.make,
-            policy=Policy(node_grace=0.5, drain=0.1),
-        )
+    policy = Policy(node_grace=0.5, drain=0.1)
+    async with fake_node_rig(NodeRig, tmp_path, policy) as rig:
         await rig.start()
         try:
             yield rig
