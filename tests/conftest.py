@@ -13,12 +13,13 @@ import pytest
 
 from tests.support.docker.needs import missing_engine
 from tests.support.own_names import missing_unshare
+from tests.support.platform import RUNNING
 from tests.support.postgresql import missing_postgresql
 from tests.support.reference import ReferenceUnavailableError, reference_python
 from tests.support.small_disk import missing_mount
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 
 # A shell starts what runs in the background with SIGINT ignored, and each program would inherit
@@ -86,3 +87,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             continue
         for item in items:
             item.add_marker(pytest.mark.skip(reason=why))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a test that fails what the platforms say that run: that may be why."""
+    report = yield
+    if report.failed:
+        for platform in RUNNING:
+            report.sections.append((f"podbay up in {platform.data_dir}", platform.output()))
+    return report

@@ -16,9 +16,12 @@ import psutil
 from podbay import AsyncClient, Client
 from tests.support.eventually import eventually_sync
 
-__all__ = ["Platform"]
+__all__ = ["RUNNING", "Platform"]
 
 ROOT = Path(__file__).resolve().parents[2]
+
+RUNNING: list[Platform] = []
+"""Those that run now: what they say is shown of a test that fails."""
 
 
 @dataclass
@@ -44,14 +47,19 @@ class Platform:
         except subprocess.TimeoutExpired:
             self._kill_everything()
             raise
+        finally:
+            RUNNING[:] = [platform for platform in RUNNING if platform is not self]
         if kind is None:
             assert code == 0, self.output()
             assert self.left_over() == []
         else:
+            print(self.output())
             self._kill_everything()
 
     def start(self) -> None:
         """Start it, and return when it says that it runs."""
+        if not any(platform is self for platform in RUNNING):
+            RUNNING.append(self)
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._log = self.data_dir / "up-output.log"
         with self._log.open("ab") as log:

@@ -108,7 +108,9 @@ async def test_an_engine_is_lost_and_comes_back(
     """The containers go on: only what controls them is away. So no call fails at all."""
     async with under_traffic(running, 3) as (client, session, traffic):
         before = await replicas(client, session)
-        (there,) = [replica for replica in before.values() if replica.node == _LOST]
+        on_lost = [replica for replica in before.values() if replica.node == _LOST]
+        assert len(on_lost) == 1, before
+        there = on_lost[0]
         held = {lease for lease in running.leases() if lease[0] == _LOST}
         await asyncio.to_thread(lose, running, cut)
         try:
