@@ -69,6 +69,8 @@ class NodeBook:
         self._unreachable: dict[str, tuple[str, float]] = {}
         """Why drivers do not reach their nodes, and since when on the clock that only grows."""
         self._next_ask: dict[str, float] = {}
+        self._unheard: dict[str, float] = {}
+        """When drivers were first asked that have not told yet, on the clock that only grows."""
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._records: tuple[NodeRecord, ...] | None = None
 
@@ -82,18 +84,22 @@ class NodeBook:
         return self._records
 
     def as_of(self, now: float) -> tuple[NodeRecord, ...]:
-        """Return the nodes with the times since which they are out of reach.
+        """Return the nodes with the times since which they are out of reach or silent.
 
         Args:
             now: The time of day, in seconds since 1970; it may have been set meanwhile.
         """
         offset = now - self._clock.monotonic()
-        return tuple(
-            node
-            if (known := self._unreachable.get(node.driver)) is None
-            else replace(node, unreachable_since=known[1] + offset)
-            for node in self.nodes
-        )
+        found: list[NodeRecord] = []
+        for node in self.nodes:
+            known, asked = self._unreachable.get(node.driver), self._unheard.get(node.driver)
+            if known is not None:
+                found.append(replace(node, unreachable_since=known[1] + offset))
+            elif asked is not None:
+                found.append(replace(node, silent_since=asked + offset))
+            else:
+                found.append(node)
+        return tuple(found)
 
     async def load(self) -> None:
         """Read what was declared and decided, and make the drivers of the declared nodes."""
@@ -115,6 +121,7 @@ class NodeBook:
             task = asyncio.get_running_loop().create_task(self._ask(driver), name=f"facts-{name}")
             self._asking[name] = task
             if name not in self._facts:
+                self._unheard.setdefault(name, now)
                 first.append(task)
         if first:
             await asyncio.wait(first, timeout=_PATIENCE_SECONDS)
@@ -284,13 +291,19 @@ class NodeBook:
     def _connect(self, driver: ReplicaDriver, node: str) -> ReplicaDriver | None:
         """Put the driver of a declared node on, and return the one that it replaces."""
         self._declared[driver.name] = node
-        self._facts.pop(driver.name, None)
-        self._next_ask.pop(driver.name, None)
+        for table in (self._facts, self._next_ask, self._unheard):
+            table.pop(driver.name, None)
         self._records = None
         return self._drivers.put(driver)
 
     async def _disconnect(self, name: str) -> None:
-        for table in (self._declared, self._facts, self._unreachable, self._next_ask):
+        for table in (
+            self._declared,
+            self._facts,
+            self._unreachable,
+            self._next_ask,
+            self._unheard,
+        ):
             table.pop(name, None)
         self._records = None
         driver = self._drivers.take(name)
@@ -304,6 +317,7 @@ class NodeBook:
                 facts = tuple(await driver.nodes())
             if self._drivers.holds(driver):
                 self._facts[driver.name] = facts
+                self._unheard.pop(driver.name, None)
                 self._records = None
             pause = self._pause
         except (DriverUnreachableError, TimeoutError) as error:

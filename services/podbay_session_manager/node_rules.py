@@ -22,8 +22,10 @@ __all__ = [
     "declared_node",
     "mark_twins",
     "node_record",
+    "with_silence",
 ]
 
+_SILENT = "it has not answered yet"
 _GPU_FAILED = "its driver's probe could not use it"
 
 
@@ -119,6 +121,34 @@ def mark_twins(records: Sequence[NodeRecord], engines: Mapping[str, str]) -> lis
         others = [first[key] for key in keys[record.driver] if first[key].name != record.name]
         marked.append(replace(record, twin=others[0].name) if others else record)
     return marked
+
+
+def with_silence(
+    records: Iterable[NodeRecord],
+    observed: Mapping[str, object | None],
+    silent: Mapping[str, float],
+    now: float,
+) -> tuple[NodeRecord, ...]:
+    """Return nodes of which those are out of reach whose drivers have not told what they hold.
+
+    What runs on a node must be seen before anything is placed there.
+
+    Args:
+        records: The nodes.
+        observed: What each driver holds; None where it did not tell.
+        silent: For how many seconds drivers have owed an answer.
+        now: The time, in seconds since 1970.
+    """
+    return tuple(
+        record
+        if record.unreachable or observed.get(record.driver) is not None
+        else replace(
+            record,
+            unreachable=_SILENT,
+            silent_since=now - silent[record.driver] if record.driver in silent else None,
+        )
+        for record in records
+    )
 
 
 def check_address(declared: DeclaredNode, others: Iterable[DeclaredNode]) -> None:

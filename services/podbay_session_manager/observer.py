@@ -31,8 +31,8 @@ class Sight:
     """What each driver that answered holds, by the replica's id."""
     unreachable: dict[str, str] = field(default_factory=dict)
     """Why a driver could not tell."""
-    silent: list[str] = field(default_factory=list)
-    """Drivers that have not answered yet."""
+    silent: dict[str, float] = field(default_factory=dict)
+    """For how many seconds drivers have not answered that have not yet."""
     starting: frozenset[str] = frozenset()
     """The replicas whose start was on its way when the drivers were asked."""
     underway: frozenset[str] = frozenset()
@@ -47,6 +47,7 @@ class _Look:
     task: asyncio.Task[Sequence[ObservedReplica] | str]
     starting: frozenset[str]
     underway: frozenset[str]
+    begun: float
     late: bool = False
 
 
@@ -79,7 +80,7 @@ class Observer:
         underway: set[str] = set()
         for name, look in list(self._looks.items()):
             if not look.task.done():
-                sight.silent.append(name)
+                sight.silent[name] = asyncio.get_running_loop().time() - look.begun
                 if not look.late:
                     look.late = True
                     look.task.add_done_callback(lambda _: self._on_news())
@@ -111,8 +112,10 @@ class Observer:
                 del self._looks[name]
         for name, driver in self._drivers.items():
             if name not in self._looks:
-                task = asyncio.get_running_loop().create_task(_list(driver), name=f"list-{name}")
-                self._looks[name] = _Look(driver, task, starting, frozenset(driver.starting))
+                loop = asyncio.get_running_loop()
+                task = loop.create_task(_list(driver), name=f"list-{name}")
+                going = frozenset(driver.starting)
+                self._looks[name] = _Look(driver, task, starting, going, loop.time())
 
 
 async def _list(driver: ReplicaDriver) -> Sequence[ObservedReplica] | str:

@@ -8,7 +8,7 @@ ever: what a node has free for it only grows, until it is enough.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from podbay_session_manager.plan_input import NodeRecord
@@ -28,6 +28,8 @@ class Placement:
 
     node: NodeRecord
     gpus: tuple[str, ...]
+    awaited: bool = False
+    """Whether the node has not answered yet: nothing may be started there before it has."""
 
 
 def gpu_type_of(node: NodeRecord, gpus: Iterable[str]) -> str:
@@ -42,15 +44,20 @@ class Fleet:
     Args:
         nodes: The nodes.
         unverified: The drivers that hold something that no record speaks of.
+        awaited: The drivers that are silent, and that one waits for.
     """
 
     def __init__(
-        self, nodes: Iterable[NodeRecord], unverified: frozenset[str] = frozenset()
+        self,
+        nodes: Iterable[NodeRecord],
+        unverified: Collection[str] = (),
+        awaited: Collection[str] = (),
     ) -> None:
-        self.rooms = [NodeRoom(node) for node in nodes]
+        self.rooms = [NodeRoom(node, awaited=node.driver in awaited) for node in nodes]
+        self._awaits = any(room.awaited for room in self.rooms)
         self._by_place = {(room.node.driver, room.node.name): room for room in self.rooms}
         self._by_kind: dict[str, list[NodeRoom]] = {}
-        self._shortlists: dict[tuple[str, Needs], _Shortlist] = {}
+        self._shortlists: dict[tuple[str, bool, Needs], _Shortlist] = {}
         self._kept_for = 0
         for room in self.rooms:
             room.unverified = room.node.driver in unverified
@@ -80,18 +87,25 @@ class Fleet:
     def place(self, kind: str, session_id: str, needs: Needs) -> Placement | None:
         """Give a replica the best room that there is, and take it; None where none fits now.
 
+        A node that is awaited is given only where no other one would do as well: where all others
+        are full, or have replicas of the session already.
+
         Args:
             kind: The kind of driver that shall run it.
             session_id: Its session: replicas of one keep away from each other.
             needs: What it needs.
         """
         room = self._shortlist(kind, needs).best(session_id)
+        if self._awaits and (room is None or session_id in room.sessions):
+            other = self._shortlist(kind, needs, awaited=True).best(session_id)
+            if other is not None and (room is None or session_id not in other.sessions):
+                room = other
         fit = None if room is None else room.fit(needs)
         if room is None or fit is None:
             return None
         room.hold(session_id, needs, fit.gpus)
         self._changed(room)
-        return Placement(room.node, fit.gpus)
+        return Placement(room.node, fit.gpus, room.awaited)
 
     def peek(self, kind: str, session_id: str, needs: Needs) -> Placement | None:
         """Return the best room that there is for a replica, as `place`, and take nothing."""
@@ -117,16 +131,17 @@ class Fleet:
         self._changed(room)
         return room
 
-    def _shortlist(self, kind: str, needs: Needs) -> _Shortlist:
-        key = (kind, needs)
+    def _shortlist(self, kind: str, needs: Needs, *, awaited: bool = False) -> _Shortlist:
+        key = (kind, awaited, needs)
         found = self._shortlists.get(key)
         if found is None:
-            found = self._shortlists[key] = _Shortlist(self.of_kind(kind), needs)
+            rooms = (room for room in self.of_kind(kind) if room.awaited == awaited)
+            found = self._shortlists[key] = _Shortlist(rooms, needs)
         return found
 
     def _changed(self, room: NodeRoom) -> None:
-        for (kind, _), shortlist in self._shortlists.items():
-            if kind == room.node.runs:
+        for (kind, awaited, _), shortlist in self._shortlists.items():
+            if kind == room.node.runs and awaited == room.awaited:
                 shortlist.offer(room)
 
 

@@ -79,6 +79,9 @@ class NodeRecord:
     unreachable_since: float | None = None
     """When its driver was first found not to reach it, in seconds since 1970; None where it does,
     and where nobody plans with it."""
+    silent_since: float | None = None
+    """Since when its driver owes an answer to what it holds, in seconds since 1970; None where it
+    owes none for long. Such a node counts as `unreachable`, too."""
     draining: bool = False
     """Whether its replicas shall move away, and no new ones come."""
     gpus: tuple[DeclaredGpu, ...] = ()
@@ -145,6 +148,8 @@ class Scene:
     """GPUs with which something is wrong, and what: by driver and id."""
     draining: frozenset[tuple[str, str]]
     """Nodes that are emptied, by driver and name."""
+    awaited: Mapping[str, float]
+    """Drivers that have been silent for a moment only, and until when they are waited for."""
 
     @classmethod
     def of(cls, world: World, now: float, policy: Policy) -> Scene:
@@ -161,6 +166,12 @@ class Scene:
             },
             set_aside={node.driver: node.set_aside for node in world.nodes if node.set_aside},
             draining=frozenset((node.driver, node.name) for node in world.nodes if node.draining),
+            awaited={
+                node.driver: until
+                for node in world.nodes
+                if node.silent_since is not None
+                and now < (until := node.silent_since + policy.silent_node)
+            },
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from podbay_session_manager.drivers.contract import ObservedReplica
 from podbay_session_manager.machine import ReplicaPhase
@@ -59,6 +59,7 @@ def fleet_of(
     world: World,
     sessions: Mapping[str, SessionRecord],
     replicas: Mapping[str, Mapping[str, ReplicaRecord]],
+    awaited: Collection[str] = (),
 ) -> Fleet:
     """Return the room that replicas leave on the nodes.
 
@@ -66,9 +67,10 @@ def fleet_of(
         world: What is seen.
         sessions: The sessions by id.
         replicas: Their replicas by session and id.
+        awaited: The drivers that are silent, and that one waits for.
     """
     # What nobody speaks of may hold any GPU of its node.
-    fleet = Fleet(world.nodes, frozenset(driver for driver, _ in leftovers(world)))
+    fleet = Fleet(world.nodes, frozenset(driver for driver, _ in leftovers(world)), awaited)
     for session_id, of_session in replicas.items():
         needs = sessions[session_id].needs
         for replica in of_session.values():
@@ -116,6 +118,7 @@ def place_waiting(passes: Sequence[SessionPass], scene: Scene) -> None:
         scene.world,
         {one.session.id: one.session for one in passes},
         {one.session.id: one.replicas for one in passes},
+        scene.awaited,
     )
     gate = Gate(scene.world.quotas, ((one.session, one.replicas.values()) for one in passes))
     told: dict[tuple[str, Needs], tuple[Reason, str]] = {}
@@ -138,7 +141,11 @@ def place_waiting(passes: Sequence[SessionPass], scene: Scene) -> None:
         kind, needs = one.session.driver, verdict.waits or effective_needs(one.session)
         placed = None if verdict.waits else fleet.place(kind, one.session.id, needs)
         if placed is not None:
-            one.place(replica, placed.node, placed.gpus)
+            if placed.awaited:
+                # Its room is kept: those behind it look elsewhere.
+                one.look_again(scene.awaited[placed.node.driver])
+            else:
+                one.place(replica, placed.node, placed.gpus)
             continue
         waiting += 1
         why = told.get((kind, needs))

@@ -132,6 +132,10 @@ class SessionPass:
         if self.session.status == "Created":
             self.session = replace(self.session, status="Admitted")
 
+    def look_again(self, at: float) -> None:
+        """Leave a waiting replica as it is, up to a time: a node may answer before."""
+        self._plan.wake(at)
+
     def wait(self, replica: ReplicaRecord, reason: Reason, message: str) -> None:
         """Let a replica wait for room, and say why."""
         if (reason, message) != (replica.reason, replica.message):

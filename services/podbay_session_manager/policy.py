@@ -69,6 +69,9 @@ class Policy:
     """After how many failures in a row a replica is said to be in a crash loop."""
     node_grace: float = 60.0
     """How long a node may be out of reach before its replicas are placed elsewhere."""
+    silent_node: float = 3.0
+    """How long a node that has not answered is waited for by a replica which would do better there:
+    an engine that starts a container often takes a second to tell what it holds."""
     kept_replicas: int = 3
     """How many ended replicas are kept for each index, with their logs."""
 

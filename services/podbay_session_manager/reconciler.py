@@ -23,6 +23,7 @@ from podbay_session_manager.machine import ReplicaPhase, SessionState
 from podbay_session_manager.model_gate import ModelState, models_of
 from podbay_session_manager.model_states import ModelStates
 from podbay_session_manager.node_book import NodeBook
+from podbay_session_manager.node_rules import with_silence
 from podbay_session_manager.observer import Observer, Sight
 from podbay_session_manager.plan import plan_pass
 from podbay_session_manager.plan_input import World
@@ -40,8 +41,6 @@ _COALESCE_SECONDS = 0.003
 # So long a halt waits for a driver that says that it does not reach what it holds.
 _REACH_SECONDS = 3.0
 _PROBED = frozenset({ReplicaPhase.PROBING, ReplicaPhase.READY, ReplicaPhase.UNREADY})
-
-_SILENT = "it has not answered yet"
 
 Observed = dict[str, dict[str, ObservedReplica] | None]
 
@@ -153,13 +152,7 @@ class Reconciler:
                 underway=sight.underway,
                 drained=self._state.announcer.drained,
                 failing=self._state.reports.as_of(now, self._state.clock.monotonic()),
-                # What runs on a node must be seen before anything is placed there.
-                nodes=tuple(
-                    node
-                    if node.unreachable or observed.get(node.driver) is not None
-                    else replace(node, unreachable=_SILENT)
-                    for node in self._nodes.as_of(now)
-                ),
+                nodes=with_silence(self._nodes.as_of(now), observed, sight.silent, now),
                 models=self._models.of(self._awaited_models()),
                 halting=self._halting_since is not None,
                 quotas=self._quotas(),

@@ -37,10 +37,13 @@ class NodeRoom:
 
     Args:
         node: The node.
+        awaited: Whether its driver is about to answer, as far as one can tell: what is free is then
+            what will be.
     """
 
     __slots__ = (
         "_positions",
+        "awaited",
         "blocked",
         "free_cpus",
         "free_gpus",
@@ -52,8 +55,9 @@ class NodeRoom:
         "version",
     )
 
-    def __init__(self, node: NodeRecord) -> None:
+    def __init__(self, node: NodeRecord, *, awaited: bool = False) -> None:
         self.node = node
+        self.awaited = awaited
         self.free_cpus = node.cpus or math.inf
         self.free_memory = float(node.memory_bytes) or math.inf
         self.free_gpus: dict[str, list[DeclaredGpu]] = {}
@@ -66,7 +70,7 @@ class NodeRoom:
         """Whether something runs there that no record speaks of: its GPUs are not known."""
         self.version = 0
         """Grows whenever there is less room."""
-        self.blocked = _blocked(node)
+        self.blocked = _blocked(node, awaited=awaited)
         """Whether the node takes no replicas at all now."""
         self._positions = {gpu.id: n for n, gpu in enumerate(node.gpus)}
         for gpu in node.gpus:
@@ -196,5 +200,6 @@ class NodeRoom:
         self.version += 1
 
 
-def _blocked(node: NodeRecord) -> bool:
-    return node.cordoned or node.draining or bool(node.unreachable) or bool(node.twin)
+def _blocked(node: NodeRecord, *, awaited: bool) -> bool:
+    away = bool(node.unreachable) and not awaited
+    return node.cordoned or node.draining or away or bool(node.twin)

@@ -45,6 +45,12 @@ class NodeRig(FakeNodeRig):
     async def node(self, name: str) -> Any:
         return (await self.call("GetNode", pb.GetNodeRequest(name=name))).node
 
+    async def has_ready(self, session_id: str, count: int) -> bool:
+        return bool((await self.status(session_id)).ready_replicas == count)
+
+    async def is_up(self, name: str) -> bool:
+        return bool((await self.node(name)).state == TOP.NODE_STATE_READY)
+
     def service(self, **runner: Any) -> str:
         return self.registry.add(kind="container", image=IMAGE, **runner)
 
@@ -262,6 +268,37 @@ async def test_slow_starts_on_one_node_hold_up_no_other(rig: NodeRig) -> None:
     await until(lambda: len(driver.starting) == FakeDriver.starts_at_once)
     await rig.declare("n2", A100)
     await rig.ready(await rig.session(1, A100))
+
+
+async def test_replicas_are_spread_over_nodes_that_answer_late(rig: NodeRig) -> None:
+    """An engine that is busy takes a second to tell what it holds."""
+    for name in ("n1", "n2", "n3"):
+        await rig.declare(name, T4, T4)
+        await until(lambda name=name: rig.is_up(name))
+    rig.nodes.silence("n1", silent=True)
+    session_id = await rig.session(1, replicas=3)
+    await until(lambda: rig.has_ready(session_id, 2))
+    rig.nodes.silence("n1", silent=False)
+    await until(lambda: rig.has_ready(session_id, 3))
+    assert sorted(node for node, _ in await rig.leases()) == ["n1", "n2", "n3"]
+
+
+async def test_replicas_are_spread_over_nodes_that_tell_late_what_they_have(
+    rig: NodeRig,
+) -> None:
+    """As right after a start, when the way to one is longer than to the others."""
+    for name in ("n1", "n2", "n3"):
+        await rig.declare(name, T4, T4)
+        await until(lambda name=name: rig.is_up(name))
+    await rig.stop()
+    rig.nodes.silent.add("n1")
+    await rig.start()
+    session_id = await rig.session(1, replicas=3)
+    await until(lambda: rig.has_ready(session_id, 2))
+    assert not await rig.is_up("n1")
+    rig.nodes.silence("n1", silent=False)
+    await until(lambda: rig.has_ready(session_id, 3))
+    assert sorted(node for node, _ in await rig.leases()) == ["n1", "n2", "n3"]
 
 
 async def test_a_lost_node_can_be_given_up_for_good(rig: NodeRig) -> None:

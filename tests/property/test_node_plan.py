@@ -25,6 +25,7 @@ from podbay_session_manager.drivers.contract import (
 )
 from podbay_session_manager.drivers.fake import Behaviour, FakeDriver, FakeEngine
 from podbay_session_manager.machine import ReplicaPhase, SessionState
+from podbay_session_manager.node_rules import with_silence
 from podbay_session_manager.plan import plan_pass
 from podbay_session_manager.plan_input import (
     Action,
@@ -75,6 +76,8 @@ class Cluster:
             for name, types in gpus.items()
         }
         self.cut_off: set[str] = set()
+        self.silent: dict[str, float] = {}
+        """Nodes that owe an answer, and since when."""
         self.drivers = {name: self._driver(name) for name in gpus}
         self.sessions: dict[str, SessionRecord] = {}
         self.replicas: dict[str, dict[str, ReplicaRecord]] = {}
@@ -122,8 +125,13 @@ class Cluster:
 
     def run_pass(self) -> Plan:
         observed: dict[str, dict[str, ObservedReplica] | None] = {}
+        silent: dict[str, float] = {}
         for name, driver in self.drivers.items():
             driver.unreachable = name in self.cut_off
+            if name in self.silent and name not in self.cut_off:
+                observed[driver.name] = None
+                silent[driver.name] = self.now - self.silent[name]
+                continue
             node = self.nodes[name]
             try:
                 observed[driver.name] = {o.replica_id: o for o in _run(driver.list())}
@@ -149,7 +157,7 @@ class Cluster:
             replicas={key: self.replicas[key] for key in live},
             observed=observed,
             probes=probes,
-            nodes=tuple(self.nodes.values()),
+            nodes=with_silence(self.nodes.values(), observed, silent, self.now),
         )
         plan = plan_pass(world, self.now, POLICY, new_id=lambda: f"r{next(self.ids):05}")
         self._step()
@@ -241,6 +249,7 @@ class NodesUnderFaults(RuleBasedStateMachine):
         cluster = self.cluster
         try:
             cluster.cut_off.clear()
+            cluster.silent.clear()
             for name in cluster.nodes:
                 cluster.change(name, cordoned=False, draining=False, set_aside={})
             self._settle_and_check()
@@ -317,6 +326,14 @@ class NodesUnderFaults(RuleBasedStateMachine):
     def reach_again(self, name: str) -> None:
         self.cluster.cut_off.discard(name)
 
+    @rule(name=st.sampled_from(sorted(GPUS)))
+    def fall_silent(self, name: str) -> None:
+        self.cluster.silent.setdefault(name, self.cluster.now)
+
+    @rule(name=st.sampled_from(sorted(GPUS)))
+    def answer(self, name: str) -> None:
+        self.cluster.silent.pop(name, None)
+
     @rule(name=st.sampled_from(sorted(GPUS)), draining=st.booleans())
     def drain(self, name: str, draining: bool) -> None:
         self.cluster.change(name, draining=draining)
@@ -383,6 +400,55 @@ def gpus(count: int, *types: str) -> Needs:
 
 def ready(cluster: Cluster, key: str) -> list[str]:
     return sorted(r.node for r in cluster.live(key) if r.phase is _P.READY)
+
+
+async def test_replicas_wait_a_moment_for_a_silent_node_rather_than_crowd_the_others() -> None:
+    cluster = Cluster({"n1": (T4, T4), "n2": (T4, T4), "n3": (T4, T4)})
+    cluster.settle(1, 0)
+    cluster.silent["n1"] = cluster.now
+    cluster.now += 0.5
+    key, other = cluster.add(gpus(1), desired=3), cluster.add(gpus(1))
+    plan = cluster.run_pass()
+    assert plan.wake_at == cluster.silent["n1"] + POLICY.silent_node
+    cluster.settle(3, 0.1)
+    assert ready(cluster, key) == ["n2", "n3"]
+    # Who has no replica yet does not wait.
+    assert len(ready(cluster, other)) == 1
+    (waiting,) = (r for r in cluster.live(key) if r.phase is _P.PENDING)
+    assert waiting.reason is Reason.NONE
+    cluster.silent.clear()
+    cluster.settle(3, 0.1)
+    assert ready(cluster, key) == ["n1", "n2", "n3"]
+
+
+async def test_a_node_that_stays_silent_is_not_waited_for_any_more() -> None:
+    cluster = Cluster({"n1": (T4, T4), "n2": (T4, T4)})
+    cluster.settle(1, 0)
+    cluster.silent["n1"] = cluster.now
+    key = cluster.add(gpus(1), desired=2)
+    large = cluster.add(gpus(2))
+    cluster.settle(2, 0.1)
+    assert ready(cluster, key) == ["n2"]
+    cluster.now = cluster.silent["n1"] + POLICY.silent_node
+    cluster.settle(3, 0.1)
+    assert ready(cluster, key) == ["n2", "n2"]
+    (waiting,) = cluster.live(large)
+    assert "n1: cannot be reached: it has not answered yet" in waiting.message
+
+
+async def test_a_replica_of_a_node_that_is_emptied_stays_while_its_new_node_is_awaited() -> None:
+    cluster = Cluster({"n1": (T4,), "n2": (T4,)})
+    key = cluster.add(gpus(1))
+    cluster.settle(3)
+    (home,) = ready(cluster, key)
+    away = "n2" if home == "n1" else "n1"
+    cluster.silent[away] = cluster.now
+    cluster.change(home, draining=True)
+    cluster.settle(2, 0.1)
+    assert ready(cluster, key) == [home]
+    cluster.silent.clear()
+    cluster.settle(8)
+    assert ready(cluster, key) == [away]
 
 
 async def test_a_lost_node_is_left_after_its_grace_and_cleared_before_its_gpus_are_given() -> None:

@@ -67,11 +67,13 @@ ASKED = st.lists(st.tuples(st.integers(0, 4), NEEDS), max_size=25)
 
 
 @settings(max_examples=300, deadline=None)
-@given(NODES, ASKED)
+@given(NODES, ASKED, st.sets(st.integers(0, 4)))
 def test_nothing_is_given_twice_and_nothing_is_exceeded(
-    nodes: list[NodeRecord], asked: list[tuple[int, Needs]]
+    nodes: list[NodeRecord], asked: list[tuple[int, Needs]], late: set[int]
 ) -> None:
-    fleet = Fleet(nodes)
+    awaited = {one.driver for number, one in enumerate(nodes) if number in late}
+    nodes = [replace(n, unreachable="late") if n.driver in awaited else n for n in nodes]
+    fleet = Fleet(nodes, awaited=awaited)
     given_gpus: set[tuple[str, str]] = set()
     cpus = {n.name: 0.0 for n in nodes}
     memory = {n.name: 0 for n in nodes}
@@ -84,6 +86,7 @@ def test_nothing_is_given_twice_and_nothing_is_exceeded(
             fleet.keep_for("docker", needs)
             continue
         place = placed.node
+        assert placed.awaited == (place.driver in awaited)
         assert not place.cordoned
         assert needs.spot or not place.spot
         of_node = {gpu.id: gpu for gpu in place.gpus}
@@ -232,6 +235,38 @@ def test_replicas_of_a_session_are_spread() -> None:
         assert placed is not None
         names.append(placed.node.name)
     assert sorted(names) == ["a", "a", "b", "b", "c", "c"]
+
+
+def silent(name: str) -> NodeRecord:
+    return node(name, {T4: 2}, unreachable="it has not answered yet")
+
+
+def test_a_node_that_is_awaited_is_better_than_one_that_has_a_replica_of_the_session() -> None:
+    fleet = Fleet([silent("a"), node("b", {T4: 2})], awaited={"docker/a"})
+    placed = [fleet.place("docker", "s", gpus(1)) for _ in range(4)]
+    # The last two are alike wherever they go: nobody waits for that.
+    assert [(one.node.name, one.awaited) for one in placed if one] == [
+        ("b", False),
+        ("a", True),
+        ("b", False),
+        ("a", True),
+    ]
+    assert fleet.place("docker", "s", gpus(1)) is None
+
+
+def test_a_node_that_is_awaited_is_better_than_none_and_worse_than_any_other() -> None:
+    fleet = Fleet([silent("a"), node("b", {T4: 1})], awaited={"docker/a"})
+    placed = [fleet.place("docker", f"s{n}", gpus(1)) for n in range(2)]
+    assert [(one.node.name, one.awaited) for one in placed if one] == [("b", False), ("a", True)]
+    assert fleet.peek("docker", "s", gpus(1)) is None
+
+
+def test_a_node_that_is_not_awaited_any_more_is_out_of_reach() -> None:
+    fleet = Fleet([silent("a"), node("b", {T4: 1})])
+    placed = [fleet.place("docker", "s", gpus(1)) for _ in range(2)]
+    assert [one and one.node.name for one in placed] == ["b", None]
+    cordoned = replace(silent("a"), cordoned=True)
+    assert Fleet([cordoned], awaited={"docker/a"}).place("docker", "s", gpus(1)) is None
 
 
 def test_a_node_with_something_unknown_on_it_gives_no_gpus() -> None:

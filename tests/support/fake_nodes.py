@@ -23,6 +23,7 @@ class FakeNodes:
         self.engines: dict[str, FakeEngine] = {}
         self.drivers: dict[str, FakeDriver] = {}
         self.cut_off: set[str] = set()
+        self.silent: set[str] = set()
         self.failed_gpus: tuple[str, ...] = ()
         self.warnings: tuple[str, ...] = ()
         self.behaviours: dict[str, Behaviour] = {}
@@ -43,6 +44,8 @@ class FakeNodes:
             kind="docker",
         )
         driver.unreachable = node.name in self.cut_off
+        if node.name in self.silent:
+            driver.answers.clear()
         self.drivers[node.name] = driver
         return driver
 
@@ -51,6 +54,16 @@ class FakeNodes:
         (self.cut_off.add if off else self.cut_off.discard)(name)
         self.drivers[name].unreachable = off
         self.drivers[name].changed.set()
+
+    def silence(self, name: str, *, silent: bool) -> None:
+        """Let a node owe its answers, or give them."""
+        answers = self.drivers[name].answers
+        if silent:
+            self.silent.add(name)
+            answers.clear()
+        else:
+            self.silent.discard(name)
+            answers.set()
 
     def running(self) -> list[tuple[str, str, tuple[str, ...]]]:
         """Return what runs: the engine's address, the replica, and its GPUs."""

@@ -91,6 +91,9 @@ class FakeDriver(ReplicaDriver):
         self.behaviours = dict(behaviours or {})
         self.unreachable = False
         """Whether every method fails as if the engine could not be reached."""
+        self.answers = asyncio.Event()
+        """Cleared where it does not tell yet what it has and what it holds."""
+        self.answers.set()
         self._now = now
         self._pulls: dict[str, tuple[Behaviour, asyncio.Event]] = {}
 
@@ -107,6 +110,7 @@ class FakeDriver(ReplicaDriver):
     async def nodes(self) -> Sequence[NodeFacts]:
         """Return one node."""
         self._reach()
+        await self.answers.wait()
         return [self.facts]
 
     async def start(self, spec: LaunchSpec) -> None:
@@ -139,6 +143,7 @@ class FakeDriver(ReplicaDriver):
     async def list(self) -> Sequence[ObservedReplica]:
         """Return the entries."""
         self._reach()
+        await self.answers.wait()
         for replica_id, fake in self.engine.replicas.items():
             if fake.kill_at is not None and self._now() >= fake.kill_at:
                 self.exit(replica_id, _KILLED)

@@ -218,8 +218,7 @@ def docker_platform(
     file.write_text("\n\n".join(declared), encoding="utf-8")
     options = ("--workers=1", "--drivers=docker", f"--nodes={file}", *arguments)
     with Platform(folder / "data", options) as platform, platform.client() as client:
-        # What a node has is told by its engine, a moment after the start; until then replicas are
-        # placed on the others.
+        # What a node has is told by its engine, a moment after the start.
         eventually_sync(
             lambda: [node.state for node in client.nodes.list()] == ["Ready"] * len(engines),
             "all nodes are ready",

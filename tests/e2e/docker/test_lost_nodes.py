@@ -108,9 +108,8 @@ async def test_an_engine_is_lost_and_comes_back(
     """The containers go on: only what controls them is away. So no call fails at all."""
     async with under_traffic(running, 3) as (client, session, traffic):
         before = await replicas(client, session)
-        on_lost = [replica for replica in before.values() if replica.node == _LOST]
-        assert len(on_lost) == 1, before
-        there = on_lost[0]
+        there = {r.id for r in before.values() if r.node == _LOST and r.phase == "Ready"}
+        assert there, before
         held = {lease for lease in running.leases() if lease[0] == _LOST}
         await asyncio.to_thread(lose, running, cut)
         try:
@@ -121,12 +120,14 @@ async def test_an_engine_is_lost_and_comes_back(
             async def elsewhere() -> bool:
                 now = await replicas(client, session)
                 others = [r for r in now.values() if r.phase == "Ready" and r.node != _LOST]
-                return now[there.id].reason == "NODE_LOST" and len(others) == 3
+                lost = {r.id for r in now.values() if r.reason == "NODE_LOST"}
+                return there <= lost and len(others) == 3
 
-            await eventually(elsewhere, "another one takes its place", timeout=40)
-            lost = (await replicas(client, session))[there.id]
-            assert _LOST in lost.message
-            assert f"{_GRACE_SECONDS} s" in lost.message
+            await eventually(elsewhere, "others take their place", timeout=40)
+            for replica_id, replica in (await replicas(client, session)).items():
+                if replica_id in there:
+                    assert _LOST in replica.message
+                    assert f"{_GRACE_SECONDS} s" in replica.message
             # What it has is not given out.
             assert {lease for lease in running.leases() if lease[0] == _LOST} == held
             await traffic.more(50)
@@ -151,9 +152,11 @@ async def test_a_machine_is_lost_with_all_that_runs_on_it(
     """Only calls in flight to it fail, and say so."""
     async with under_traffic(running, 3) as (client, session, traffic):
         docker = running.docker.engine.client()
-        (container,) = running.containers()[_LOST]
+        there = running.containers()[_LOST]
+        assert there
         cut.cut()
-        docker.kill(container["Id"])
+        for container in there:
+            docker.kill(container["Id"])
         docker.close()
         try:
 
@@ -161,14 +164,14 @@ async def test_a_machine_is_lost_with_all_that_runs_on_it(
                 now = await replicas(client, session)
                 return sum(r.phase == "Ready" and r.node != _LOST for r in now.values()) == 3
 
-            await eventually(elsewhere, "another one takes its place", timeout=40)
+            await eventually(elsewhere, "others take their place", timeout=40)
             await traffic.more(50)
         finally:
             cut.mend()
         await eventually(lambda: not running.docker.left(), "what was left on it is removed")
         await traffic.more(50)
     assert set(traffic.reasons()) <= {"REPLICA_CONNECTION_LOST"}, traffic.reasons()
-    assert len(traffic.failures) <= 3, [str(failure) for failure in traffic.failures]
+    assert len(traffic.failures) <= 3 * len(there), [str(failure) for failure in traffic.failures]
 
 
 async def state_of(client: AsyncClient, state: str) -> bool:

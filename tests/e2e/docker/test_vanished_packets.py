@@ -65,6 +65,9 @@ def rig(docker: Docker, tmp_path: Path) -> Iterator[Rig]:
             }
         )
         made.engines[_FAR] = engine
+        eventually_sync(
+            lambda: made.client.nodes.get(_FAR).state == "Ready", "the node is ready", timeout=60
+        )
         yield Rig(made, engine)
         made.end_all()
         eventually_sync(lambda: made.left() == {}, "nothing is left")
@@ -86,7 +89,9 @@ async def test_a_node_whose_packets_vanish_is_unreachable_and_calls_go_on_elsewh
         ) as calls,
         PacedCalls(calls, timeout=15) as traffic,
     ):
-        (there,) = [one for one in await replicas(client, session) if one.node == _FAR]
+        before = await replicas(client, session)
+        there = {one.id for one in before if one.node == _FAR and one.phase == "Ready"}
+        assert there, before
         held = {lease for lease in running.leases() if lease[0] == _FAR}
         with rig.packets_vanish():
             # Calls go on before anybody knows: what hangs is not chosen again.
@@ -96,11 +101,11 @@ async def test_a_node_whose_packets_vanish_is_unreachable_and_calls_go_on_elsewh
 
             async def elsewhere() -> bool:
                 now = await replicas(client, session)
-                lost = next(one for one in now if one.id == there.id)
+                lost = {one.id for one in now if one.reason == "NODE_LOST"}
                 others = [one for one in now if one.phase == "Ready" and one.node != _FAR]
-                return lost.reason == "NODE_LOST" and len(others) == 3
+                return there <= lost and len(others) == 3
 
-            await eventually(elsewhere, "another one takes its place", timeout=60)
+            await eventually(elsewhere, "others take their place", timeout=60)
             # What it has is not given out.
             assert {lease for lease in running.leases() if lease[0] == _FAR} == held
             await traffic.more(50)
@@ -118,7 +123,7 @@ async def test_a_node_whose_packets_vanish_is_unreachable_and_calls_go_on_elsewh
     # Only those that were on their way to it, or were sent there before one of them hung.
     print(f"{traffic.succeeded} calls went well; others: {dict(traffic.reasons())}")
     assert set(traffic.reasons()) <= {"DEADLINE_EXCEEDED", "REPLICA_CONNECTION_LOST"}
-    assert len(traffic.failures) <= 5, [str(failure) for failure in traffic.failures]
+    assert len(traffic.failures) <= 5 * len(there), [str(failure) for failure in traffic.failures]
 
 
 async def replicas(client: AsyncClient, session: str) -> list[ReplicaStatus]:
