@@ -128,6 +128,7 @@ class Actor:
             try:
                 await _start(driver, spec, self._policy.start_limit)
             except StartFailedError as error:
+                _LOG.info("%s did not start %s: %s", driver.name, replica.id, error.message)
                 self._fail(action, error.reason, error.message)
             except (DriverUnreachableError, TimeoutError):
                 raise

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
 from podbay_session_manager.declared_nodes import DeclaredGpu
 from podbay_session_manager.drivers.containers.driver import DockerDriver
+from podbay_session_manager.drivers.containers.engine import EngineClient
 from podbay_session_manager.drivers.contract import StartFailedError
 from podbay_session_manager.records import Reason
 from tests.e2e.docker.conftest import MakeDriver
@@ -104,6 +106,31 @@ async def test_out_of_memory_is_told_from_other_kills(docker: Docker, driver: Do
     await driver.stop(other.replica_id, 0)
     found = await ended(driver, other)
     assert (found.exit_code, found.reason) == (137, Reason.NONE)
+
+
+async def test_the_engine_knows_by_its_events_who_ran_out_of_memory(docker: Docker) -> None:
+    """Where it leaves `OOMKilled` false, because it learnt of that too late."""
+    api, client = docker.engine.client(), EngineClient(docker.engine.url, None, 10)
+    told: dict[str, bool] = {}
+    try:
+        for what in ("hog", "ignore-term"):
+            limit = api.create_host_config(mem_limit=64 << 20, network_mode="none")
+            command = ["python3", "/opt/replica.py", what]
+            made = api.create_container(docker.images.replica, command=command, host_config=limit)
+            try:
+                begun = time.time()
+                api.start(made)
+                if what != "hog":
+                    api.kill(made)
+                assert api.wait(made)["StatusCode"] == 137
+                until = time.time() + 0.5
+                told[what] = client.ran_out_of_memory(made["Id"], begun - 1, until)
+            finally:
+                api.remove_container(made, force=True)
+    finally:
+        api.close()
+        client.close()
+    assert told == {"hog": True, "ignore-term": False}
 
 
 async def test_a_full_disk(docker: Docker, make_driver: MakeDriver) -> None:

@@ -32,6 +32,7 @@ from podbay_session_manager.drivers.containers.gpu_looks import GpuLooks
 from podbay_session_manager.drivers.containers.images import Images
 from podbay_session_manager.drivers.containers.labels import REPLICA, SESSION, Ownership
 from podbay_session_manager.drivers.containers.logs import ContainerLogs
+from podbay_session_manager.drivers.containers.memory_kills import with_memory_kill
 from podbay_session_manager.drivers.containers.networks import SessionNetworks
 from podbay_session_manager.drivers.containers.observe import is_running, observed
 from podbay_session_manager.drivers.containers.probe import NodeProbe
@@ -373,6 +374,8 @@ class DockerDriver(ReplicaDriver):
             details = await self._inspect(identity)
             if details is None:
                 return None
+            if not self._stops.under_way(self._container(replica_id)):
+                details = await with_memory_kill(self._calls, details)
             self._details[identity] = details
         seen = observed(details, self._node)
         if not seen.running:

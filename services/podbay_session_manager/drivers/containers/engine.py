@@ -213,6 +213,19 @@ class EngineClient:
             for _ in stream:
                 told()
 
+    def ran_out_of_memory(self, container: str, since: float, until: float) -> bool:
+        """Return whether a process of a container was killed because it ran out of memory.
+
+        Args:
+            container: The id of the container.
+            since: From when on, in seconds since 1970 of the engine's clock.
+            until: Up to when; where that is to come, it is waited for.
+        """
+        filters = {"type": ["container"], "container": [container], "event": ["oom"]}
+        with self._translated() as api:
+            stream = api.events(f"{since:.9f}", f"{until:.9f}", filters=filters, decode=True)
+            return next(iter(stream), None) is not None
+
     def networks(self, labels: Mapping[str, str]) -> Sequence[Json]:
         """Return the networks with these labels."""
         with self._translated() as api:

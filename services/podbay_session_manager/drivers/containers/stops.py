@@ -65,6 +65,10 @@ class Stops:
             stop = self._running[container] = _Stop(deadline)
             self._tasks.spawn(f"stop-{container}", self._force(container, stop))
 
+    def under_way(self, container: str) -> bool:
+        """Return whether a container is being stopped."""
+        return container in self._running
+
     def forget(self, container: str) -> None:
         """Note that a container has ended."""
         stop = self._running.pop(container, None)
