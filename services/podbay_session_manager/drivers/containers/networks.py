@@ -22,6 +22,10 @@ _BRIDGE: Final = "com.docker.network.bridge"
 _PREFIX_LENGTH: Final = 26
 _TRIES: Final = 8
 
+# What engines say of addresses that they have chosen or been given: there are none left, others
+# have them, or an engine that was killed in the middle of this believes so.
+_TAKEN: Final = ("non-overlapping", "address pool", "overlap", "failed to allocate gateway")
+
 
 class SessionNetworks:
     """The networks of sessions on one engine.
@@ -69,7 +73,7 @@ class SessionNetworks:
             try:
                 return await self._create(session_id, egress=egress)
             except EngineError as error:
-                if "non-overlapping" not in error.text and "address pool" not in error.text:
+                if not _of_addresses(error):
                     raise
                 return await self._create_in_own_subnet(session_id, egress=egress)
 
@@ -154,8 +158,13 @@ class SessionNetworks:
                 return await self._create(session_id, egress=egress, subnet=str(subnet))
             except EngineError as error:
                 # Another session took it at the same time.
-                if "overlaps" not in error.text or tried == _TRIES:
+                if not _of_addresses(error) or tried == _TRIES:
                     raise
         raise EngineError(
             0, f"there is no subnet left for the session's network in {self._subnets}"
         )
+
+
+def _of_addresses(error: EngineError) -> bool:
+    text = error.text.lower()
+    return any(part in text for part in _TAKEN)
