@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -281,7 +282,7 @@ async def test_an_end_is_hinted(driver: ReplicaDriver, harness: Harness) -> None
 
 
 async def test_a_start_that_fails_says_why_and_leaves_nothing(
-    driver: ReplicaDriver, harness: Harness
+    driver: ReplicaDriver, harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = harness.cannot_start
     if ("PORT", "BUSY") in service.env:
@@ -294,6 +295,9 @@ async def test_a_start_that_fails_says_why_and_leaves_nothing(
     assert failure.value.reason == harness.cannot_start_reason
     assert failure.value.message
     assert await seen(driver) is None
+    # It is no defect of the driver's.
+    await asyncio.sleep(0)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_stop_ends_it_and_is_idempotent(driver: ReplicaDriver, harness: Harness) -> None:

@@ -170,14 +170,20 @@ def test_a_class_that_is_defined_again_leaves_old_sessions_alone(platform: Local
 
 
 def test_a_class_that_takes_its_time_to_start(platform: LocalPlatform):
-    class Late(mocks.LateStart):
-        start_seconds = 0.0
+    may_start = threading.Event()
 
+    class Late(mocks.Echo):
+        def __init__(self) -> None:
+            may_start.wait(60)
+
+    # It is also built to ask for its interface.
+    may_start.set()
     service = platform.inferenceservices.create_mock(Late)
-    Late.start_seconds = 1.0
+    may_start.clear()
     with client_of(platform, service) as client:
         with pytest.raises(SessionNotReadyError):
             client.infer(TEXT)
+        may_start.set()
         assert client.infer(TEXT, wait=True, timeout=30) == [TEXT]
 
 

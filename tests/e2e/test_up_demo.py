@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
 
-def marked() -> list[int]:
-    """Return the processes of any demo's installation."""
+def marked(parent: Path) -> list[int]:
+    """Return the processes of any demo's installation below a folder."""
     found = []
     for process in psutil.process_iter():
         try:
             folder = process.environ().get("_PODBAY_UP_DATA_DIR", "")
         except (psutil.Error, OSError):
             continue  # it ended meanwhile, or belongs to somebody else
-        if "podbay-demo-" in folder:
+        if f"{parent}/podbay-demo-" in folder:
             found.append(process.pid)
     return found
 
 
 @pytest.mark.timeout(180)
-def test_the_demo_runs_through():
+def test_the_demo_runs_through(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-m", "podbay.cli", "demo"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=150,
@@ -48,4 +51,5 @@ def test_the_demo_runs_through():
         assert part in output, f"{part!r} is missing in:\n{output}"
     assert "\x1b" not in output
     assert done.stderr == ""
-    assert marked() == []
+    assert marked(tmp_path) == []
+    assert list(tmp_path.glob("podbay-demo-*")) == []

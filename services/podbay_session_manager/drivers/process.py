@@ -82,7 +82,7 @@ class ProcessDriver(ReplicaDriver):
         self._term = term
         self._environment = dict(os.environ if environment is None else environment)
         self._held: dict[str, KeptProcess] = {}
-        self._starts: dict[str, asyncio.Task[None]] = {}
+        self._starts: dict[str, asyncio.Task[StartFailedError | NotPermittedError | None]] = {}
         # Promised to replicas that are being started or have not ended.
         self._ports: dict[str, int] = {}
         self._picker = PortPicker()
@@ -115,7 +115,9 @@ class ProcessDriver(ReplicaDriver):
             # Whoever waits may go away; the start then finishes, and `list` shows what came of it.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._starts[spec.replica_id] = task
-        await asyncio.shield(task)
+        failure = await asyncio.shield(task)
+        if failure is not None:
+            raise failure
 
     async def list(self) -> Sequence[ObservedReplica]:
         """Return what is kept."""
@@ -180,7 +182,8 @@ class ProcessDriver(ReplicaDriver):
         if found:
             _LOG.info("adopted %d replicas", sum(1 for _, _, pid, _ in found if pid is not None))
 
-    async def _start(self, spec: LaunchSpec) -> None:
+    async def _start(self, spec: LaunchSpec) -> StartFailedError | NotPermittedError | None:
+        """Start a replica; return why that failed: it is no defect, to be logged as one."""
         used = set(self._ports.values())
         try:
             port = await asyncio.to_thread(self._port, spec.service, used)
@@ -193,11 +196,15 @@ class ProcessDriver(ReplicaDriver):
             keeper_record = await asyncio.to_thread(self._launch, spec, folder, launch)
             self._hold(folder, launch, keeper_record.pid, keeper_record.identity, own=True)
             self.changed.set()
+        except (StartFailedError, NotPermittedError) as error:
+            self._ports.pop(spec.replica_id, None)
+            return error
         except BaseException:
             self._ports.pop(spec.replica_id, None)
             raise
         finally:
             self._starts.pop(spec.replica_id, None)
+        return None
 
     def _port(self, service: ServiceSpec, used: set[int]) -> int:
         fixed = service.fixed_port

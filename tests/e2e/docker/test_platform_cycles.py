@@ -155,6 +155,7 @@ class Faults:
         self._sockets = sockets
         self._luck = luck
         self.done: Counter[str] = Counter()
+        self._going: asyncio.Future[bool] | None = None
 
     async def run(self) -> None:
         """Break things for ever."""
@@ -172,8 +173,16 @@ class Faults:
             await asyncio.sleep(self._luck.uniform(*_PAUSE))
             node = self._luck.choice(sorted(self._sockets))
             (kind,) = self._luck.choices(list(kinds), list(kinds.values()))
-            if await kind(self._running.engines[node], self._sockets[node]):
+            self._going = asyncio.ensure_future(
+                kind(self._running.engines[node], self._sockets[node])
+            )
+            if await asyncio.shield(self._going):
                 self.done[kind.__name__.strip("_")] += 1
+
+    async def mended(self) -> None:
+        """Return when what was broken last is whole again: an engine must not be started twice."""
+        if self._going is not None:
+            await self._going
 
     async def _lasts(self) -> None:
         await asyncio.sleep(self._luck.uniform(*_LASTS))
@@ -324,6 +333,7 @@ async def test_sessions_with_faults_leave_nothing(
             for task in (breaking, *tasks):
                 task.cancel()
             await asyncio.wait([breaking, *tasks])
+            await faults.mended()
             for node, engine in running.engines.items():
                 sockets[node].mend()
                 sockets[node].cut_answers = 0

@@ -112,6 +112,8 @@ class Engine:
     def start(self) -> None:
         """Start its dockerd, and return when it answers."""
         with one_at_a_time():
+            if self._process is not None and self._process.poll() is None:
+                raise RuntimeError("this engine's dockerd runs: what runs beside it is never ended")
             self._start()
 
     def _start(self) -> None:
