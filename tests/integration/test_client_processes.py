@@ -144,14 +144,19 @@ def test_a_client_that_is_never_closed_ends_with_its_process(fake: FakeInstallat
         "calls = client.inferencesessions.client('s', 't', endpoint='e')\n"
         "print(calls.infer({}))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, fake.registry.address],
-        capture_output=True,
+    process = subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", "-W", "error", "-c", script, fake.registry.address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
-        check=False,
     )
-    assert (done.stdout, done.stderr, done.returncode) == ("[{}]\n", "", 0)
+    try:
+        out, err = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        # One that does not end tells what its threads do.
+        process.send_signal(signal.SIGABRT)
+        out, err = process.communicate(timeout=30)
+    assert (out, err, process.returncode) == ("[{}]\n", "", 0)
 
 
 _FORKING = """
