@@ -26,7 +26,8 @@ SESSION_LIMIT = 6
 QUOTA = 5
 CLIENTS = 16  # at each router: more than the whole limit
 SHARE_SECONDS = 5.0
-# Tells with each answer how many calls it worked on at that moment, this one among them.
+# Tells with each answer how many calls it worked on at that moment, this one among them. It takes
+# so long for each that all places are in use at once also where the machine is busy.
 REPLICA = """
 import http.server, os, threading, time
 lock, active = threading.Lock(), 0
@@ -40,7 +41,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with lock:
             active += 1
             seen = active
-        time.sleep(0.03)
+        time.sleep(0.1)
         with lock:
             active -= 1
         self.answer(b'{"active": %d}' % seen)
@@ -90,7 +91,11 @@ class Traffic:
 
     async def reaches(self, least: int, limit: int) -> None:
         """Wait until the replica has worked on so many calls at once; it is never more."""
-        await until(lambda: self.check(limit).most >= least)
+        try:
+            await until(lambda: self.check(limit).most >= least)
+        except AssertionError as error:
+            error.add_note(f"{self.seen.most} calls at once, and {self.seen.answers} answers")
+            raise
 
     async def comes_down_to(self, limit: int) -> None:
         """Wait until no more calls run at once than that, as they may from a while ago on."""
