@@ -80,8 +80,8 @@ class NodeRecord:
     """When its driver was first found not to reach it, in seconds since 1970; None where it does,
     and where nobody plans with it."""
     silent_since: float | None = None
-    """Since when its driver owes an answer to what it holds, in seconds since 1970; None where it
-    owes none for long. Such a node counts as `unreachable`, too."""
+    """Since when its driver owes an answer, to what the node has or to what runs there, in seconds
+    since 1970; None where it owes none. Such a node counts as `unreachable`, too."""
     draining: bool = False
     """Whether its replicas shall move away, and no new ones come."""
     gpus: tuple[DeclaredGpu, ...] = ()

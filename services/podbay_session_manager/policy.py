@@ -71,7 +71,7 @@ class Policy:
     """How long a node may be out of reach before its replicas are placed elsewhere."""
     silent_node: float = 3.0
     """How long a node that has not answered is waited for by a replica which would do better there:
-    an engine that starts a container often takes a second to tell what it holds."""
+    a pass goes on after half a second, which a busy engine may need to tell what it holds."""
     kept_replicas: int = 3
     """How many ended replicas are kept for each index, with their logs."""
 

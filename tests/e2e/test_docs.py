@@ -51,8 +51,8 @@ def test_the_readme(platform: Platform, tmp_path: Path):
     script.write_text("\n".join(listings("README.md", "python")), encoding="utf-8")
     out = run([sys.executable, str(script)], platform, tmp_path, "")
     assert "Open the pod bay doors, Hal!" in out
-    # The calls that the killed replica was working on may fail, and no others: it works on eight
-    # at most, and may be given as many again before the kernel has ended it.
+    # Only calls that the killed replica was given may fail. Eight are on their way at a time, and
+    # some that follow may reach it before its end is seen: ten failed once on a busy machine.
     classified = out.count("'label': ")
     assert classified + out.count("REPLICA_CONNECTION_LOST") == 50
     assert classified >= 50 - 2 * 8

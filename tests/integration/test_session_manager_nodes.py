@@ -271,7 +271,7 @@ async def test_slow_starts_on_one_node_hold_up_no_other(rig: NodeRig) -> None:
 
 
 async def test_replicas_are_spread_over_nodes_that_answer_late(rig: NodeRig) -> None:
-    """An engine that is busy takes a second to tell what it holds."""
+    """A busy engine may take longer to tell what it holds than a pass waits."""
     for name in ("n1", "n2", "n3"):
         await rig.declare(name, T4, T4)
         await until(lambda name=name: rig.is_up(name))

@@ -20,11 +20,11 @@ __all__ = ["RUNNING", "Platform"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
-RUNNING: list[Platform] = []
+RUNNING: set[Platform] = set()
 """Those that run now: what they say is shown of a test that fails."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Platform:
     """`podbay up` as a child process.
 
@@ -48,7 +48,7 @@ class Platform:
             self._kill_everything()
             raise
         finally:
-            RUNNING[:] = [platform for platform in RUNNING if platform is not self]
+            RUNNING.discard(self)
         if kind is None:
             assert code == 0, self.output()
             assert self.left_over() == []
@@ -58,8 +58,6 @@ class Platform:
 
     def start(self) -> None:
         """Start it, and return when it says that it runs."""
-        if not any(platform is self for platform in RUNNING):
-            RUNNING.append(self)
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._log = self.data_dir / "up-output.log"
         with self._log.open("ab") as log:
@@ -85,6 +83,7 @@ class Platform:
                 stderr=subprocess.STDOUT,
             )
         eventually_sync(self._running, "podbay up runs", timeout=60)
+        RUNNING.add(self)
 
     def _running(self) -> bool:
         assert self.process is not None

@@ -28,6 +28,7 @@ __all__ = [
     "ReplicaDriver",
     "ReplicaStillRunningError",
     "StartFailedError",
+    "StartFailure",
     "StartProgress",
     "UnknownReplicaError",
 ]
@@ -60,6 +61,10 @@ class StartFailedError(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+StartFailure = StartFailedError | DriverUnreachableError
+"""Why a start came to nothing: what a driver tells, and no defect of it."""
 
 
 class UnknownReplicaError(Exception):

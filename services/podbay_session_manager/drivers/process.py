@@ -31,6 +31,7 @@ from podbay_session_manager.drivers.contract import (
     ReplicaDriver,
     ReplicaStillRunningError,
     StartFailedError,
+    StartFailure,
     UnknownReplicaError,
 )
 from podbay_session_manager.drivers.kept_process import KeptProcess
@@ -82,7 +83,7 @@ class ProcessDriver(ReplicaDriver):
         self._term = term
         self._environment = dict(os.environ if environment is None else environment)
         self._held: dict[str, KeptProcess] = {}
-        self._starts: dict[str, asyncio.Task[StartFailedError | NotPermittedError | None]] = {}
+        self._starts: dict[str, asyncio.Task[StartFailure | None]] = {}
         # Promised to replicas that are being started or have not ended.
         self._ports: dict[str, int] = {}
         self._picker = PortPicker()
@@ -182,7 +183,7 @@ class ProcessDriver(ReplicaDriver):
         if found:
             _LOG.info("adopted %d replicas", sum(1 for _, _, pid, _ in found if pid is not None))
 
-    async def _start(self, spec: LaunchSpec) -> StartFailedError | NotPermittedError | None:
+    async def _start(self, spec: LaunchSpec) -> StartFailure | None:
         """Start a replica; return why that failed: it is no defect, to be logged as one."""
         used = set(self._ports.values())
         try:
@@ -196,11 +197,10 @@ class ProcessDriver(ReplicaDriver):
             keeper_record = await asyncio.to_thread(self._launch, spec, folder, launch)
             self._hold(folder, launch, keeper_record.pid, keeper_record.identity, own=True)
             self.changed.set()
-        except (StartFailedError, NotPermittedError) as error:
+        except BaseException as error:
             self._ports.pop(spec.replica_id, None)
-            return error
-        except BaseException:
-            self._ports.pop(spec.replica_id, None)
+            if isinstance(error, StartFailure):
+                return error
             raise
         finally:
             self._starts.pop(spec.replica_id, None)

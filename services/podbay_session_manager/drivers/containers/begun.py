@@ -6,18 +6,12 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from podbay_session_manager.drivers.contract import (
-    DriverUnreachableError,
-    LaunchSpec,
-    StartFailedError,
-)
+from podbay_session_manager.drivers.contract import LaunchSpec, StartFailedError, StartFailure
 from podbay_session_manager.records import Reason
 
-__all__ = ["BegunStart", "StartFailure"]
+__all__ = ["BegunStart"]
 
 T = TypeVar("T")
-
-StartFailure = StartFailedError | DriverUnreachableError
 
 
 class BegunStart:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from podbay_kit.tasks import TaskSet
 from podbay_session_manager.declared_nodes import DeclaredNode
 from podbay_session_manager.drivers.containers.addresses import published_at
-from podbay_session_manager.drivers.containers.begun import BegunStart, StartFailure
+from podbay_session_manager.drivers.containers.begun import BegunStart
 from podbay_session_manager.drivers.containers.calls import EngineCalls
 from podbay_session_manager.drivers.containers.config import container_config
 from podbay_session_manager.drivers.containers.engine import (
@@ -52,6 +52,7 @@ from podbay_session_manager.drivers.contract import (
     ReplicaDriver,
     ReplicaStillRunningError,
     StartFailedError,
+    StartFailure,
     StartProgress,
     UnknownReplicaError,
 )
